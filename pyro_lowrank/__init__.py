@@ -1,0 +1,60 @@
+"""Stochastic low-rank recurrent networks as a Pyro prior, fitted by variational sequential Monte Carlo."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_lowrank.dynamics.activations import Activation as Activation
+    from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
+    from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
+    from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
+    from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
+    from pyro_lowrank.guides.optimal import OptimalGuide as OptimalGuide
+    from pyro_lowrank.infer.elbo import SMC_ELBO as SMC_ELBO
+    from pyro_lowrank.infer.filter import SMCFilter as SMCFilter
+    from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
+    from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
+    from pyro_lowrank.observations.base import Observation as Observation
+    from pyro_lowrank.observations.gaussian import GaussianObservation as GaussianObservation
+    from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
+    from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
+    from pyro_lowrank.observations.readout import UnitReadout as UnitReadout
+    from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
+
+__version__ = "0.1.0"
+
+# Where each public name lives; a name is imported when it is first used (PEP 562).
+_HOMES = {
+    "Activation": "dynamics.activations",
+    "AffineReadout": "observations.readout",
+    "BootstrapGuide": "guides.bootstrap",
+    "FullRankRNN": "dynamics.full_rank",
+    "GaussianObservation": "observations.gaussian",
+    "LowRankRNN": "dynamics.low_rank",
+    "Observation": "observations.base",
+    "OptimalGuide": "guides.optimal",
+    "PiecewiseLinear": "piecewise",
+    "PoissonObservation": "observations.poisson",
+    "SMCFilter": "infer.filter",
+    "SMCPosterior": "infer.posterior",
+    "SMC_ELBO": "infer.elbo",
+    "StateSpaceModel": "models.state_space",
+    "Trajectory": "dynamics.trajectory",
+    "UnitReadout": "observations.readout",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

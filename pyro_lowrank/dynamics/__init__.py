@@ -1,0 +1,1 @@
+"""Latent dynamics: networks whose noisy state is the latent of the model."""

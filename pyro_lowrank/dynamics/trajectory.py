@@ -1,0 +1,91 @@
+"""The distribution of a whole latent trajectory, as one Pyro site."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_lowrank.dynamics.transition import Transition
+
+
+class Trajectory(TorchDistribution):
+    r"""Distribution over the latents of a network at all times.
+
+    .. math::
+
+        p(z_{1:T}) = N(z_1; \mu_1 + M^+ W_u v_1, \Sigma_1) \prod_{t=2}^{T} N(z_t; f(z_{t-1}, v_{t-1}), \Sigma_z)
+
+    Shapes: batch `trials` (from the inputs, or none), event `time x rank`. Sampling is sequential in time; the
+    log density is vectorised over time.
+
+    Args:
+        transition: how the latents move, from `dynamics.transition()`.
+        num_steps: number of time bins.
+        inputs: raw inputs `trials x time x inputs`, or None.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> trajectory = plr.LowRankRNN(rank=2, units=20).trajectory(50)
+        >>> z = trajectory.sample((7,))
+        >>> z.shape, trajectory.log_prob(z).shape
+        (torch.Size([7, 50, 2]), torch.Size([7]))
+
+    References:
+        Pals et al. (2024), NeurIPS, eq. 4.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (torch declares it so)
+    support = constraints.independent(constraints.real, 2)
+    has_rsample = True
+
+    def __init__(self, transition: Transition, num_steps: int, inputs: Tensor | None = None) -> None:
+        self.transition = transition
+        self.num_steps = num_steps
+        self.effective_inputs = None if inputs is None else transition.effective_inputs(inputs)
+        shapes = [transition.right.shape[:-2], transition.initial_mean.shape[:-1]]
+        if self.effective_inputs is not None:
+            shapes.append(self.effective_inputs.shape[:-2])
+        batch_shape = torch.broadcast_shapes(*shapes)
+        super().__init__(batch_shape, torch.Size((num_steps, transition.rank)), validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: Trajectory | None = None) -> Trajectory:
+        """Return the same distribution for a larger batch."""
+        new = self._get_checked_instance(Trajectory, _instance)
+        new.transition, new.num_steps, new.effective_inputs = self.transition, self.num_steps, self.effective_inputs
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        return new
+
+    def _input(self, time: int | slice) -> Tensor | None:
+        return None if self.effective_inputs is None else self.effective_inputs[..., time, :]
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Draw trajectories `sample_shape x trials x time x rank`, differentiable in the parameters."""
+        t = self.transition
+        like = t.initial_mean
+        white = torch.randn(self._extended_shape(torch.Size(sample_shape)), dtype=like.dtype, device=like.device)
+        first, *later = white.unbind(-2)
+        z = [t.first_mean(self._input(0)) + t.initial_noise.colour(first)]
+        for time, eta in enumerate(later):
+            z.append(t.mean(z[-1], self._input(time)) + t.noise.colour(eta))
+        return torch.stack(z, -2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of trajectories `... x time x rank` in nats, `... x trials`."""
+        t = self.transition
+        first = t.initial_noise.log_prob(value[..., 0, :] - t.first_mean(self._input(0)))
+        # Sampled parameters carry batch dims that must not meet the time dim: put time in front.
+        before = value[..., :-1, :].movedim(-2, 0)
+        after = value[..., 1:, :].movedim(-2, 0)
+        v = self._input(slice(None, -1))
+        v = None if v is None else self._align_time(v, before.dim())
+        later = t.noise.log_prob(after - t.mean(before, v)).sum(0)
+        log_prob = first + later
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    @staticmethod
+    def _align_time(v: Tensor, num_dims: int) -> Tensor:
+        v = v.movedim(-2, 0)
+        return v.reshape(v.shape[:1] + (1,) * (num_dims - v.dim()) + v.shape[1:])

@@ -1,0 +1,99 @@
+"""The transition density of a network at fixed parameter values: pure tensor functions, no Pyro effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.activations import Activation
+from pyro_lowrank.dynamics.linear import apply_matrix
+from pyro_lowrank.dynamics.noise import GaussianNoise
+
+
+@dataclass(frozen=True)
+class Transition:
+    r"""How the latents move, with every parameter read once.
+
+    .. math::
+
+        x_t &= M z_t + W_u v_t \\
+        z_t &= a z_{t-1} + V \phi(x_{t-1}; h) + \varepsilon_t, \qquad \varepsilon_t \sim N(0, \Sigma_z) \\
+        z_1 &\sim N(\mu_1 + M^+ W_u v_1,\ \Sigma_1)
+
+    where v is the input u or, with `input_filter`, the input after the network's own leak.
+
+    Args:
+        decay: a, of last dim 1 or `rank`.
+        left: M, `units x rank`; None stands for the identity (a full-rank network).
+        right: V, `rank x units`.
+        bias: h, `units`.
+        input_weights: W_u, `units x inputs`.
+        noise: of the transition.
+        initial_mean: `rank`.
+        initial_noise: of the first latent.
+        activation: of the units.
+        input_filter: whether inputs pass the leak.
+    """
+
+    decay: Tensor
+    left: Tensor | None
+    right: Tensor
+    bias: Tensor
+    input_weights: Tensor
+    noise: GaussianNoise
+    initial_mean: Tensor
+    initial_noise: GaussianNoise
+    activation: Activation
+    input_filter: bool
+
+    @property
+    def rank(self) -> int:
+        """The number of latents."""
+        return self.right.shape[-2]
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of input channels."""
+        return self.input_weights.shape[-1]
+
+    def currents(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the currents of the units, `... x units`, at latents `... x rank` and effective inputs `... x inputs`."""
+        x = z if self.left is None else apply_matrix(self.left, z)
+        return x if v is None or self.num_inputs == 0 else x + apply_matrix(self.input_weights, v)
+
+    def rates(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the rates of the units, `... x units`."""
+        return self.activation(self.currents(z, v), self.bias)
+
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the mean of the next latent, `... x rank`."""
+        return self.decay * z + apply_matrix(self.right, self.rates(z, v))
+
+    def first_mean(self, v: Tensor | None = None) -> Tensor:
+        """Return the mean of the first latent, `... x rank`: the initial mean plus the first input projected on M."""
+        if v is None or self.num_inputs == 0:
+            return self.initial_mean
+        projected = self.input_weights
+        if self.left is not None:
+            projected = torch.linalg.solve(self.left.mT @ self.left, self.left.mT @ self.input_weights)
+        return self.initial_mean + apply_matrix(projected, v)
+
+    def first_input(self, u: Tensor) -> Tensor:
+        """Return the effective input of the first time bin: zero where inputs are filtered."""
+        return torch.zeros_like(u) if self.input_filter else u
+
+    def next_input(self, v: Tensor, u_before: Tensor, u: Tensor) -> Tensor:
+        """Return the effective input of a time bin from that of the bin before, its raw input, and the raw input now."""
+        return self.decay * v + (1 - self.decay) * u_before if self.input_filter else u
+
+    def effective_inputs(self, u: Tensor) -> Tensor:
+        """Return the inputs as the units see them, `... x time x inputs`, from raw ones of the same shape."""
+        if not self.input_filter:
+            return u
+        raw = u.unbind(-2)
+        effective = [self.first_input(raw[0])]
+        for u_before, u_now in zip(raw, raw[1:], strict=False):
+            effective.append(self.next_input(effective[-1], u_before, u_now))
+        return torch.stack(effective, -2)

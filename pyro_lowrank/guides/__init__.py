@@ -1,0 +1,1 @@
+"""Guides: how particles are proposed."""

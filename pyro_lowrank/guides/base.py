@@ -1,0 +1,135 @@
+"""What a guide is: a proposal for each step, as Pyro sites and as plain tensor functions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor
+
+from pyro_lowrank.dynamics.noise import GaussianNoise
+from pyro_lowrank.handlers import trials_plate
+from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean
+
+Encoding = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One time bin, as a proposal sees it.
+
+    Attributes:
+        y: the recording, `trials x features`, zero where missing.
+        missing: where it is, or None if it nowhere is.
+        v: effective inputs, `trials x inputs`, or None.
+        encoding: the bin's slice of the proposal's `encode`, each tensor `trials x ...`.
+    """
+
+    y: Tensor
+    missing: Tensor | None
+    v: Tensor | None
+    encoding: Encoding
+
+
+class Proposal(Protocol):
+    """A guide at fixed parameter values: pure tensor functions, no Pyro effects."""
+
+    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+        """Look at whole sequences `trials x time x ...` once; return tensors `trials x time x ...`.
+
+        `first` tells whether the sequences start at the first time bin of a trial.
+        """
+
+    def distribution(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> dist.TorchDistribution:
+        """Return the distribution that latents `particles x trials x rank` are proposed from."""
+
+    def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
+        """Return proposed latents and the log of their incremental weights.
+
+        Args:
+            noise: of the transition, or of the first latent.
+            mean: of the transition, `particles x trials x rank`.
+            white: standard normal numbers, `particles x trials x rank`.
+            bin_t: the time bin.
+
+        Returns:
+            Latents `particles x trials x rank`; log p(y_t | z_t) p(z_t | z_{t-1}) / q(z_t), `particles x trials`.
+        """
+
+
+class Guide(PyroModule):
+    """Base of the built-in guides: a subclass says, in `bind`, how particles are proposed.
+
+    Args:
+        model: the model that the guide is for.
+    """
+
+    def __init__(self, model: StateSpaceModel) -> None:
+        super().__init__()
+        if not isinstance(model, StateSpaceModel):
+            raise TypeError(f"`model` must be a StateSpaceModel, got {type(model).__name__}.")
+        # As in Pyro's autoguides: not a submodule, or its parameters would be owned (and named) twice.
+        self._model = (model,)
+
+    @property
+    def model(self) -> StateSpaceModel:
+        """The model that the guide is for."""
+        return self._model[0]
+
+    @abstractmethod
+    def bind(self, bound: BoundModel) -> Proposal:
+        """Return the proposal at the present parameter values."""
+
+    @pyro_method
+    def encode(self, y: Tensor, u: Tensor | None = None) -> Encoding:
+        """Look at whole sequences, once; the slices reach `init` and `step` as `encoding`."""
+        bound = self.model.bind()
+        v = None if u is None else bound.transition.effective_inputs(u)
+        return self.bind(bound).encode(y, v, first=True)
+
+    @pyro_method
+    def init(
+        self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None, *, encoding: Encoding | None = None
+    ) -> None:
+        """Propose the first latents; the protocol of `pyro.infer.SMCFilter`."""
+        bound = self.model.bind()
+        v = None if u_t is None else bound.transition.first_input(u_t)
+        mean = bound.transition.first_mean(v)
+        self._sample(bound, bound.transition.initial_noise, mean, y_t, v, encoding, first=True)
+
+    @pyro_method
+    def step(
+        self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None, *, encoding: Encoding | None = None
+    ) -> None:
+        """Propose the next latents; the protocol of `pyro.infer.SMCFilter`."""
+        bound = self.model.bind()
+        mean, v = next_mean(bound.transition, state, u_t)
+        self._sample(bound, bound.transition.noise, mean, y_t, v, encoding, first=False)
+
+    def _sample(
+        self,
+        bound: BoundModel,
+        noise: GaussianNoise,
+        mean: Tensor,
+        y_t: Tensor | None,
+        v: Tensor | None,
+        encoding: Encoding | None,
+        *,
+        first: bool,
+    ) -> None:
+        if y_t is None:
+            raise ValueError(f"{type(self).__name__} proposes from the data: pass the time bin `y_t`, trials x features.")
+        proposal = self.bind(bound)
+        if encoding is None:
+            one_bin = proposal.encode(y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), first=first)
+            encoding = {name: value.squeeze(-2) for name, value in one_bin.items()}
+        with trials_plate(y_t.shape[-2]):
+            pyro.sample("z", proposal.distribution(noise, mean, encoding))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments, beside the model, that build a guide of the same form."""
+        return {}

@@ -1,0 +1,137 @@
+"""The locally optimal guide for affine-Gaussian observations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.noise import GaussianNoise
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.guides.base import Bin, Encoding, Guide
+from pyro_lowrank.guides.conditioning import condition, pick
+from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
+from pyro_lowrank.observations.base import AffineGaussian
+
+
+def _apply_per_trial(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Apply `trials x rank x rank` (or `1 x rank x rank`) to `particles x trials x rank`."""
+    if matrices.shape[0] == 1:
+        return vectors @ matrices[0].mT
+    return torch.einsum("bij,...bj->...bi", matrices, vectors)
+
+
+@dataclass(frozen=True)
+class OptimalProposal:
+    r"""The posterior of z_t given z_{t-1} and y_t, in terms of rank-sized tensors.
+
+    With m the mean of the transition, Q its covariance, :math:`\Lambda = (C Q C^T + S)^{-1}`, any reference latent
+    :math:`\hat z`, :math:`e = y - d - C \hat z`, :math:`\delta = m - \hat z`, :math:`c = C^T \Lambda e` and
+    :math:`A = C^T \Lambda C`:
+
+    .. math::
+
+        E[z_t \mid z_{t-1}, y_t] &= m + Q (c - A \delta) \\
+        \log p(y_t \mid z_{t-1}) &= \mathrm{const}(e) + c^T \delta - \tfrac{1}{2} \delta^T A \delta
+
+    The reference, a least-squares latent, keeps the terms small, so that float32 suffices for small noise.
+    """
+
+    transition: Transition
+    observation: AffineGaussian
+
+    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+        """Reduce the recording, `trials x time x features`, to rank-sized tensors `trials x time x ...`."""
+        missing = y.isnan()
+        index: Tensor | None = None
+        patterns = missing.new_zeros(1, y.shape[-1])
+        residual = y - self.observation.readout.offset(v)
+        if missing.any():
+            patterns, index = torch.unique(missing.reshape(-1, y.shape[-1]), dim=0, return_inverse=True)
+            index = index.reshape(y.shape[:-1])
+            # NaN would survive a multiplication by zero, in the backward pass too.
+            residual = torch.where(missing, 0.0, y.nan_to_num(nan=0.0) - self.observation.readout.offset(v))
+        if not first:
+            return self._encode(self.transition.noise, residual, patterns, index)
+        sections = ((self.transition.initial_noise, slice(None, 1)), (self.transition.noise, slice(1, None)))
+        parts = [
+            self._encode(noise, residual[:, times], patterns, None if index is None else index[:, times])
+            for noise, times in sections
+        ]
+        return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
+
+    def _encode(self, noise: GaussianNoise, residual: Tensor, patterns: Tensor, index: Tensor | None) -> Encoding:
+        """Encode time bins into which the same noise leads."""
+        conditioning = condition(noise, self.observation, patterns)
+        reference = conditioning.reference(residual, index)
+        weight = pick(conditioning.weight, index)
+        remainder = residual - (weight @ reference.unsqueeze(-1)).squeeze(-1)
+        linear, quadratic = conditioning.weigh(remainder, index)
+        num_steps = residual.shape[-2]
+        return {
+            "reference": reference,
+            "linear": linear,
+            "constant": -0.5 * (quadratic + pick(conditioning.log_normaliser, index)).unsqueeze(-1),
+            "curvature": pick(conditioning.curvature, index).flatten(-2).expand(-1, num_steps, -1),
+            "scale_tril": pick(conditioning.scale_tril, index).flatten(-2).expand(-1, num_steps, -1),
+        }
+
+    def _square(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(-1, (self.transition.rank, self.transition.rank))
+
+    def _mean_and_weight(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        delta = mean - encoding["reference"]
+        curved = _apply_per_trial(self._square(encoding["curvature"]), delta)
+        linear = encoding["linear"]
+        log_weight = encoding["constant"].squeeze(-1) + ((linear - 0.5 * curved) * delta).sum(-1)
+        return mean + (linear - curved) @ noise.covariance, log_weight
+
+    def distribution(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> dist.TorchDistribution:
+        """Return p(z_t | z_{t-1}, y_t)."""
+        loc, _ = self._mean_and_weight(noise, mean, encoding)
+        return dist.MultivariateNormal(loc, scale_tril=self._square(encoding["scale_tril"]), validate_args=False)
+
+    def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
+        """Return latents drawn from p(z_t | z_{t-1}, y_t) and log p(y_t | z_{t-1}), which does not depend on them."""
+        loc, log_weight = self._mean_and_weight(noise, mean, bin_t.encoding)
+        z = loc + _apply_per_trial(self._square(bin_t.encoding["scale_tril"]), white)
+        return z, log_weight.expand(z.shape[:-1])
+
+
+class OptimalGuide(Guide):
+    r"""Proposes from :math:`q(z_t) = p(z_t \mid z_{t-1}, y_t)`, in closed form for affine-Gaussian observations.
+
+    Its weights, :math:`p(y_t \mid z_{t-1})`, vary least of all guides that do not look ahead. The recording is reduced
+    to rank-sized tensors once per call: no tensor of `particles x trials x features` is made.
+
+    Args:
+        model: the model that the guide is for; its observation model must be affine-Gaussian (a `GaussianObservation`
+            that reads latents, inputs or currents).
+
+    Raises:
+        ValueError: if the observation model is not affine-Gaussian.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=100), plr.GaussianObservation(rank=3, features=64))
+        >>> guide = OptimalGuide(model)
+
+    References:
+        Doucet, Godsill and Andrieu (2000), Statistics and Computing 10:197; Pals et al. (2024), NeurIPS, appendix.
+    """
+
+    def __init__(self, model: StateSpaceModel) -> None:
+        super().__init__(model)
+        if model.observation.affine_gaussian(model.dynamics.transition()) is None:
+            raise ValueError(
+                "`OptimalGuide` needs affine-Gaussian observations (a GaussianObservation that reads latents, inputs or "
+                f"currents), got {model.observation!r}; use BootstrapGuide."
+            )
+
+    def bind(self, bound: BoundModel) -> OptimalProposal:
+        """Return the proposal at the present parameter values."""
+        assert bound.affine_gaussian is not None
+        return OptimalProposal(bound.transition, bound.affine_gaussian)

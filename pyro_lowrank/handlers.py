@@ -1,0 +1,90 @@
+"""What the Pyro handlers around a piece of code would do to its sites, and site names."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+TRIALS = "trials"
+"""Name of the plate over trials, at dim -1."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The scale and the plates that the enclosing handlers would give to a sample site."""
+
+    scale: float | Tensor
+    plates: tuple[str, ...]
+
+
+class _Probe(Messenger):
+    seen: Surroundings
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.seen = Surroundings(msg["scale"], tuple(frame.name for frame in msg["cond_indep_stack"]))
+
+
+def surroundings() -> Surroundings:
+    """Return what the enclosing handlers would do to a sample site here, leaving no site behind.
+
+    Example::
+
+        >>> with pyro.poutine.scale(scale=0.5), pyro.plate("trials", 3):
+        ...     surroundings()
+        Surroundings(scale=0.5, plates=('trials',))
+    """
+    with _Probe() as probe:
+        pyro.sample(
+            "_surroundings",
+            dist.Delta(torch.zeros(())),
+            infer={"_do_not_trace": True, "is_auxiliary": True},
+        )
+    return probe.seen
+
+
+def trials_plate(num_trials: int) -> AbstractContextManager[Any]:
+    """Return the plate over trials, or nothing where one is already around (as under subsampling)."""
+    if TRIALS in surroundings().plates:
+        return nullcontext()
+    return pyro.plate(TRIALS, num_trials, dim=-1)
+
+
+def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.TorchDistribution:
+    """Return the distribution with missing entries integrated out: they add nothing to its log density.
+
+    Args:
+        distribution: of independent entries (`.to_event`), or of entries that are missing all or none.
+        missing: which entries of the value are, of the value's shape.
+
+    Raises:
+        ValueError: if single entries are missing and the distribution's entries are not independent.
+    """
+    event_dim = distribution.event_dim
+    if isinstance(distribution, torch.distributions.Independent):
+        base = distribution.base_dist
+        return base.mask(~missing).to_event(distribution.reinterpreted_batch_ndims)
+    all_missing = missing.flatten(-event_dim).all(-1)
+    if (missing.flatten(-event_dim).any(-1) != all_missing).any():
+        raise ValueError(
+            f"Single entries are missing (NaN), and the entries of a {type(distribution).__name__} cannot be left out "
+            "one by one; use a distribution with independent features (`.to_event(1)`)."
+        )
+    return distribution.mask(~all_missing)
+
+
+def observe(name: str, distribution: dist.TorchDistribution, value: Tensor | None) -> Tensor:
+    """Sample a site, or observe it and leave out the NaN entries of `value`."""
+    if value is None:
+        return pyro.sample(name, distribution)
+    missing = value.isnan()
+    if not missing.any():
+        return pyro.sample(name, distribution, obs=value)
+    # Zero lies in the support of every built-in observation model; where it is left out its value is irrelevant.
+    return pyro.sample(name, leave_out(distribution, missing), obs=value.nan_to_num(nan=0.0))

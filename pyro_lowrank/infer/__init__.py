@@ -1,0 +1,1 @@
+"""Inference: the objective and the filter."""

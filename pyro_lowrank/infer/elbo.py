@@ -1,0 +1,135 @@
+"""The evidence lower bound of variational sequential Monte Carlo, as a Pyro ELBO."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.infer.util import torch_item
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.plate_messenger import PlateMessenger
+from pyro.poutine.scale_messenger import ScaleMessenger
+from torch import Tensor
+
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.handlers import surroundings
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
+from pyro_lowrank.smc.kernels import make_kernel
+from pyro_lowrank.smc.loop import History, Scheme, run_loop
+from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
+
+
+class SMC_ELBO(ELBO):
+    r"""The filtering ELBO: minus the particle filter's estimate of the log evidence, summed over trials, in nats.
+
+    .. math:: -E[\log \hat Z], \qquad \log \hat Z = \sum_t \log \sum_k W_{t-1}^k w_t^k \le \log p(y_{1:T})
+
+    in expectation. Works wherever Pyro takes an ELBO: `SVI(model, guide, optim, loss=SMC_ELBO(...))`, or with a torch
+    optimiser, `SMC_ELBO(...)(model, guide)(y, u).backward()`. Every tensor given is cut at its time dim, -2; the model
+    and guide are built-in ones, or any pair with `init(state, ...)` and `step(state, ...)`, as for
+    `pyro.infer.SMCFilter`. `poutine.scale` and subsampled plates scale log Z, never the particle weights.
+
+    Args:
+        num_particles: number of particles, K.
+        ess_threshold: trials resample when their effective sample size falls below this share of the particles; at 1,
+            as in the paper, always.
+        resampler: how ancestors are drawn; systematic if None.
+        gradient: how gradients see resampling; `PathwiseGradient` if None.
+        max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
+
+    Raises:
+        SMCFailed: if all particles of a trial are dead, naming trial and time.
+        ValueError: if the data do not fit the model.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
+        >>> loss = SMC_ELBO(num_particles=16)(model, plr.OptimalGuide(model))
+        >>> loss(torch.zeros(5, 20, 8)).backward()
+
+    References:
+        Maddison et al. (2017), "Filtering variational objectives"; Le et al. (2018); Naesseth et al. (2018);
+        Pals et al. (2024), NeurIPS.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 64,
+        *,
+        ess_threshold: float = 1.0,
+        resampler: Resampler | None = None,
+        gradient: GradientEstimator | None = None,
+        max_plate_nesting: int = 1,
+    ) -> None:
+        super().__init__(
+            num_particles=check_positive_int("num_particles", num_particles),
+            max_plate_nesting=check_positive_int("max_plate_nesting", max_plate_nesting, minimum=0),
+        )
+        self.scheme = Scheme(
+            resampler=SystematicResampling() if resampler is None else resampler,
+            ess_threshold=ess_threshold,
+            gradient=PathwiseGradient() if gradient is None else gradient,
+        )
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss as a tensor to differentiate."""
+        with ExitStack() as stack:
+            model, guide = _unwrap(model, stack), _unwrap(guide, None)
+            history, scale = self._run(model, guide, args, kwargs)
+            gradient = self.scheme.gradient
+            log_evidence = gradient.objective(history.increments, history.ancestor_log_probs)
+            return -(surroundings().scale * scale * log_evidence).sum()
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss as a float."""
+        with torch.no_grad():
+            return float(torch_item(self.differentiable_loss(model, guide, *args, **kwargs)))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss as a float, and add its gradients to those of the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+        return float(torch_item(loss))
+
+    def log_evidence(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> History[Any]:
+        """Return the whole run of the particle filter behind one evaluation of the loss, without its scale."""
+        return self._run(model, guide, args, kwargs)[0]
+
+    def _run(
+        self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[History[Any], float | Tensor]:
+        if isinstance(model, StateSpaceModel):
+            model.check_data(*args, **kwargs)
+        kernel = make_kernel(model, guide, self.num_particles, self.max_plate_nesting)
+        history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=False)
+        scale = 1.0 if isinstance(kernel, BuiltInKernel) or kernel.scale is None else kernel.scale
+        return history, scale
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError("A particle filter has no single trace; run SMCFilter for its particles.")
+
+
+def _unwrap(program: Any, stack: ExitStack | None) -> Any:
+    """Return the model inside `poutine.scale(model, ...)` or a plate, whose handlers are entered on `stack`.
+
+    The guide's are dropped: the scale of a particle filter is one number, the model's.
+    """
+    while isinstance(program, partial):
+        inner = program.func if not program.args else program
+        handler, wrapped = inner.args[:2] if isinstance(inner, partial) and len(inner.args) > 1 else (None, None)
+        if not isinstance(handler, (ScaleMessenger, PlateMessenger)):
+            raise TypeError(
+                "Of Pyro's handlers only `poutine.scale` and `pyro.plate` can wrap a filtered model or guide, got "
+                f"{type(handler).__name__ if isinstance(handler, Messenger) else program!r}; use it inside `init` and `step`."
+            )
+        if stack is not None:
+            stack.enter_context(handler)
+        program = wrapped
+    return program

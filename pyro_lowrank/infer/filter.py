@@ -1,0 +1,230 @@
+"""The particle filter: online, with the calls of `pyro.infer.SMCFilter`, or over whole sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.infer.posterior import SMCPosterior
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.smc.effects import Call, EffectsKernel
+from pyro_lowrank.smc.gradients import PathwiseGradient
+from pyro_lowrank.smc.kernels import make_kernel
+from pyro_lowrank.smc.loop import Particles, Scheme, State, advance, check_alive, run_loop, start
+from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
+
+
+class SMCFilter:
+    r"""Particle filter with weights, resampling and evidence per trial.
+
+    Online, `init` and `step` take one time bin each, as in `pyro.infer.SMCFilter`; `run` takes whole sequences. The
+    model and guide are built-in ones, or any pair with `init(state, ...)` and `step(state, ...)`. A model whose sites
+    lie in a plate named "trials" at dim -1 is weighed trial by trial, any other one as a whole.
+
+    Particles are resampled before a step, not after one: the particles seen after `step` still carry their weights.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        num_particles: number of particles.
+        max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
+        ess_threshold: trials resample when their effective sample size falls below this share of the particles.
+        resampler: how ancestors are drawn; systematic if None.
+
+    Raises:
+        SMCFailed: if all particles of a trial are dead, naming trial and time.
+        ValueError: if the data do not fit the model.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
+        >>> smc = SMCFilter(model, plr.OptimalGuide(model), num_particles=100, max_plate_nesting=1)
+        >>> posterior = smc.run(torch.zeros(5, 20, 8))
+        >>> posterior.log_evidence.shape, posterior.ess.shape, posterior.mean().shape
+        (torch.Size([5]), torch.Size([20, 5]), torch.Size([5, 20, 2]))
+
+    References:
+        Doucet and Johansen (2009), "A tutorial on particle filtering and smoothing".
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        num_particles: int,
+        max_plate_nesting: int = 1,
+        *,
+        ess_threshold: float = 0.5,
+        resampler: Resampler | None = None,
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.num_particles = check_positive_int("num_particles", num_particles)
+        self.max_plate_nesting = check_positive_int("max_plate_nesting", max_plate_nesting, minimum=0)
+        self.scheme = Scheme(
+            resampler=SystematicResampling() if resampler is None else resampler,
+            ess_threshold=ess_threshold,
+            gradient=PathwiseGradient(),
+        )
+        self._clear()
+
+    def _clear(self) -> None:
+        self._kernel: BuiltInKernel | EffectsKernel | None = None
+        self._particles: Particles | None = None
+        self._memory: State = {}
+        self._log_evidence: Tensor | None = None
+        self._time = 0
+
+    @torch.no_grad()
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Start anew with the first time bin: `init(y_t, u_t)`, `trials x features` and `trials x inputs`.
+
+        The model's parameters are read now, and used until the next `init`.
+        """
+        self._check_bin(args, kwargs)
+        self._clear()
+        self._kernel = self._make_kernel()
+        # A single time bin has no `encode` of its own; the guide sees it in `init`.
+        self._particles = start(self._kernel, self._slice(args, kwargs))
+        check_alive(self._particles.increment[None])
+        self._log_evidence = self._particles.increment
+
+    @torch.no_grad()
+    def step(self, *args: Any, **kwargs: Any) -> None:
+        """Take in one more time bin: `step(y_t, u_t)`, `trials x features` and `trials x inputs`."""
+        if self._particles is None or self._log_evidence is None:
+            raise RuntimeError("Call `init` with the first time bin before `step`.")
+        self._check_bin(args, kwargs)
+        if self._kernel is None:
+            self._kernel = self._make_kernel()
+        like = self._particles.increment
+        random = self.scheme.resampler.draw(1, self.num_particles, like.shape, dtype=like.dtype, device=like.device)
+        particles = advance(self._kernel, self._slice(args, kwargs), self._particles, self.scheme, random[0])
+        self._time += 1
+        check_alive(particles.increment[None], first_time=self._time)
+        self._particles = particles
+        self._log_evidence = self._log_evidence + particles.increment
+
+    @torch.no_grad()
+    def run(self, *args: Any, **kwargs: Any) -> SMCPosterior:
+        """Filter whole sequences, every tensor cut at its time dim -2: `run(y, u)`; the online state is left alone."""
+        if isinstance(self.model, StateSpaceModel):
+            self.model.check_data(*args, **kwargs)
+        kernel = self._make_kernel()
+        history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=True)
+        return SMCPosterior.from_history(history, kernel.batch_dims)
+
+    def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
+        return make_kernel(self.model, self.guide, self.num_particles, self.max_plate_nesting)
+
+    def _slice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self._kernel, EffectsKernel):
+            return Call(args, kwargs)
+        assert self._kernel is not None
+        y_t, u_t = _bin_arguments(*args, **kwargs)
+        slice_t, self._memory = self._kernel.next_slice(y_t, u_t, self._memory)
+        return slice_t
+
+    def _check_bin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not isinstance(self.model, StateSpaceModel):
+            return
+        y_t, u_t = _bin_arguments(*args, **kwargs)
+        for name, value in (("y_t", y_t), ("u_t", u_t)):
+            if value is not None and value.dim() != 2:
+                raise ValueError(
+                    f"One time bin `{name}` has shape trials x {'features' if name == 'y_t' else 'inputs'}, got "
+                    f"{tuple(value.shape)}; whole sequences go to `run`."
+                )
+        self.model.check_data(y_t.unsqueeze(-2), None if u_t is None else u_t.unsqueeze(-2))
+
+    def _current(self) -> Particles:
+        if self._particles is None:
+            raise RuntimeError("Nothing was filtered yet: call `init` with the first time bin.")
+        return self._particles
+
+    @property
+    def state(self) -> State:
+        """The particles now: tensors `particles x trials x ...` by name."""
+        return self._current().state
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Their normalised log weights, `particles x trials`."""
+        return self._current().log_weights
+
+    @property
+    def ess(self) -> Tensor:
+        """Their effective sample size, `trials`."""
+        return self._current().ess
+
+    @property
+    def ancestors(self) -> Tensor:
+        """The index of each particle's ancestor at the time bin before, `particles x trials`."""
+        return self._current().ancestors
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """The estimate of the log evidence of all time bins since `init`, in nats, `trials`."""
+        self._current()
+        assert self._log_evidence is not None
+        return self._log_evidence
+
+    def get_empirical(self) -> dict[Any, dist.Empirical]:
+        """Return the filtering distribution of every state tensor; with trials in the batch shape."""
+        log_weights = self.log_weights
+        if log_weights.dim() == 1:
+            return {name: dist.Empirical(value, log_weights) for name, value in self.state.items()}
+        # `Empirical` takes its samples along the last dim of the weights.
+        trial_dim = self.max_plate_nesting
+        return {
+            name: dist.Empirical(value.movedim(trial_dim, 0).contiguous(), log_weights.mT.contiguous())
+            for name, value in self.state.items()
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the online state as tensors; the random number generator is not part of it."""
+        particles = self._current()
+        record = {f"state.{name}": value for name, value in particles.state.items()}
+        record |= {f"memory.{name}": value for name, value in self._memory.items()}
+        for name in ("log_weights", "increment", "ess", "ancestors", "resampled", "ancestor_log_prob"):
+            record[name] = getattr(particles, name)
+        return record | {"log_evidence": self.log_evidence, "time": torch.tensor(self._time)}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Raises:
+            ValueError: if the state lacks an entry, or has another number of particles.
+        """
+        rest = dict(state_dict)
+
+        def section(prefix: str) -> State:
+            names = [name for name in rest if name.startswith(prefix)]
+            return {name.removeprefix(prefix): rest.pop(name) for name in names}
+
+        state, memory = section("state."), section("memory.")
+        expected = {"log_weights", "increment", "ess", "ancestors", "resampled", "ancestor_log_prob"}
+        expected |= {"log_evidence", "time"}
+        if set(rest) != expected:
+            raise ValueError(
+                f"Not the state of a SMCFilter: entries {sorted(expected - set(rest))} are missing, "
+                f"{sorted(set(rest) - expected)} are unknown."
+            )
+        if rest["log_weights"].shape[0] != self.num_particles:
+            raise ValueError(
+                f"The state has {rest['log_weights'].shape[0]} particles, the filter num_particles={self.num_particles}."
+            )
+        self._clear()
+        self._memory = memory
+        self._log_evidence, self._time = rest.pop("log_evidence"), int(rest.pop("time"))
+        self._particles = Particles(state=state, **rest)
+
+
+def _bin_arguments(y_t: Tensor, u_t: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    return y_t, u_t

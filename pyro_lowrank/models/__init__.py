@@ -1,0 +1,1 @@
+"""Models: dynamics and observation model joined."""

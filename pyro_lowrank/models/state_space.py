@@ -1,0 +1,233 @@
+"""The state-space model: latent dynamics seen through an observation model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor
+
+from pyro_lowrank.dynamics.base import RNNDynamics
+from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.handlers import observe, trials_plate
+from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, ReadoutObservation
+
+State = MutableMapping[Any, Tensor]
+
+
+class Simulation(NamedTuple):
+    """A draw from a model.
+
+    Attributes:
+        z: latents, `trials x time x rank`.
+        y: observations, `trials x time x features`.
+        mean: of the observations given the latents, `trials x time x features`.
+    """
+
+    z: Tensor
+    y: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True)
+class BoundModel:
+    """A model with every parameter read once: what the filter's inner loop runs on."""
+
+    transition: Transition
+    emission: Emission
+    affine_gaussian: AffineGaussian | None
+
+
+class StateSpaceModel(PyroModule):
+    r"""A network's latent dynamics, seen through an observation model.
+
+    .. math:: p(z_{1:T}, y_{1:T}) = p(z_{1:T} \mid u_{1:T}) \prod_t p(y_t \mid z_t, u_t)
+
+    The same object is
+
+    - a Pyro program, `model(y, u)`, with one site `"z"` (`trials x time x rank`) and one site `"y"`
+      (`trials x time x features`) in a plate `"trials"`, for `SVI` with any ELBO, autoguides, `NUTS`, `Predictive`;
+    - a model for particle filters, `model.init(state, y_t, u_t)` and `model.step(state, y_t, u_t)`, with sites
+      `"z"` and `"y"` at each step, for `pyro_lowrank.SMCFilter`, `SMC_ELBO` and `pyro.infer.SMCFilter`.
+
+    Args:
+        dynamics: the network, with its noise.
+        observation: the observation model, built in or a subclass of `Observation`.
+
+    Raises:
+        TypeError: if either is not one.
+        ValueError: if the numbers of latents, units or inputs of the two do not fit.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = StateSpaceModel(plr.LowRankRNN(rank=3, units=100), plr.GaussianObservation(rank=3, features=64))
+        >>> model.simulate(num_trials=10, num_steps=200).y.shape
+        torch.Size([10, 200, 64])
+
+    References:
+        Pals et al. (2024), NeurIPS.
+    """
+
+    def __init__(self, dynamics: RNNDynamics, observation: Observation) -> None:
+        super().__init__()
+        if not isinstance(dynamics, RNNDynamics):
+            raise TypeError(f"`dynamics` must be a LowRankRNN or FullRankRNN, got {type(dynamics).__name__}.")
+        if not isinstance(observation, Observation):
+            raise TypeError(f"`observation` must be an Observation, got {type(observation).__name__}.")
+        if isinstance(observation, ReadoutObservation):
+            observation.attach(dynamics)
+        self.dynamics = dynamics
+        self.observation = observation
+
+    def check_data(self, y: Tensor, u: Tensor | None = None) -> None:
+        """Raise, saying what was expected and how to mend it, unless the model can be run on this data."""
+        self.observation.check_data(y)
+        self.dynamics.check_inputs(u, num_steps=y.shape[-2], num_trials=y.shape[0])
+
+    @pyro_method
+    def bind(self) -> BoundModel:
+        """Return the model with every parameter read once, as Pyro parameters."""
+        transition = self.dynamics.transition()
+        return BoundModel(
+            transition, self.observation.bind(transition), self.observation.affine_gaussian(transition)
+        )
+
+    def forward(
+        self,
+        y: Tensor | None = None,
+        u: Tensor | None = None,
+        *,
+        num_trials: int | None = None,
+        num_steps: int | None = None,
+    ) -> Tensor:
+        """Run as a Pyro program: sample the latents "z", sample or observe "y"; return y.
+
+        Args:
+            y: recording, `trials x time x features`, NaN where missing; None to sample it.
+            u: inputs, `trials x time x inputs`.
+            num_trials: number of trials to sample, where neither `y` nor `u` tells.
+            num_steps: number of time bins to sample, where neither `y` nor `u` tells.
+        """
+        if y is not None:
+            self.check_data(y, u)
+        num_trials, num_steps = self._extent(y if y is not None else u, num_trials, num_steps)
+        trajectory = self.dynamics.trajectory(num_steps, u)
+        with trials_plate(num_trials):
+            z = pyro.sample("z", trajectory)
+            emission = self.observation.bind(trajectory.transition)
+            return observe("y", emission.distribution(z, trajectory.effective_inputs).to_event(1), y)
+
+    @staticmethod
+    def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int, int]:
+        if like is not None:
+            return like.shape[0], like.shape[-2]
+        if num_steps is None:
+            raise ValueError("Nothing tells how much to sample: pass `y`, `u`, or `num_steps` (and `num_trials`).")
+        return check_positive_int("num_trials", num_trials or 1), check_positive_int("num_steps", num_steps)
+
+    @pyro_method
+    def init(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
+        """Sample the first latents and sample or observe the first time bin; the protocol of `pyro.infer.SMCFilter`.
+
+        Args:
+            state: where the latents are kept, under `"z"`.
+            y_t: the time bin, `trials x features`, NaN where missing; None to sample it.
+            u_t: its inputs, `trials x inputs`.
+        """
+        bound = self.bind()
+        v = None if u_t is None else bound.transition.first_input(u_t)
+        transition = bound.transition
+        with trials_plate(_num_trials(state, y_t, u_t)):
+            state["z"] = pyro.sample("z", transition.initial_noise.around(transition.first_mean(v)))
+            self._remember(state, v, u_t)
+            return observe("y", bound.emission.distribution(state["z"], v), y_t)
+
+    @pyro_method
+    def step(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
+        """Move the latents on by one time bin and sample or observe it; arguments as of `init`."""
+        bound = self.bind()
+        transition = bound.transition
+        mean, v = next_mean(transition, state, u_t)
+        with trials_plate(_num_trials(state, y_t, u_t)):
+            state["z"] = pyro.sample("z", transition.noise.around(mean))
+            self._remember(state, v, u_t)
+            return observe("y", bound.emission.distribution(state["z"], v), y_t)
+
+    def _remember(self, state: State, v: Tensor | None, u_t: Tensor | None) -> None:
+        if v is None or u_t is None:
+            return
+        # Expanded to one copy per particle, as a filter's state has to be.
+        batch = state["z"].shape[:-1]
+        state["input"] = v.expand(*batch, -1)
+        if self.dynamics.input_filter:
+            state["raw_input"] = u_t.expand(*batch, -1)
+
+    @torch.no_grad()
+    def simulate(self, num_trials: int = 1, num_steps: int = 100, u: Tensor | None = None) -> Simulation:
+        """Draw latents and observations from the model, with both noises.
+
+        Args:
+            num_trials: number of trials; those of `u` if it is given.
+            num_steps: number of time bins; those of `u` if it is given.
+            u: inputs, `trials x time x inputs`.
+
+        Returns:
+            A named tuple `(z, y, mean)`.
+        """
+        num_trials, num_steps = self._extent(u, num_trials, num_steps)
+        trajectory = self.dynamics.trajectory(num_steps, u)
+        z = trajectory.sample(() if trajectory.batch_shape else (num_trials,))
+        emission = self.observation.bind(trajectory.transition)
+        v = trajectory.effective_inputs
+        return Simulation(z, emission.distribution(z, v).sample(), emission.mean(z, v))
+
+    def change_basis(self, matrix: Tensor) -> StateSpaceModel:
+        """Return a copy with latents z' = `matrix` z and the same law of the recording; see `LowRankRNN.change_basis`."""
+        dynamics, observation = self.dynamics, self.observation
+        if not isinstance(dynamics, LowRankRNN) or not isinstance(observation, ReadoutObservation):
+            raise TypeError(
+                "Only a LowRankRNN with a built-in observation model has latents that can change their basis, got "
+                f"{type(dynamics).__name__} and {type(observation).__name__}."
+            )
+        changed = copy.deepcopy(self)
+        changed.dynamics.apply_basis(matrix)
+        changed.observation.readout.apply_basis(matrix)
+        return changed
+
+    def orthogonalise(self, latents: Tensor | None = None) -> StateSpaceModel:
+        """Return a copy whose left vectors are orthonormal and whose latents are uncorrelated, largest variance first.
+
+        Args:
+            latents: `... x rank`, whose covariance orders them (say, posterior means); simulated if None.
+        """
+        if not isinstance(self.dynamics, LowRankRNN):
+            raise TypeError(f"Only a LowRankRNN can be orthogonalised, got {type(self.dynamics).__name__}.")
+        return self.change_basis(self.dynamics.orthogonal_basis(latents))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build a model of the same form."""
+        return {"dynamics": self.dynamics, "observation": self.observation}
+
+
+def next_mean(transition: Transition, state: State, u_t: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the mean of the next latents, `particles x trials x rank`, and the effective inputs then."""
+    v_before = state.get("input")
+    mean = transition.mean(state["z"], v_before)
+    if u_t is None or v_before is None:
+        return mean, None
+    return mean, transition.next_input(v_before, state.get("raw_input", v_before), u_t)
+
+
+def _num_trials(state: State, y_t: Tensor | None, u_t: Tensor | None) -> int:
+    for value in (y_t, u_t, state.get("z")):
+        if value is not None:
+            return value.shape[-2] if value.dim() > 1 else 1
+    return 1

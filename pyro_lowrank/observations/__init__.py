@@ -1,0 +1,1 @@
+"""Observation models: how a recording depends on the latents."""

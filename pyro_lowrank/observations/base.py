@@ -1,0 +1,145 @@
+"""What an observation model is, to the model, the guides and the filter."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor
+
+from pyro_lowrank.errors import check_no_infinities, check_positive_int, check_sequence
+from pyro_lowrank.observations.readout import AffineMap, AffineReadout, Readout, UnitReadout
+
+
+class Emission(Protocol):
+    """An observation model at fixed parameter values: pure tensor functions, no Pyro effects."""
+
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the mean of the observation, `... x features`."""
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+        """Return the distribution of the observation, with event shape `features`."""
+
+
+@dataclass(frozen=True)
+class AffineGaussian:
+    """What a locally optimal proposal needs: y ~ N(readout(z, v), diag(variance))."""
+
+    readout: AffineMap
+    variance: Tensor
+
+
+class Observation(PyroModule):
+    r"""Base of the observation models, built in or a user's own.
+
+    A subclass defines `distribution(z, v)`: the distribution of one time bin of the recording, with event shape
+    `features`, given latents `... x rank` and effective inputs `... x inputs`. An `Independent` distribution over
+    features (`.to_event(1)`) gets missing entries for free.
+
+    Args:
+        features: number of features of the recording.
+
+    Example::
+
+        >>> import pyro.distributions as dist
+        >>> class LaplaceObservation(Observation):
+        ...     def distribution(self, z, v=None):
+        ...         return dist.Laplace(z, 1.0).to_event(1)
+        >>> LaplaceObservation(features=2).distribution(torch.zeros(5, 2)).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, *, features: int) -> None:
+        super().__init__()
+        self.features = check_positive_int("features", features)
+
+    @abstractmethod
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+        """Return the distribution of one time bin, with batch shape `...` and event shape `features`."""
+
+    def mean(self, z: Tensor, u: Tensor | None = None) -> Tensor:
+        """Return the mean of the observation, `... x features`."""
+        return self.distribution(z, u).mean
+
+    def bind(self, units: Any) -> Emission:
+        """Return the observation model at the present parameter values of its own and of the network."""
+        return self
+
+    def affine_gaussian(self, units: Any) -> AffineGaussian | None:
+        """Return the observation model as an affine-Gaussian one, or None if it is none."""
+        return None
+
+    def check_data(self, y: Tensor) -> None:
+        """Raise unless `y` is a recording, `trials x time x features`, that the observation model can produce."""
+        check_sequence("y", y, last=self.features, last_name="features")
+        check_no_infinities("y", y)
+
+
+class ReadoutObservation(Observation):
+    """Base of the built-in observation models: a readout, then a link or noise.
+
+    The readout is affine from `rank` latents (and from `inputs`), unless another is passed in.
+    """
+
+    readout: Readout
+
+    def __init__(
+        self,
+        *,
+        rank: int | None,
+        features: int | None,
+        inputs: int,
+        readout: Readout | None,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+    ) -> None:
+        if readout is None:
+            if rank is None or features is None:
+                raise ValueError(
+                    f"Pass `rank` and `features` for an affine readout, or a `readout`; got rank={rank}, "
+                    f"features={features}, readout=None."
+                )
+            readout = AffineReadout(rank=rank, features=features, inputs=inputs, dtype=dtype, device=device)
+        elif features not in (None, readout.features):
+            raise ValueError(f"`features` must be those of the readout, {readout.features}, got {features}.")
+        super().__init__(features=readout.features)
+        self.readout = readout
+        # A readout from units reads the network; registering it here would own its parameters twice.
+        self._network: tuple[Any, ...] = ()
+
+    def attach(self, dynamics: Any) -> None:
+        """Tell the observation model which network a readout from units reads."""
+        self._network = (dynamics,)
+        if isinstance(self.readout, UnitReadout) and self.readout.units != dynamics.units:
+            raise ValueError(
+                f"A readout from units needs one feature per unit, got {self.readout.units} features and "
+                f"{dynamics.units} units."
+            )
+        if isinstance(self.readout, AffineReadout) and self.readout.rank != dynamics.rank:
+            raise ValueError(
+                f"The observation model reads rank={self.readout.rank} latents, the dynamics have rank={dynamics.rank}."
+            )
+        if isinstance(self.readout, AffineReadout) and self.readout.num_inputs not in (0, dynamics.num_inputs):
+            raise ValueError(
+                f"The observation model reads inputs={self.readout.num_inputs}, the dynamics have "
+                f"inputs={dynamics.num_inputs}."
+            )
+
+    def _units(self) -> Any:
+        if isinstance(self.readout, UnitReadout) and not self._network:
+            raise RuntimeError("A readout from units reads a network: put it in a StateSpaceModel first.")
+        return self._network[0].transition() if isinstance(self.readout, UnitReadout) else None
+
+    @pyro_method
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+        """Return the distribution of one time bin, with batch shape `...` and event shape `features`."""
+        return self.bind(self._units()).distribution(z, v)
+
+    @pyro_method
+    def mean(self, z: Tensor, u: Tensor | None = None) -> Tensor:
+        """Return the mean of the observation, `... x features`, at latents `... x rank` and effective inputs `u`."""
+        return self.bind(self._units()).mean(z, u)

@@ -1,0 +1,162 @@
+"""Poisson observations: spike counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional
+
+from pyro_lowrank.errors import check_choice
+from pyro_lowrank.observations.base import ReadoutObservation
+from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
+
+# exp(60) is far beyond any count and far below the largest float32, so products with it stay finite.
+_LARGEST_LOG_RATE = 60.0
+# Below this, softplus(x) and exp(x) agree to float64 precision in the log.
+_SMALLEST_SOFTPLUS = -40.0
+
+
+class LogRatePoisson(dist.TorchDistribution):
+    r"""Poisson distribution given by its log rate, finite for any: log p(y) = y log(rate) - rate - log y!.
+
+    Args:
+        log_rate: any real number, in log counts per bin.
+
+    Example::
+
+        >>> LogRatePoisson(torch.tensor([-1000.0, 0.0])).log_prob(torch.tensor([0.0, 1.0]))
+        tensor([ 0., -1.])
+    """
+
+    arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012 (torch declares it so)
+    support = constraints.nonnegative_integer
+
+    def __init__(self, log_rate: Tensor, *, validate_args: bool | None = None) -> None:
+        self.log_rate = log_rate.clamp(max=_LARGEST_LOG_RATE)
+        super().__init__(log_rate.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: LogRatePoisson | None = None) -> LogRatePoisson:
+        """Return the same distribution for a larger batch."""
+        new = self._get_checked_instance(LogRatePoisson, _instance)
+        new.log_rate = self.log_rate.expand(batch_shape)
+        dist.TorchDistribution.__init__(new, torch.Size(batch_shape), validate_args=False)
+        return new
+
+    @property
+    def rate(self) -> Tensor:
+        """The rate, in counts per bin."""
+        return self.log_rate.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, in counts per bin."""
+        return self.rate
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance, equal to the rate."""
+        return self.rate
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+        """Draw counts."""
+        with torch.no_grad():
+            return torch.poisson(self.rate.expand(self._extended_shape(torch.Size(sample_shape))))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability of counts, in nats."""
+        return value * self.log_rate - self.rate - torch.lgamma(value + 1)
+
+
+def log_softplus(x: Tensor) -> Tensor:
+    """Return log(softplus(x)) without underflow: x itself where softplus(x) would vanish.
+
+    Example::
+
+        >>> log_softplus(torch.tensor([-1000.0, 0.0]))
+        tensor([-1000.0000,    -0.3665])
+    """
+    smallest = x < _SMALLEST_SOFTPLUS
+    # The inner value is replaced before the log, so that no infinite gradient meets the zero of `where`.
+    return torch.where(smallest, x, functional.softplus(x.masked_fill(smallest, 0.0)).log())
+
+
+@dataclass(frozen=True)
+class PoissonEmission:
+    """Poisson observations at fixed parameter values: `readout`, and the `link` from it to rates."""
+
+    readout: AffineMap | RatesMap
+    link: str
+
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the expected counts per bin, `... x features`."""
+        return self.distribution(z, v).mean
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+        """Return the distribution of the counts, with event shape `features`."""
+        x = self.readout(z, v)
+        log_rate = log_softplus(x) if self.link == "softplus" else x
+        return LogRatePoisson(log_rate, validate_args=False).to_event(1)
+
+
+class PoissonObservation(ReadoutObservation):
+    r"""Poisson spike counts, at rates that are a link function of a readout of the latents.
+
+    .. math:: y_t \sim \mathrm{Poisson}(\mathrm{link}(C z_t + b))
+
+    or of another readout: of latents and inputs, or of the units' currents or rates. Rates are in counts per bin.
+
+    Args:
+        rank: number of latents, for the affine readout.
+        features: number of features.
+        inputs: number of input channels that the affine readout sees.
+        link: `"softplus"` or `"exp"`.
+        readout: used in place of the affine one.
+        dtype: of the parameters; torch's default if None.
+        device: of the parameters; torch's default if None.
+
+    Example::
+
+        >>> PoissonObservation(rank=3, features=40, link="exp").mean(torch.zeros(10, 3))[0, 0]
+        tensor(1., grad_fn=<SelectBackward0>)
+
+    References:
+        Pals et al. (2024), NeurIPS.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int | None = None,
+        features: int | None = None,
+        inputs: int = 0,
+        link: str = "softplus",
+        readout: Readout | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(rank=rank, features=features, inputs=inputs, readout=readout, dtype=dtype, device=device)
+        self.link = check_choice("link", link, ("softplus", "exp"))
+
+    def bind(self, units: Any) -> PoissonEmission:
+        """Return the observation model at the present parameter values."""
+        return PoissonEmission(self.readout.bind(units), self.link)
+
+    def check_data(self, y: Tensor) -> None:
+        """Raise unless `y` holds counts."""
+        super().check_data(y)
+        bad = (y < 0) | ((y != y.round()) & ~y.isnan())
+        if bad.any():
+            where = tuple(int(i) for i in bad.nonzero()[0])
+            raise ValueError(
+                f"Poisson observations are counts, 0, 1, 2, ...: `y` holds {int(bad.sum())} negative or fractional "
+                f"values, the first at index {where}, {y[where].item():g}; bin the spikes, or use GaussianObservation."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build an observation model of the same form."""
+        return {"readout": self.readout, "link": self.link}

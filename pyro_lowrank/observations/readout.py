@@ -1,0 +1,207 @@
+"""Readouts: from latents and inputs to one number per feature, before any link or noise."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_lowrank.errors import check_choice, check_positive_int
+
+
+class Units(Protocol):
+    """What a readout from units needs of a network at fixed parameter values."""
+
+    def currents(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the currents, `... x units`."""
+
+    def rates(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the rates, `... x units`."""
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    r"""The readout C z + D v + b at fixed parameter values: `weight` C, `input_weight` D (or None), `bias` b."""
+
+    weight: Tensor
+    input_weight: Tensor | None
+    bias: Tensor
+
+    def offset(self, v: Tensor | None) -> Tensor:
+        """Return D v + b, `... x features`."""
+        if self.input_weight is None or v is None:
+            return self.bias
+        return self.bias + v @ self.input_weight.mT
+
+    def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the readout, `... x features`."""
+        if self.weight.dim() == 2:
+            return z @ self.weight.mT + self.offset(v)
+        return (self.weight @ z.unsqueeze(-1)).squeeze(-1) + self.offset(v)
+
+
+@dataclass(frozen=True)
+class RatesMap:
+    """The readout from the rates of the units at fixed parameter values: `scale * rates + bias`."""
+
+    units: Units
+    scale: Tensor
+    bias: Tensor
+
+    def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the readout, `... x features`."""
+        return self.scale * self.units.rates(z, v) + self.bias
+
+
+class Readout(PyroModule):
+    """Base of the readouts."""
+
+    features: int
+
+    @abstractmethod
+    def bind(self, units: Any) -> AffineMap | RatesMap:
+        """Return the readout at the present parameter values of its own and of the network (a `Transition`)."""
+
+    def apply_basis(self, matrix: Tensor) -> None:
+        """Read the same from latents z' = `matrix` z; the units' currents and rates do not depend on the basis."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build a readout of the same form."""
+
+
+def _parameter(module: nn.Module, name: str, value: Tensor, *, trainable: bool) -> None:
+    if trainable:
+        setattr(module, name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value)
+
+
+class AffineReadout(Readout):
+    r"""An affine function of the latents, and of the inputs if there are any: C z + D v + b.
+
+    Args:
+        rank: number of latents.
+        features: number of features.
+        inputs: number of input channels that the readout sees; 0 reads from the latents alone.
+        train_weight: whether C and D are trained.
+        train_bias: whether b is trained.
+        dtype: of the parameters; torch's default if None.
+        device: of the parameters; torch's default if None.
+
+    Example::
+
+        >>> AffineReadout(rank=3, features=64).weight.shape
+        torch.Size([64, 3])
+    """
+
+    weight: Tensor
+    input_weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        features: int,
+        inputs: int = 0,
+        train_weight: bool = True,
+        train_bias: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.rank = check_positive_int("rank", rank)
+        self.features = check_positive_int("features", features)
+        self.num_inputs = check_positive_int("inputs", inputs, minimum=0)
+        self.train_weight, self.train_bias = bool(train_weight), bool(train_bias)
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
+        columns = rank + inputs
+        weight = torch.randn(features, columns, **factory) * (2 / columns) ** 0.5
+        _parameter(self, "weight", weight[:, :rank].clone(), trainable=self.train_weight)
+        if inputs:
+            _parameter(self, "input_weight", weight[:, rank:].clone(), trainable=self.train_weight)
+        _parameter(self, "bias", torch.zeros(features, **factory), trainable=self.train_bias)
+
+    def bind(self, units: Any) -> AffineMap:
+        """Return the readout at the present parameter values."""
+        return AffineMap(self.weight, self.input_weight if self.num_inputs else None, self.bias)
+
+    def apply_basis(self, matrix: Tensor) -> None:
+        """Read the same from latents z' = `matrix` z."""
+        with torch.no_grad():
+            self.weight.copy_(torch.linalg.solve(matrix, self.weight, left=False))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build a readout of the same form."""
+        return {
+            "rank": self.rank,
+            "features": self.features,
+            "inputs": self.num_inputs,
+            "train_weight": self.train_weight,
+            "train_bias": self.train_bias,
+        }
+
+
+class UnitReadout(Readout):
+    r"""One unit of the network per feature: s x + b, from its current x or its rate phi(x; h).
+
+    Args:
+        units: number of units, and of features.
+        source: `"currents"` or `"rates"`.
+        train_scale: whether s is trained; it starts at `scale`.
+        train_bias: whether b is trained; it starts at `bias`.
+        scale: of every feature before training.
+        bias: of every feature before training.
+        dtype: of the parameters; torch's default if None.
+        device: of the parameters; torch's default if None.
+
+    Example::
+
+        >>> UnitReadout(units=20, source="currents", train_scale=False).scale.requires_grad
+        False
+    """
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        *,
+        units: int,
+        source: str = "currents",
+        train_scale: bool = True,
+        train_bias: bool = True,
+        scale: float = 1.0,
+        bias: float = 0.0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.units = self.features = check_positive_int("units", units)
+        self.source = check_choice("source", source, ("currents", "rates"))
+        self.train_scale, self.train_bias = bool(train_scale), bool(train_bias)
+        factory: dict[str, Any] = {"dtype": dtype, "device": device}
+        _parameter(self, "scale", torch.full((units,), float(scale), **factory), trainable=self.train_scale)
+        _parameter(self, "bias", torch.full((units,), float(bias), **factory), trainable=self.train_bias)
+
+    def bind(self, units: Any) -> AffineMap | RatesMap:
+        """Return the readout at the present parameter values of its own and of the network."""
+        if self.source == "rates":
+            return RatesMap(units, self.scale, self.bias)
+        scale = self.scale.unsqueeze(-1)
+        weight = torch.diag_embed(self.scale) if units.left is None else scale * units.left
+        return AffineMap(weight, scale * units.input_weights if units.num_inputs else None, self.bias)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build a readout of the same form."""
+        return {
+            "units": self.units,
+            "source": self.source,
+            "train_scale": self.train_scale,
+            "train_bias": self.train_bias,
+        }

@@ -1,0 +1,1 @@
+"""Sequential Monte Carlo: weights, resampling, gradient estimators, and the one loop over time."""

@@ -1,0 +1,101 @@
+"""Moving and weighing particles of a built-in model under a built-in guide, with plain tensor operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.guides.base import Bin, Guide
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.smc.loop import State
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One time bin: what the guide sees, the inputs before it, and the random numbers used there."""
+
+    bin: Bin
+    v_before: Tensor | None
+    white: Tensor
+
+
+class BuiltInKernel:
+    """Moves and weighs particles without Pyro's effects: parameters are read once, then only tensors are touched.
+
+    Args:
+        model: a built-in model.
+        guide: a built-in guide for it.
+        num_particles: number of particles.
+    """
+
+    batch_dims = 2
+
+    def __init__(self, model: StateSpaceModel, guide: Guide, num_particles: int) -> None:
+        bound = model.bind()
+        self.transition = bound.transition
+        self.proposal = guide.bind(bound)
+        self.num_particles = num_particles
+
+    def slices(self, y: Tensor, u: Tensor | None = None) -> list[Slice]:
+        """Cut whole sequences, `trials x time x ...`, into time bins."""
+        v = None if u is None else self.transition.effective_inputs(u)
+        return self._slices(y, v, None, first=True)
+
+    def next_slice(self, y_t: Tensor, u_t: Tensor | None, memory: State) -> tuple[Slice, State]:
+        """Return the slice of one more time bin, `trials x ...`, and what to remember of its inputs.
+
+        `memory` is empty before the first time bin.
+        """
+        if u_t is None:
+            v = v_before = None
+        elif memory:
+            v_before = memory["input"]
+            v = self.transition.next_input(v_before, memory["raw_input"], u_t)
+        else:
+            v_before, v = None, self.transition.first_input(u_t)
+        first = v_before is None and "started" not in memory
+        (slice_t,) = self._slices(
+            y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), v_before, first=first
+        )
+        remembered: State = {"started": torch.ones((), dtype=torch.bool)}
+        if u_t is not None and v is not None:
+            remembered |= {"input": v, "raw_input": u_t}
+        return slice_t, remembered
+
+    def _slices(self, y: Tensor, v: Tensor | None, v_before: Tensor | None, *, first: bool) -> list[Slice]:
+        num_steps = y.shape[-2]
+        encoding = self.proposal.encode(y, v, first=first)
+        # `unbind` once: indexing time bin by time bin costs a backward pass as long as the data for each of them.
+        encodings = {name: value.unbind(-2) for name, value in encoding.items()}
+        missing = y.isnan()
+        filled = y
+        missing_bins: tuple[Tensor | None, ...] = (None,) * num_steps
+        if missing.any():
+            filled, missing_bins = y.nan_to_num(nan=0.0), missing.unbind(-2)
+        inputs: tuple[Tensor | None, ...] = (None,) * num_steps if v is None else v.unbind(-2)
+        like = self.transition.initial_mean
+        white = torch.randn(
+            num_steps, self.num_particles, y.shape[0], self.transition.rank, dtype=like.dtype, device=like.device
+        )
+        return [
+            Slice(
+                Bin(y_t, missing_bins[t], inputs[t], {name: value[t] for name, value in encodings.items()}),
+                inputs[t - 1] if t else v_before,
+                white_t,
+            )
+            for t, (y_t, white_t) in enumerate(zip(filled.unbind(-2), white.unbind(0), strict=True))
+        ]
+
+    def init(self, slice_t: Slice) -> tuple[State, Tensor]:
+        """Propose and weigh the first latents."""
+        mean = self.transition.first_mean(slice_t.bin.v)
+        z, log_weights = self.proposal.propose(self.transition.initial_noise, mean, slice_t.white, slice_t.bin)
+        return {"z": z}, log_weights
+
+    def step(self, state: State, slice_t: Slice) -> tuple[State, Tensor]:
+        """Propose and weigh the next latents."""
+        mean = self.transition.mean(state["z"], slice_t.v_before)
+        z, log_weights = self.proposal.propose(self.transition.noise, mean, slice_t.white, slice_t.bin)
+        return {"z": z}, log_weights

@@ -1,0 +1,175 @@
+"""Moving and weighing particles of any Pyro model with `init` and `step`, by tracing its sites."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.smcfilter import SMCState
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_lowrank.handlers import TRIALS
+from pyro_lowrank.smc.loop import State
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of `init` or `step`; `encoding` is the slice of what the guide's `encode` returned."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    encoding: Any = None
+
+
+def _cut(value: Any, num_steps: int) -> list[Any]:
+    """Cut a tensor at its time dim (-2), or every tensor in nested dicts, tuples and lists."""
+    if isinstance(value, Tensor):
+        if value.dim() < 2 or value.shape[-2] != num_steps:
+            raise ValueError(
+                f"Every tensor given must have {num_steps} time bins in its dim -2, as the first one has, got shape "
+                f"{tuple(value.shape)}."
+            )
+        return list(value.unbind(-2))
+    if isinstance(value, dict):
+        cut = {key: _cut(item, num_steps) for key, item in value.items()}
+        return [{key: items[t] for key, items in cut.items()} for t in range(num_steps)]
+    if isinstance(value, (tuple, list)):
+        columns = [_cut(item, num_steps) for item in value]
+        rows = [[column[t] for column in columns] for t in range(num_steps)]
+        return rows if isinstance(value, list) else [tuple(row) for row in rows]
+    return [value] * num_steps
+
+
+class EffectsKernel:
+    """Moves and weighs particles by running the guide's and the model's `init` and `step` under Pyro's handlers.
+
+    Weights are kept per trial where the model has a plate named "trials" at dim -1, else for all batch dims together.
+    Scales of sites (`poutine.scale`, subsampled plates) never enter the weights: they scale the log evidence, and are
+    collected in `scale`.
+
+    Args:
+        model: an object with `init(state, ...)` and `step(state, ...)`.
+        guide: likewise.
+        num_particles: number of particles.
+        max_plate_nesting: number of plates that the model nests at most; particles go at dim -1 - max_plate_nesting.
+    """
+
+    def __init__(self, model: Any, guide: Any, num_particles: int, max_plate_nesting: int) -> None:
+        self.model, self.guide = model, guide
+        self.num_particles = num_particles
+        self.batch_dims = 1 + max_plate_nesting
+        self.particle_plate = pyro.plate("particles", num_particles, dim=-self.batch_dims)
+        self.scale: float | Tensor | None = None
+
+    def slices(self, *args: Any, **kwargs: Any) -> list[Call]:
+        """Cut whole sequences, every tensor at its dim -2, into the arguments of `init` and `step`."""
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() >= 2]
+        if not tensors:
+            raise ValueError("At least one tensor with time in dim -2 must be given: it tells the number of time bins.")
+        num_steps = tensors[0].shape[-2]
+        encode = getattr(self.guide, "encode", None)
+        encodings = [None] * num_steps
+        if encode is not None:
+            with self._hidden():
+                encodings = _cut(encode(*args, **kwargs), num_steps)
+        rows = zip(_cut(args, num_steps), _cut(kwargs, num_steps), encodings, strict=True)
+        return [Call(*row) for row in rows]
+
+    @staticmethod
+    def _hidden() -> Any:
+        # Sample sites of the particles are no sites of the user's program; its parameters are.
+        return poutine.block(hide_types=["sample"])
+
+    def init(self, slice_t: Call) -> tuple[State, Tensor]:
+        """Propose and weigh the first particles."""
+        return self._run(self.model.init, self.guide.init, {}, slice_t)
+
+    def step(self, state: State, slice_t: Call) -> tuple[State, Tensor]:
+        """Propose and weigh the next particles."""
+        return self._run(self.model.step, self.guide.step, state, slice_t)
+
+    def _run(
+        self, model: Callable[..., Any], guide: Callable[..., Any], state: State, call: Call
+    ) -> tuple[State, Tensor]:
+        particles = SMCState(self.num_particles)
+        particles.update(state)
+        guide_kwargs = call.kwargs if call.encoding is None else {**call.kwargs, "encoding": call.encoding}
+        with self._hidden(), self.particle_plate:
+            with particles._lock():
+                guide_trace = poutine.trace(guide).get_trace(particles, *call.args, **guide_kwargs)
+            replayed = poutine.replay(model, guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(particles, *call.args, **call.kwargs)
+        log_weights = self._weigh(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+        return dict(particles), log_weights
+
+    def _weigh(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
+        """Return log p(observed, proposed) - log q(proposed) of one step, `particles (x trials)`."""
+        proposed = set(guide_trace.stochastic_nodes)
+        unknown = sorted(proposed - set(model_trace.stochastic_nodes))
+        if unknown:
+            raise ValueError(
+                f"The guide samples {unknown}, which are no latent sites of the model at this step; the model has "
+                f"{sorted(model_trace.stochastic_nodes)}."
+            )
+        sites = [(+1, site) for name, site in model_trace.nodes.items() if self._counts(name, site, proposed)]
+        sites += [(-1, guide_trace.nodes[name]) for name in guide_trace.stochastic_nodes]
+        if torch.is_grad_enabled():
+            for name in guide_trace.stochastic_nodes:
+                _warn_unless_reparametrised(name, guide_trace.nodes[name])
+        per_trial = any(_trials_frame(site) for _, site in sites)
+        zero = torch.zeros(self.num_particles, *((1,) if per_trial else ()))
+        total = sum((sign * self._log_prob(site, per_trial) for sign, site in sites), start=zero)
+        return total if isinstance(total, Tensor) else zero
+
+    @staticmethod
+    def _counts(name: str, site: Any, proposed: set[str]) -> bool:
+        # A latent site that the guide leaves out is proposed from the model: its weight is 1.
+        return site["type"] == "sample" and (site["is_observed"] or name in proposed)
+
+    def _log_prob(self, site: Any, per_trial: bool) -> Tensor:
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = scale_and_mask(log_prob, mask=site["mask"])
+        self._collect_scale(site)
+        # Broadcast over the particles first: a site that is the same for all may lack their dim.
+        log_prob = log_prob.reshape((1,) * (self.batch_dims - log_prob.dim()) + log_prob.shape)
+        log_prob = log_prob.expand(self.num_particles, *log_prob.shape[1:])
+        if not per_trial:
+            return log_prob.reshape(self.num_particles, -1).sum(-1)
+        if not _trials_frame(site):
+            raise ValueError(
+                f"Site {site['name']!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
+                f"trial; move it inside, or give the plate another name to weigh all trials together."
+            )
+        return log_prob.reshape(self.num_particles, -1, log_prob.shape[-1]).sum(1)
+
+    def _collect_scale(self, site: Any) -> None:
+        scale = site["scale"]
+        if self.scale is None:
+            self.scale = scale
+        elif not torch.equal(torch.as_tensor(scale), torch.as_tensor(self.scale)):
+            raise ValueError(
+                f"All sites of a filtered model and its guide must have one scale, which scales the log evidence; got "
+                f"{scale} at {site['name']!r} and {self.scale} before."
+            )
+
+
+def _trials_frame(site: Any) -> bool:
+    return any(frame.name == TRIALS and frame.dim == -1 for frame in site["cond_indep_stack"])
+
+
+def _warn_unless_reparametrised(name: str, site: Any) -> None:
+    if not getattr(site["fn"], "has_rsample", True):
+        warnings.warn(
+            f"The guide's site {name!r} is not reparametrised: gradients do not pass through its samples, and the "
+            "gradient of the log evidence is biased.",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,240 @@
+"""The loop over time: the only one in the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from pyro.infer.smcfilter import SMCFailed
+from torch import Tensor
+
+from pyro_lowrank.smc.gradients import GradientEstimator
+from pyro_lowrank.smc.resampling import Resampler
+from pyro_lowrank.smc.weights import effective_sample_size, normalise
+
+State = dict[Any, Tensor]
+SliceT = TypeVar("SliceT")
+
+
+class Kernel(Protocol[SliceT]):
+    """How particles are moved and weighed at one time bin; `SliceT` is what it needs of the data there."""
+
+    num_particles: int
+    batch_dims: int
+    """Number of leading dims of state tensors before their own: particles, then plates."""
+
+    def init(self, slice_t: SliceT) -> tuple[State, Tensor]:
+        """Return the particles of the first time bin, and their log incremental weights, `particles (x trials)`."""
+
+    def step(self, state: State, slice_t: SliceT) -> tuple[State, Tensor]:
+        """Return the particles of the next time bin, and their log incremental weights, `particles (x trials)`."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """When and how to resample, and how gradients see it.
+
+    Args:
+        resampler: draws the ancestors.
+        ess_threshold: trials resample when their effective sample size falls below this share of the particles;
+            at 1 always.
+        gradient: the gradient estimator.
+    """
+
+    resampler: Resampler
+    ess_threshold: float
+    gradient: GradientEstimator
+
+    def __post_init__(self) -> None:
+        for name, kind in (("resampler", Resampler), ("gradient", GradientEstimator)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"`{name}` must be a {kind.__name__}, got {getattr(self, name)!r}.")
+        if not 0 < self.ess_threshold <= 1:
+            raise ValueError(
+                f"`ess_threshold` is a share of the particles, above 0 and at most 1, got {self.ess_threshold}; "
+                "pass resampler=NoResampling() for none."
+            )
+        if self.gradient.needs_independent_ancestors and not self.resampler.independent:
+            raise ValueError(
+                f"{type(self.gradient).__name__} needs ancestors drawn independently, got "
+                f"{type(self.resampler).__name__}; pass resampler=MultinomialResampling()."
+            )
+
+
+@dataclass(frozen=True)
+class Particles:
+    """The particles at one time bin, weighted.
+
+    Attributes:
+        state: tensors `particles (x trials) x ...`.
+        log_weights: normalised, `particles (x trials)`.
+        increment: of the log evidence, in nats, `(trials)`.
+        ess: effective sample size, `(trials)`.
+        ancestors: index of each particle's ancestor at the bin before, `particles (x trials)`.
+        resampled: whether they were drawn anew, `(trials)`.
+        ancestor_log_prob: log probability of the draw, `(trials)`.
+    """
+
+    state: State
+    log_weights: Tensor
+    increment: Tensor
+    ess: Tensor
+    ancestors: Tensor
+    resampled: Tensor
+    ancestor_log_prob: Tensor
+
+
+@dataclass(frozen=True)
+class History(Generic[SliceT]):
+    """What the loop leaves behind: `last` particles, and per-bin records, each `time x ...`.
+
+    `states`, `log_weights` and `ancestors` are None unless they were asked for.
+    """
+
+    last: Particles
+    increments: Tensor
+    ess: Tensor
+    resampled: Tensor
+    ancestor_log_probs: Tensor
+    states: list[State] | None
+    log_weights: Tensor | None
+    ancestors: Tensor | None
+
+
+def start(kernel: Kernel[SliceT], slice_t: SliceT) -> Particles:
+    """Return the weighted particles of the first time bin."""
+    state, log_increments = kernel.init(slice_t)
+    num_particles = log_increments.shape[0]
+    log_weights, log_sum = normalise(log_increments)
+    batch = log_sum.shape
+    own = torch.arange(num_particles, device=log_sum.device)
+    return Particles(
+        state=state,
+        log_weights=log_weights,
+        increment=log_sum - torch.tensor(num_particles, dtype=log_sum.dtype).log(),
+        ess=effective_sample_size(log_weights.detach()),
+        ancestors=own.reshape(-1, *(1,) * len(batch)).expand(num_particles, *batch),
+        resampled=torch.zeros(batch, dtype=torch.bool, device=log_sum.device),
+        ancestor_log_prob=torch.zeros_like(log_sum),
+    )
+
+
+def resample(particles: Particles, scheme: Scheme, random: Tensor, batch_dims: int) -> Particles:
+    """Return the particles that go on, with the weights they carry."""
+    num_particles = particles.log_weights.shape[0]
+    drawn = scheme.resampler.ancestors(particles.log_weights, random)
+    own = torch.arange(num_particles, device=particles.ess.device)
+    own = own.reshape(-1, *(1,) * particles.ess.dim()).expand_as(particles.log_weights)
+    nobody = torch.zeros_like(particles.resampled)
+    if drawn is None:
+        return replace(
+            particles, ancestors=own, resampled=nobody, ancestor_log_prob=torch.zeros_like(particles.increment)
+        )
+    resampled = ~nobody
+    if scheme.ess_threshold < 1:
+        # Selected trial by trial, without asking the device whether any resamples.
+        resampled = particles.ess < scheme.ess_threshold * num_particles
+        drawn = torch.where(resampled, drawn, own)
+    ancestor_log_weights = particles.log_weights.gather(0, drawn)
+    carried = scheme.gradient.carried(ancestor_log_weights)
+    log_prob = ancestor_log_weights.sum(0)
+    if scheme.ess_threshold < 1:
+        carried = torch.where(resampled, carried, particles.log_weights)
+        log_prob = torch.where(resampled, log_prob, 0.0)
+    return replace(
+        particles,
+        state={name: take(value, drawn, batch_dims) for name, value in particles.state.items()},
+        log_weights=carried,
+        ancestors=drawn,
+        resampled=resampled,
+        ancestor_log_prob=log_prob,
+    )
+
+
+def take(value: Tensor, ancestors: Tensor, batch_dims: int) -> Tensor:
+    """Return the ancestors' rows of a state tensor `particles x plates x ...`; the trials are the innermost plate."""
+    if ancestors.dim() == 1:
+        return value[ancestors]
+    if value.dim() < batch_dims:
+        raise ValueError(
+            f"A state tensor of a model with a plate 'trials' must have shape particles x plates x ..., with "
+            f"{batch_dims} leading dims and trials the last of them, got {tuple(value.shape)}."
+        )
+    num_particles, num_trials = ancestors.shape
+    trial_dim = batch_dims - 1
+    if value.shape[trial_dim] == 1 != num_trials:
+        value = value.expand(*value.shape[:trial_dim], num_trials, *value.shape[batch_dims:])
+    # One index_select over (particles x trials) is cheaper, forward and back, than a gather per element.
+    moved = value.movedim(trial_dim, 1)
+    rows = (ancestors * num_trials + torch.arange(num_trials, device=ancestors.device)).reshape(-1)
+    taken = moved.reshape(num_particles * num_trials, *moved.shape[2:]).index_select(0, rows)
+    return taken.reshape(moved.shape).movedim(1, trial_dim)
+
+
+def advance(
+    kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, scheme: Scheme, random: Tensor
+) -> Particles:
+    """Resample, move and weigh: the particles of the next time bin."""
+    chosen = resample(particles, scheme, random, kernel.batch_dims)
+    state, log_increments = kernel.step(chosen.state, slice_t)
+    log_weights, log_sum = normalise(chosen.log_weights + log_increments)
+    return replace(
+        chosen,
+        state=state,
+        log_weights=log_weights,
+        increment=log_sum,
+        ess=effective_sample_size(log_weights.detach()),
+    )
+
+
+def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *, store: bool) -> History[SliceT]:
+    """Run the particle filter over whole sequences.
+
+    Args:
+        kernel: moves and weighs the particles.
+        slices: what it needs of the data, one per time bin.
+        scheme: when and how to resample.
+        store: keep the particles, weights and ancestors of every time bin, not only of the last.
+
+    Raises:
+        SMCFailed: if all particles of a trial are dead, naming trial and time.
+    """
+    particles = start(kernel, slices[0])
+    bins = [particles]
+    like = particles.increment
+    random = scheme.resampler.draw(
+        len(slices) - 1, kernel.num_particles, like.shape, dtype=like.dtype, device=like.device
+    )
+    for slice_t, random_t in zip(slices[1:], random, strict=True):
+        particles = advance(kernel, slice_t, particles, scheme, random_t)
+        bins.append(particles if store else replace(particles, state={}))
+    increments = torch.stack([p.increment for p in bins])
+    check_alive(increments)
+    return History(
+        last=particles,
+        increments=increments,
+        ess=torch.stack([p.ess for p in bins]),
+        resampled=torch.stack([p.resampled for p in bins]),
+        ancestor_log_probs=torch.stack([p.ancestor_log_prob for p in bins]),
+        states=[p.state for p in bins] if store else None,
+        log_weights=torch.stack([p.log_weights for p in bins]) if store else None,
+        ancestors=torch.stack([p.ancestors for p in bins]) if store else None,
+    )
+
+
+def check_alive(increments: Tensor, *, first_time: int = 0) -> None:
+    """Raise `SMCFailed` where an increment of the log evidence, `time (x trials)`, is not finite."""
+    dead = ~increments.isfinite()
+    if not dead.any():
+        return
+    time, *trial = (int(i) for i in dead.nonzero()[0])
+    where = f"of trial {trial[0]} " if trial else ""
+    value = increments[(time, *trial)].item()
+    cause = (
+        "every particle has weight zero: the observation is impossible, or overflows, under the model"
+        if value == float("-inf")
+        else "a weight is not a number: look for parameters or data that are not finite"
+    )
+    raise SMCFailed(f"All particles {where}are dead at time {first_time + time}: {cause}.")

@@ -1,0 +1,202 @@
+"""The layers of the package: imports point down only, and importing it is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "pyro_lowrank"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+# From the bottom up. A part imports itself and the parts of the rows below its own; parts of one row stay apart.
+LAYERS = (
+    {"errors"},
+    {"types"},
+    {"piecewise"},
+    {"fixed_points"},
+    {"dynamics", "observations"},
+    {"handlers"},
+    {"models"},
+    {"guides"},
+    {"smc"},
+    {"infer"},
+    {"data", "export", "metrics", "plots"},
+    {"serialization"},
+    {"training"},
+)
+HEIGHT = {part: height for height, row in enumerate(LAYERS) for part in row}
+
+# Parts that import whatever they need, and that no part imports.
+FRONT_DOORS = {"__init__", "__main__", "cli"}
+
+# Parts that see less than what lies below them: results reach them as plain arrays and objects.
+ONLY = {
+    "data": {"errors", "types"},
+    "export": {"errors", "types"},
+    "fixed_points": {"errors", "piecewise"},
+    "metrics": {"errors", "types"},
+    "plots": {"errors", "types"},
+}
+
+# Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
+AT_TOP = {"arviz": {"export/arviz.py"}, "xarray": {"export/arviz.py"}}
+DEFERRED: dict[str, set[str]] = {
+    "arviz": set(),
+    "h5netcdf": {"data"},
+    "matplotlib": {"plots"},
+    "xarray": {"data", "export"},
+}
+
+
+class Import(NamedTuple):
+    """One imported module, as its full dotted name."""
+
+    module: str
+    line: int
+    deferred: bool
+    """Whether it stands in a function or under `if TYPE_CHECKING`, so that it does not run with the file."""
+
+
+def part_of(path: Path) -> str:
+    """Name of the part, a folder or a file right below the package, that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    """Whether a node is the block `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a file, wherever it stands, with relative names resolved."""
+    here = ("pyro_lowrank", *path.relative_to(PACKAGE).parts[:-1])
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    deferring = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS) or is_for_type_checkers(node)]
+    deferred = {id(child) for node in deferring for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, id(node) in deferred)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *filter(None, [node.module])))
+            for alias in node.names:
+                yield Import(f"{module}.{alias.name}", node.lineno, id(node) in deferred)
+
+
+def violations_of_layers(path: Path) -> list[str]:
+    """Imports of the package's own modules that do not point down."""
+    part = part_of(path)
+    if part in FRONT_DOORS:
+        return []
+    if part not in HEIGHT:
+        return [f"{part}: give it a place in LAYERS"]
+    below = {other for other, height in HEIGHT.items() if height < HEIGHT[part]}
+    allowed = ONLY.get(part, below) | {part}
+    rows = []
+    for found in imports(path):
+        package, _, rest = found.module.partition(".")
+        if package == "pyro_lowrank" and rest.partition(".")[0] not in allowed:
+            rows.append(f"{path.relative_to(ROOT)}:{found.line}: {part} imports {found.module}")
+    return rows
+
+
+def test_imports_point_down() -> None:
+    rows = [row for path in FILES for row in violations_of_layers(path)]
+    assert not rows, "\n".join(rows)
+
+
+@pytest.mark.parametrize("library", sorted(DEFERRED))
+def test_optional_libraries_are_imported_only_where_used(library: str) -> None:
+    rows = []
+    for path in FILES:
+        for found in imports(path):
+            at_top = path.relative_to(PACKAGE).as_posix() in AT_TOP.get(library, set())
+            lazily = found.deferred and part_of(path) in DEFERRED[library]
+            if found.module.partition(".")[0] == library and not (at_top or lazily):
+                rows.append(f"{path.relative_to(ROOT)}:{found.line}: imports {found.module}")
+    assert not rows, "\n".join(rows)
+
+
+def python(code: str) -> str:
+    """Standard output of a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_analyzer_of_fixed_points_imports_neither_torch_nor_pyro() -> None:
+    seen = {"fixed_points"} | ONLY["fixed_points"]
+    names = {f"pyro_lowrank.{part_of(path)}" for path in FILES if part_of(path) in seen}
+    code = f"import {', '.join(['sys', *sorted(names)])}; print(*sorted({{'torch', 'pyro'}} & set(sys.modules)))"
+    assert python(code).split() == []
+
+
+def test_the_package_imports_no_library_for_files_or_figures() -> None:
+    heavy = python(
+        "import sys, pyro_lowrank as plr\n"
+        "for name in getattr(plr, '__all__', []):\n"
+        "    name == 'to_arviz' or getattr(plr, name)\n"
+        "print(*sorted({'arviz', 'h5netcdf', 'matplotlib', 'pandas', 'xarray'} & set(sys.modules)))"
+    )
+    assert heavy.split() == []
+
+
+def test_the_package_imports_within_a_second_beyond_torch() -> None:
+    measure = "import time, torch; start = time.perf_counter(); import pyro_lowrank; print(time.perf_counter() - start)"
+    # The best of a few: other processes can only add to the time.
+    assert min(float(python(measure)) for _ in range(3)) < 1.0
+
+
+def length_without_docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from its `def` on, its docstring left out."""
+    docstring = ast.get_docstring(function, clean=False)
+    lines = (function.end_lineno or function.lineno) - function.lineno + 1
+    return lines - (docstring.count("\n") + 1 if docstring else 0)
+
+
+def test_files_and_functions_stay_short() -> None:
+    rows = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 400:
+            rows.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines, at most 400")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, FUNCTIONS) and length_without_docstring(node) > 60:
+                rows.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name} is longer than 60 lines")
+    assert not rows, "\n".join(rows)
+
+
+def forbidden_calls(path: Path) -> Iterator[str]:
+    """Calls that print, unpickle, or change what belongs to the whole process."""
+    shared_state = {"np.random.seed", "torch.manual_seed", "torch.set_default_device", "torch.set_default_dtype"}
+    shared_state |= {"torch.set_num_threads", "warnings.filterwarnings"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        prints = name == "print" and part_of(path) != "cli"
+        unpickles = name == "torch.load" and options.get("weights_only") != "True"
+        unpickles |= name in {"np.load", "numpy.load"} and options.get("allow_pickle", "False") != "False"
+        if prints or unpickles or name in shared_state:
+            yield f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+
+
+def test_nothing_prints_unpickles_or_changes_shared_state() -> None:
+    rows = [row for path in FILES for row in forbidden_calls(path)]
+    pickles = {"cloudpickle", "dill", "joblib", "pickle", "shelve"}
+    for path in FILES:
+        found = [i for i in imports(path) if i.module.partition(".")[0] in pickles]
+        rows += [f"{path.relative_to(ROOT)}:{i.line}: imports {i.module}" for i in found]
+    assert not rows, "\n".join(rows)

@@ -1,0 +1,51 @@
+"""README.md shows what runs: its commands have the agreed form, and its Python is executed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+class Block(NamedTuple):
+    """A fenced code block, and the line of README.md on which its code starts."""
+
+    language: str
+    line: int
+    code: str
+
+
+def fenced_blocks(text: str) -> list[Block]:
+    """Fenced code blocks of a Markdown text, from top to bottom."""
+    fences = re.finditer(
+        r"^```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^```[ \t]*$", text, flags=re.MULTILINE | re.DOTALL
+    )
+    return [Block(f["language"], text.count("\n", 0, f.start("code")) + 1, f["code"]) for f in fences]
+
+
+BLOCKS = fenced_blocks(README.read_text(encoding="utf-8"))
+PYTHON_BLOCKS = [block for block in BLOCKS if block.language == "python"]
+
+
+def test_the_first_two_blocks_are_the_two_commands() -> None:
+    demo, tests = BLOCKS[:2]
+    assert (demo.language, tests.language) == ("bash", "bash")
+    assert "pyro-lowrank demo" in demo.code
+    assert "pytest" in tests.code
+    for command in (demo.code, tests.code):
+        assert "torch==2.13.0" in command
+        assert "venv" in command, "each command is complete in itself: it makes its own environment"
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: f"line{block.line}")
+def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The blank lines make a traceback name the line of README.md.
+    source = "\n" * (block.line - 1) + block.code
+    namespace = {"__name__": "readme"}
+    exec(compile(source, str(README), "exec"), namespace)
+    assert len(namespace) > 1, "the block defines nothing"
