@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.recurrence import Workspace
 from pyro_lowrank.guides.base import Bin, Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.loop import State
@@ -37,6 +38,7 @@ class BuiltInKernel:
         self.transition = bound.transition
         self.proposal = guide.bind(bound)
         self.num_particles = num_particles
+        self.workspace = Workspace()
 
     def slices(self, y: Tensor, u: Tensor | None = None) -> list[Slice]:
         """Cut whole sequences, `trials x time x ...`, into time bins."""
@@ -96,6 +98,6 @@ class BuiltInKernel:
 
     def step(self, state: State, slice_t: Slice) -> tuple[State, Tensor]:
         """Propose and weigh the next latents."""
-        mean = self.transition.mean(state["z"], slice_t.v_before)
+        mean = self.transition.mean_of_particles(state["z"], slice_t.v_before, self.workspace)
         z, log_weights = self.proposal.propose(self.transition.noise, mean, slice_t.white, slice_t.bin)
         return {"z": z}, log_weights
