@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
     from pyro_lowrank.observations.readout import UnitReadout as UnitReadout
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
+    from pyro_lowrank.serialization import load as load
+    from pyro_lowrank.serialization import save as save
+    from pyro_lowrank.smc.gradients import PathwiseGradient as PathwiseGradient
+    from pyro_lowrank.smc.gradients import ScoreFunctionGradient as ScoreFunctionGradient
+    from pyro_lowrank.smc.gradients import StopGradient as StopGradient
+    from pyro_lowrank.smc.resampling import MultinomialResampling as MultinomialResampling
+    from pyro_lowrank.smc.resampling import NoResampling as NoResampling
+    from pyro_lowrank.smc.resampling import StratifiedResampling as StratifiedResampling
+    from pyro_lowrank.smc.resampling import SystematicResampling as SystematicResampling
+    from pyro_lowrank.training.fit import fit as fit
+    from pyro_lowrank.training.result import FitResult as FitResult
 
 __version__ = "0.1.0"
 
@@ -30,22 +41,33 @@ _HOMES = {
     "Activation": "dynamics.activations",
     "AffineReadout": "observations.readout",
     "BootstrapGuide": "guides.bootstrap",
+    "FitResult": "training.result",
     "FullRankRNN": "dynamics.full_rank",
     "GaussianObservation": "observations.gaussian",
     "LowRankRNN": "dynamics.low_rank",
+    "MultinomialResampling": "smc.resampling",
+    "NoResampling": "smc.resampling",
     "Observation": "observations.base",
     "OptimalGuide": "guides.optimal",
+    "PathwiseGradient": "smc.gradients",
     "PiecewiseLinear": "piecewise",
     "PoissonObservation": "observations.poisson",
     "SMCFilter": "infer.filter",
     "SMCPosterior": "infer.posterior",
     "SMC_ELBO": "infer.elbo",
+    "ScoreFunctionGradient": "smc.gradients",
     "StateSpaceModel": "models.state_space",
+    "StopGradient": "smc.gradients",
+    "StratifiedResampling": "smc.resampling",
+    "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
+    "fit": "training.fit",
+    "load": "serialization",
+    "save": "serialization",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_NOT_THE_USERS = {"pyro_lowrank", "pyro", "torch", "contextlib"}
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line of the user's code that led here, past the frames of this package, Pyro and torch."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USERS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
@@ -23,9 +35,10 @@ def check_positive(name: str, value: Any) -> float:
     """Return `value` as a float, or raise if it is not a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__} {value!r}.")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be finite and above zero, got {name}={value}.")
-    return float(value)
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"`{name}` must be finite and above zero, got {name}={number}.")
+    return number
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -65,6 +78,20 @@ def check_sequence(name: str, value: Any, *, last: int, last_name: str) -> Tenso
             f"{value.shape[-1]} (shape {tuple(value.shape)}){hint}."
         )
     return value
+
+
+def check_same_type(name: str, value: Tensor, like: Tensor) -> None:
+    """Raise unless the tensor has the floating-point type and the device of the model's parameters, `like`."""
+    if value.dtype != like.dtype:
+        raise TypeError(
+            f"`{name}` holds {value.dtype}, the model {like.dtype}; pass {name}.to({like.dtype}), or turn the model "
+            f"with model.to({value.dtype})."
+        )
+    if value.device != like.device:
+        raise ValueError(
+            f"`{name}` lies on {value.device}, the model on {like.device}; pass {name}.to({str(like.device)!r}), or "
+            f"move the model with model.to({str(value.device)!r})."
+        )
 
 
 def check_no_infinities(name: str, value: Tensor) -> None:

@@ -12,6 +12,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.shapes import time_in_front
+
 TRIALS = "trials"
 """Name of the plate over trials, at dim -1."""
 
@@ -60,16 +63,19 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
     """Return the distribution with missing entries integrated out: they add nothing to its log density.
 
     Args:
-        distribution: of independent entries (`.to_event`), or of entries that are missing all or none.
+        distribution: of independent entries (`.to_event`), or of time bins that are missing all or none.
         missing: which entries of the value are, of the value's shape.
 
     Raises:
         ValueError: if single entries are missing and the distribution's entries are not independent.
     """
-    event_dim = distribution.event_dim
+    if isinstance(distribution, Recording):
+        return Recording(leave_out(distribution.bins, time_in_front(missing, len(distribution.batch_shape))))
     if isinstance(distribution, torch.distributions.Independent):
-        base = distribution.base_dist
-        return base.mask(~missing).to_event(distribution.reinterpreted_batch_ndims)
+        return leave_out(distribution.base_dist, missing).to_event(distribution.reinterpreted_batch_ndims)
+    event_dim = distribution.event_dim
+    if event_dim == 0:
+        return distribution.mask(~missing)
     all_missing = missing.flatten(-event_dim).all(-1)
     if (missing.flatten(-event_dim).any(-1) != all_missing).any():
         raise ValueError(

@@ -21,6 +21,7 @@ LAYERS = (
     {"errors"},
     {"types"},
     {"piecewise"},
+    {"modules", "parameters", "shapes"},
     {"fixed_points"},
     {"dynamics", "observations"},
     {"handlers"},

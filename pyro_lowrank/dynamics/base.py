@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.nn import PyroModule, PyroParam, pyro_method
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.dynamics.activations import Activation, activation
@@ -17,10 +16,12 @@ from pyro_lowrank.dynamics.noise import NOISE_KINDS, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_choice, check_no_infinities, check_positive, check_positive_int, check_sequence
+from pyro_lowrank.modules import Module, effectful
+from pyro_lowrank.parameters import parameter
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 
-class RNNDynamics(PyroModule):
+class RNNDynamics(Module):
     """Base of the networks: owns decay, noise, initial state and inputs; a subclass adds its weights.
 
     Every parameter is a Pyro parameter, so that it can be replaced by a `PyroSample` prior.
@@ -30,7 +31,9 @@ class RNNDynamics(PyroModule):
     bias: Tensor
     right: Tensor
     input_weights: Tensor
+    noise_scale: Tensor
     initial_mean: Tensor
+    initial_noise_scale: Tensor
 
     def __init__(
         self,
@@ -70,17 +73,17 @@ class RNNDynamics(PyroModule):
             )
         self.input_filter = bool(input_filter)
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.decay = PyroParam(decay_value, constraints.unit_interval)
+        self.decay = parameter(decay_value, constraints.unit_interval)
         self.noise_scale = noise_parameter(noise, rank, check_positive("noise_scale", noise_scale), **factory)
-        self.initial_mean = nn.Parameter(torch.zeros(rank, **factory))
+        self.initial_mean = parameter(torch.zeros(rank, **factory))
         self.initial_noise_scale = noise_parameter(
             initial_noise, rank, check_positive("initial_scale", initial_scale), **factory
         )
         # Under clipped_relu the bias is a unit's range: at zero the unit would be silent and stay so.
         clipped = self.activation.name == "clipped_relu"
-        self.bias = nn.Parameter(uniform(1, units, **factory)[0] if clipped else torch.zeros(units, **factory))
+        self.bias = parameter(uniform(1, units, **factory)[0] if clipped else torch.zeros(units, **factory))
         if self.num_inputs:
-            self.input_weights = nn.Parameter(uniform(units, inputs, **factory))
+            self.input_weights = parameter(uniform(units, inputs, **factory))
         else:
             self.register_buffer("input_weights", torch.zeros(units, 0, **factory))
 
@@ -100,7 +103,7 @@ class RNNDynamics(PyroModule):
     def _left(self) -> Tensor | None:
         """Return M, or None for the identity."""
 
-    @pyro_method
+    @effectful
     def transition(self) -> Transition:
         """Return the transition density with the present parameter values, each read once."""
         return Transition(
@@ -117,10 +120,10 @@ class RNNDynamics(PyroModule):
         )
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
-        """Return the mean of the next latent, `... x rank`, from latents `... x rank` and effective inputs `... x inputs`."""
+        """Return the mean of the next latent, from latents `... x rank` and effective inputs `... x inputs`."""
         return self.transition().mean(z, u)
 
-    @pyro_method
+    @effectful
     def trajectory(self, num_steps: int, u: Tensor | None = None) -> Trajectory:
         """Return the distribution of whole latent trajectories, for `pyro.sample("z", ...)`.
 

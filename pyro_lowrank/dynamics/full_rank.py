@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.errors import check_positive
+from pyro_lowrank.parameters import parameter
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 
@@ -82,7 +83,7 @@ class FullRankRNN(RNNDynamics):
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
         leak = 1 - torch.as_tensor(decay, **factory).reshape(-1, 1)
         scale = check_positive("gain", gain) / units**0.5
-        self.right = nn.Parameter(leak * scale * torch.randn(units, units, **factory))
+        self.right = parameter(leak * scale * torch.randn(units, units, **factory))
 
     def _left(self) -> None:
         return None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pyro.nn import PyroParam
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.initial_weights import gaussian_weights, uniform_weights
+from pyro_lowrank.dynamics.noise import full_noise_parameter
 from pyro_lowrank.errors import check_choice
+from pyro_lowrank.parameters import copy_module, parameter
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 
@@ -102,8 +101,8 @@ class LowRankRNN(RNNDynamics):
             left, right = uniform_weights(rank, units, **factory)
         else:
             left, right = gaussian_weights(rank, units, overlap, **factory)
-        self.left = nn.Parameter(left)
-        self.right = nn.Parameter(right)
+        self.left = parameter(left)
+        self.right = parameter(right)
 
     def _left(self) -> Tensor:
         return self.left
@@ -129,7 +128,7 @@ class LowRankRNN(RNNDynamics):
             >>> torch.allclose(turned.recurrent_weights, dynamics.recurrent_weights)
             True
         """
-        changed = copy.deepcopy(self)
+        changed = copy_module(self)
         changed.apply_basis(matrix)
         return changed
 
@@ -146,12 +145,12 @@ class LowRankRNN(RNNDynamics):
             noise = torch.linalg.cholesky(matrix @ self.noise_covariance @ matrix.mT)
             initial_noise = torch.linalg.cholesky(matrix @ self.initial_covariance @ matrix.mT)
         self.noise_kind = self.initial_noise_kind = "full"
-        self.noise_scale = PyroParam(noise, constraints.lower_cholesky)
-        self.initial_noise_scale = PyroParam(initial_noise, constraints.lower_cholesky)
+        self.noise_scale = full_noise_parameter(noise)
+        self.initial_noise_scale = full_noise_parameter(initial_noise)
 
     @torch.no_grad()
     def orthogonal_basis(self, latents: Tensor | None = None) -> Tensor:
-        """Return the A that makes the columns of M orthonormal and the latents A z uncorrelated, largest variance first.
+        """Return the A that makes M's columns orthonormal and the latents A z uncorrelated, largest variance first.
 
         Args:
             latents: `... x rank`, whose covariance is used; 20 trajectories of 500 time bins are simulated if None.

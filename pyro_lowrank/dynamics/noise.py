@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_lowrank.dynamics.linear import apply_matrix
+from pyro_lowrank.parameters import parameter
+from pyro_lowrank.shapes import apply_matrix
 
 NOISE_KINDS = ("scalar", "diagonal", "full")
 
@@ -27,6 +28,11 @@ class GaussianNoise:
 
     scale: Tensor
     diagonal: bool
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch dims of the parameter: those of a sampled one."""
+        return self.scale.shape[:-1] if self.diagonal else self.scale.shape[:-2]
 
     @property
     def scale_tril(self) -> Tensor:
@@ -64,12 +70,17 @@ class GaussianNoise:
 
 def noise_parameter(
     kind: str, dim: int, scale: float, *, dtype: torch.dtype | None, device: torch.device | str | None
-) -> PyroParam:
+) -> Any:
     """Declare the parameter of a Gaussian noise that starts isotropic with standard deviation `scale`."""
     if kind == "full":
-        return PyroParam(torch.eye(dim, dtype=dtype, device=device) * scale, constraints.lower_cholesky)
+        return full_noise_parameter(torch.eye(dim, dtype=dtype, device=device) * scale)
     shape = (dim,) if kind == "diagonal" else ()
-    return PyroParam(torch.full(shape, scale, dtype=dtype, device=device), constraints.positive)
+    return parameter(torch.full(shape, scale, dtype=dtype, device=device), constraints.positive)
+
+
+def full_noise_parameter(scale_tril: Tensor) -> Any:
+    """Declare the parameter of a Gaussian noise of kind `"full"` that starts with this Cholesky factor."""
+    return parameter(scale_tril, constraints.lower_cholesky)
 
 
 def noise_of(kind: str, dim: int, parameter: Tensor) -> GaussianNoise:

@@ -15,7 +15,7 @@ _threshold_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 class Workspace:
-    """Scratch tensors, used again at every time bin: fresh ones this large cost more in page faults than in arithmetic."""
+    """Scratch tensors, used again at every time bin: fresh ones this large cost more page faults than arithmetic."""
 
     def __init__(self) -> None:
         self._scratch: dict[int, Tensor] = {}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.shapes import time_in_front
 
 
 class Trajectory(TorchDistribution):
@@ -17,8 +18,8 @@ class Trajectory(TorchDistribution):
 
         p(z_{1:T}) = N(z_1; \mu_1 + M^+ W_u v_1, \Sigma_1) \prod_{t=2}^{T} N(z_t; f(z_{t-1}, v_{t-1}), \Sigma_z)
 
-    Shapes: batch `trials` (from the inputs, or none), event `time x rank`. Sampling is sequential in time; the
-    log density is vectorised over time.
+    Shapes: batch `trials` (from the inputs, or none), and that of sampled parameters; event `time x rank`. Sampling is
+    sequential in time; the log density is vectorised over time.
 
     Args:
         transition: how the latents move, from `dynamics.transition()`.
@@ -45,13 +46,14 @@ class Trajectory(TorchDistribution):
         self.transition = transition
         self.num_steps = num_steps
         self.effective_inputs = None if inputs is None else transition.effective_inputs(inputs)
-        shapes = [transition.right.shape[:-2], transition.initial_mean.shape[:-1]]
+        batch_shape = transition.batch_shape
         if self.effective_inputs is not None:
-            shapes.append(self.effective_inputs.shape[:-2])
-        batch_shape = torch.broadcast_shapes(*shapes)
+            batch_shape = torch.broadcast_shapes(batch_shape, self.effective_inputs.shape[:-2])
         super().__init__(batch_shape, torch.Size((num_steps, transition.rank)), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: Trajectory | None = None) -> Trajectory:
+    def expand(
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Trajectory | None = None
+    ) -> Trajectory:
         """Return the same distribution for a larger batch."""
         new = self._get_checked_instance(Trajectory, _instance)
         new.transition, new.num_steps, new.effective_inputs = self.transition, self.num_steps, self.effective_inputs
@@ -61,7 +63,7 @@ class Trajectory(TorchDistribution):
     def _input(self, time: int | slice) -> Tensor | None:
         return None if self.effective_inputs is None else self.effective_inputs[..., time, :]
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = torch.Size()) -> Tensor:
         """Draw trajectories `sample_shape x trials x time x rank`, differentiable in the parameters."""
         t = self.transition
         like = t.initial_mean
@@ -74,18 +76,16 @@ class Trajectory(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of trajectories `... x time x rank` in nats, `... x trials`."""
+        if value.shape[-2:] != self.event_shape:
+            raise ValueError(
+                f"A trajectory has {self.num_steps} time bins x {self.transition.rank} latents in its last dims, got "
+                f"shape {tuple(value.shape)}."
+            )
         t = self.transition
+        value = value.expand(torch.broadcast_shapes(value.shape[:-2], self.batch_shape) + self.event_shape)
         first = t.initial_noise.log_prob(value[..., 0, :] - t.first_mean(self._input(0)))
-        # Sampled parameters carry batch dims that must not meet the time dim: put time in front.
-        before = value[..., :-1, :].movedim(-2, 0)
-        after = value[..., 1:, :].movedim(-2, 0)
-        v = self._input(slice(None, -1))
-        v = None if v is None else self._align_time(v, before.dim())
-        later = t.noise.log_prob(after - t.mean(before, v)).sum(0)
-        log_prob = first + later
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
-
-    @staticmethod
-    def _align_time(v: Tensor, num_dims: int) -> Tensor:
-        v = v.movedim(-2, 0)
-        return v.reshape(v.shape[:1] + (1,) * (num_dims - v.dim()) + v.shape[1:])
+        batch_dims = value.dim() - 2
+        before, after = (time_in_front(value[..., times, :], batch_dims) for times in (slice(-1), slice(1, None)))
+        v = self._input(slice(-1))
+        mean = t.mean(before, None if v is None else time_in_front(v, batch_dims))
+        return first + t.noise.log_prob(after - mean).sum(0)

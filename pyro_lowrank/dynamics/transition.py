@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
-from pyro_lowrank.dynamics.linear import apply_matrix
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.recurrence import RecurrentDrive, Workspace
+from pyro_lowrank.shapes import apply_matrix
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,16 @@ class Transition:
         """The number of input channels."""
         return self.input_weights.shape[-1]
 
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch dims of the parameters: none, unless some of them are sampled."""
+        matrices = [self.right, self.input_weights] + ([] if self.left is None else [self.left])
+        vectors = [self.decay, self.bias, self.initial_mean]
+        shapes = [matrix.shape[:-2] for matrix in matrices] + [vector.shape[:-1] for vector in vectors]
+        return torch.broadcast_shapes(*shapes, self.noise.batch_shape, self.initial_noise.batch_shape)
+
     def currents(self, z: Tensor, v: Tensor | None = None) -> Tensor:
-        """Return the currents of the units, `... x units`, at latents `... x rank` and effective inputs `... x inputs`."""
+        """Return the currents of the units, `... x units`: latents `... x rank`, effective inputs `... x inputs`."""
         x = z if self.left is None else apply_matrix(self.left, z)
         return x if v is None or self.num_inputs == 0 else x + apply_matrix(self.input_weights, v)
 
@@ -73,14 +82,14 @@ class Transition:
         return self.decay * z + apply_matrix(self.right, self.rates(z, v))
 
     def mean_of_particles(self, z: Tensor, v: Tensor | None, workspace: Workspace) -> Tensor:
-        """Return `mean` for latents `particles x trials x rank` and inputs `trials x inputs`, for first derivatives only.
+        """Return `mean` for latents `particles x trials x rank`, inputs `trials x inputs`, for first derivatives only.
 
         Same values; less memory and time under autograd, see `RecurrentDrive`.
         """
-        if self.right.dim() > 2:
+        if self.batch_shape:
             return self.mean(z, v)
         offset = None if v is None or self.num_inputs == 0 else apply_matrix(self.input_weights, v)
-        drive = RecurrentDrive.apply(z, offset, self.left, self.right, self.bias, self.activation, workspace)  # type: ignore[no-untyped-call]
+        drive = RecurrentDrive.apply(z, offset, self.left, self.right, self.bias, self.activation, workspace)
         return self.decay * z + drive
 
     def first_mean(self, v: Tensor | None = None) -> Tensor:
@@ -97,7 +106,7 @@ class Transition:
         return torch.zeros_like(u) if self.input_filter else u
 
     def next_input(self, v: Tensor, u_before: Tensor, u: Tensor) -> Tensor:
-        """Return the effective input of a time bin from that of the bin before, its raw input, and the raw input now."""
+        """Return the effective input of a time bin from that of the bin before, the raw input then and now."""
         return self.decay * v + (1 - self.decay) * u_before if self.input_filter else u
 
     def effective_inputs(self, u: Tensor) -> Tensor:
@@ -106,6 +115,7 @@ class Transition:
             return u
         raw = u.unbind(-2)
         effective = [self.first_input(raw[0])]
-        for u_before, u_now in zip(raw, raw[1:], strict=False):
+        for u_before, u_now in pairwise(raw):
             effective.append(self.next_input(effective[-1], u_before, u_now))
-        return torch.stack(effective, -2)
+        # A sampled decay carries batch dims, which the first bin lacks.
+        return torch.stack(torch.broadcast_tensors(*effective), -2)

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import pyro
 import pyro.distributions as dist
-from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.handlers import trials_plate
 from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean
+from pyro_lowrank.modules import Module, effectful
 
 Encoding = dict[str, Tensor]
 
@@ -61,7 +61,7 @@ class Proposal(Protocol):
         """
 
 
-class Guide(PyroModule):
+class Guide(Module):
     """Base of the built-in guides: a subclass says, in `bind`, how particles are proposed.
 
     Args:
@@ -84,14 +84,14 @@ class Guide(PyroModule):
     def bind(self, bound: BoundModel) -> Proposal:
         """Return the proposal at the present parameter values."""
 
-    @pyro_method
+    @effectful
     def encode(self, y: Tensor, u: Tensor | None = None) -> Encoding:
         """Look at whole sequences, once; the slices reach `init` and `step` as `encoding`."""
         bound = self.model.bind()
         v = None if u is None else bound.transition.effective_inputs(u)
         return self.bind(bound).encode(y, v, first=True)
 
-    @pyro_method
+    @effectful
     def init(
         self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None, *, encoding: Encoding | None = None
     ) -> None:
@@ -101,7 +101,7 @@ class Guide(PyroModule):
         mean = bound.transition.first_mean(v)
         self._sample(bound, bound.transition.initial_noise, mean, y_t, v, encoding, first=True)
 
-    @pyro_method
+    @effectful
     def step(
         self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None, *, encoding: Encoding | None = None
     ) -> None:
@@ -122,7 +122,9 @@ class Guide(PyroModule):
         first: bool,
     ) -> None:
         if y_t is None:
-            raise ValueError(f"{type(self).__name__} proposes from the data: pass the time bin `y_t`, trials x features.")
+            raise ValueError(
+                f"{type(self).__name__} proposes from the data: pass the time bin `y_t`, trials x features."
+            )
         proposal = self.bind(bound)
         if encoding is None:
             one_bin = proposal.encode(y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), first=first)

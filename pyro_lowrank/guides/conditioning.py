@@ -1,4 +1,4 @@
-"""Gaussian conditioning of latents on one time bin of an affine-Gaussian observation, by pattern of missing features."""
+"""Gaussian conditioning of latents on a time bin of an affine-Gaussian observation, by pattern of missing features."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.linear import apply_matrix
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.observations.base import AffineGaussian
+from pyro_lowrank.shapes import apply_matrix
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Conditioning(ABC):
 
     @abstractmethod
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
-        """Return latents, `... x rank`, from which residuals `... x features` are small: least squares, with a ridge."""
+        """Return latents, `... x rank`, from which residuals `... x features` are small: a ridge regression."""
 
 
 def pick(by_pattern: Tensor, index: Tensor | None) -> Tensor:
-    """Return each time bin's entry of a tensor `patterns x ...`: `trials x time x ...`, or `1 x 1 x ...` if all share one."""
+    """Return each time bin's entry of `patterns x ...`: `trials x time x ...`, or `1 x 1 x ...` if all share one."""
     return by_pattern.unsqueeze(0) if index is None else by_pattern[index]
 
 
@@ -53,8 +53,9 @@ def _apply(by_pattern: Tensor, vector: Tensor, index: Tensor | None) -> Tensor:
 def _ridge(gram: Tensor) -> Tensor:
     """Return the Gram matrices, made invertible whatever features are missing."""
     size = gram.shape[-1]
-    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=torch.finfo(gram.dtype).tiny)
-    return gram + 1e-4 * scale[:, None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
+    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
+    ridge = torch.where(scale > 0, 1e-4 * scale, 1.0)
+    return gram + ridge[:, None, None] * torch.eye(size, dtype=gram.dtype, device=gram.device)
 
 
 @dataclass(frozen=True)

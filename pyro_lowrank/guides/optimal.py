@@ -126,9 +126,10 @@ class OptimalGuide(Guide):
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__(model)
         if model.observation.affine_gaussian(model.dynamics.transition()) is None:
+            found = " ".join(repr(model.observation).split())
             raise ValueError(
-                "`OptimalGuide` needs affine-Gaussian observations (a GaussianObservation that reads latents, inputs or "
-                f"currents), got {model.observation!r}; use BootstrapGuide."
+                "`OptimalGuide` needs affine-Gaussian observations (a GaussianObservation that reads latents, inputs "
+                f"or currents), got {found}; use BootstrapGuide."
             )
 
     def bind(self, bound: BoundModel) -> OptimalProposal:

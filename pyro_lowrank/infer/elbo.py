@@ -17,10 +17,11 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.modules import own_values, warn_of_shadowed
+from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import History, Scheme, run_loop
+from pyro_lowrank.smc.loop import History, Kernel, Scheme, run_loop
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 
 
@@ -81,10 +82,16 @@ class SMC_ELBO(ELBO):
         """Return the loss as a tensor to differentiate."""
         with ExitStack() as stack:
             model, guide = _unwrap(model, stack), _unwrap(guide, None)
+            _check_data(model, args, kwargs)
+            warn_of_shadowed(model, guide)
+            return self.loss_and_history(model, guide, *args, **kwargs)[0]
+
+    def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History[Any]]:
+        """Return the loss as a tensor to differentiate and the run behind it, for data that were checked before."""
+        with own_values(model, guide):
             history, scale = self._run(model, guide, args, kwargs)
-            gradient = self.scheme.gradient
-            log_evidence = gradient.objective(history.increments, history.ancestor_log_probs)
-            return -(surroundings().scale * scale * log_evidence).sum()
+            log_evidence = self.scheme.gradient.objective(history.increments, history.ancestor_log_probs)
+            return -(surroundings().scale * scale * log_evidence).sum(), history
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a float."""
@@ -95,25 +102,30 @@ class SMC_ELBO(ELBO):
         """Return the loss as a float, and add its gradients to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+            loss.backward(retain_graph=self.retain_graph)
         return float(torch_item(loss))
 
     def log_evidence(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> History[Any]:
         """Return the whole run of the particle filter behind one evaluation of the loss, without its scale."""
-        return self._run(model, guide, args, kwargs)[0]
+        _check_data(model, args, kwargs)
+        with own_values(model, guide):
+            return self._run(model, guide, args, kwargs)[0]
 
     def _run(
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[History[Any], float | Tensor]:
-        if isinstance(model, StateSpaceModel):
-            model.check_data(*args, **kwargs)
-        kernel = make_kernel(model, guide, self.num_particles, self.max_plate_nesting)
+        kernel: Kernel[Any] = make_kernel(model, guide, self.num_particles, self.max_plate_nesting)
         history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=False)
-        scale = 1.0 if isinstance(kernel, BuiltInKernel) or kernel.scale is None else kernel.scale
+        scale = 1.0 if not isinstance(kernel, EffectsKernel) or kernel.scale is None else kernel.scale
         return history, scale
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("A particle filter has no single trace; run SMCFilter for its particles.")
+
+
+def _check_data(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if isinstance(model, StateSpaceModel):
+        model.check_data(*args, **kwargs)
 
 
 def _unwrap(program: Any, stack: ExitStack | None) -> Any:
@@ -127,7 +139,8 @@ def _unwrap(program: Any, stack: ExitStack | None) -> Any:
         if not isinstance(handler, (ScaleMessenger, PlateMessenger)):
             raise TypeError(
                 "Of Pyro's handlers only `poutine.scale` and `pyro.plate` can wrap a filtered model or guide, got "
-                f"{type(handler).__name__ if isinstance(handler, Messenger) else program!r}; use it inside `init` and `step`."
+                f"{type(handler).__name__ if isinstance(handler, Messenger) else program!r}; use it inside `init` and "
+                "`step`."
             )
         if stack is not None:
             stack.enter_context(handler)

@@ -11,11 +11,12 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.modules import own_values
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import Particles, Scheme, State, advance, check_alive, run_loop, start
+from pyro_lowrank.smc.loop import Kernel, Particles, Scheme, State, advance, check_alive, run_loop, start
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 
 
@@ -89,9 +90,9 @@ class SMCFilter:
         """
         self._check_bin(args, kwargs)
         self._clear()
-        self._kernel = self._make_kernel()
-        # A single time bin has no `encode` of its own; the guide sees it in `init`.
-        self._particles = start(self._kernel, self._slice(args, kwargs))
+        with own_values(self.model, self.guide):
+            self._kernel = self._make_kernel()
+            self._particles = start(self._kernel, self._slice(args, kwargs))
         check_alive(self._particles.increment[None])
         self._log_evidence = self._particles.increment
 
@@ -101,11 +102,12 @@ class SMCFilter:
         if self._particles is None or self._log_evidence is None:
             raise RuntimeError("Call `init` with the first time bin before `step`.")
         self._check_bin(args, kwargs)
-        if self._kernel is None:
-            self._kernel = self._make_kernel()
         like = self._particles.increment
         random = self.scheme.resampler.draw(1, self.num_particles, like.shape, dtype=like.dtype, device=like.device)
-        particles = advance(self._kernel, self._slice(args, kwargs), self._particles, self.scheme, random[0])
+        with own_values(self.model, self.guide):
+            if self._kernel is None:
+                self._kernel = self._make_kernel()
+            particles = advance(self._kernel, self._slice(args, kwargs), self._particles, self.scheme, random[0])
         self._time += 1
         check_alive(particles.increment[None], first_time=self._time)
         self._particles = particles
@@ -116,8 +118,9 @@ class SMCFilter:
         """Filter whole sequences, every tensor cut at its time dim -2: `run(y, u)`; the online state is left alone."""
         if isinstance(self.model, StateSpaceModel):
             self.model.check_data(*args, **kwargs)
-        kernel = self._make_kernel()
-        history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=True)
+        with own_values(self.model, self.guide):
+            kernel: Kernel[Any] = self._make_kernel()
+            history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=True)
         return SMCPosterior.from_history(history, kernel.batch_dims)
 
     def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
@@ -218,7 +221,8 @@ class SMCFilter:
             )
         if rest["log_weights"].shape[0] != self.num_particles:
             raise ValueError(
-                f"The state has {rest['log_weights'].shape[0]} particles, the filter num_particles={self.num_particles}."
+                f"The state has {rest['log_weights'].shape[0]} particles, the filter "
+                f"num_particles={self.num_particles}."
             )
         self._clear()
         self._memory = memory

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
+import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
-from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.errors import check_positive_int, check_same_type
 from pyro_lowrank.handlers import observe, trials_plate
+from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, ReadoutObservation
+from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.parameters import copy_module
+from pyro_lowrank.shapes import time_in_front
 
 State = MutableMapping[Any, Tensor]
 
@@ -45,7 +48,7 @@ class BoundModel:
     affine_gaussian: AffineGaussian | None
 
 
-class StateSpaceModel(PyroModule):
+class StateSpaceModel(Module):
     r"""A network's latent dynamics, seen through an observation model.
 
     .. math:: p(z_{1:T}, y_{1:T}) = p(z_{1:T} \mid u_{1:T}) \prod_t p(y_t \mid z_t, u_t)
@@ -91,14 +94,34 @@ class StateSpaceModel(PyroModule):
         """Raise, saying what was expected and how to mend it, unless the model can be run on this data."""
         self.observation.check_data(y)
         self.dynamics.check_inputs(u, num_steps=y.shape[-2], num_trials=y.shape[0])
+        like = next(self.parameters(), None)
+        for name, value in (("y", y), ("u", u)):
+            if value is not None and like is not None:
+                check_same_type(name, value, like)
 
-    @pyro_method
+    def _check_bin(self, y_t: Tensor | None, u_t: Tensor | None) -> None:
+        if y_t is not None and y_t.shape[-1:] != (self.observation.features,):
+            raise ValueError(
+                f"A time bin `y_t` must have shape trials x {self.observation.features} features, got "
+                f"{tuple(y_t.shape)}."
+            )
+        if (u_t is None) == (self.dynamics.num_inputs > 0):
+            came = "none came" if u_t is None else f"`u_t` came, of shape {tuple(u_t.shape)}"
+            raise ValueError(f"The dynamics were built with inputs={self.dynamics.num_inputs}, but {came}.")
+        if u_t is None:
+            return
+        trials = u_t.shape[:-1] if y_t is None else y_t.shape[:-1]
+        if u_t.shape != (*trials, self.dynamics.num_inputs):
+            raise ValueError(
+                f"The inputs of a time bin, `u_t`, must have shape trials x inputs, "
+                f"{(*trials, self.dynamics.num_inputs)}, got {tuple(u_t.shape)}."
+            )
+
+    @effectful
     def bind(self) -> BoundModel:
         """Return the model with every parameter read once, as Pyro parameters."""
         transition = self.dynamics.transition()
-        return BoundModel(
-            transition, self.observation.bind(transition), self.observation.affine_gaussian(transition)
-        )
+        return BoundModel(transition, self.observation.bind(transition), self.observation.affine_gaussian(transition))
 
     def forward(
         self,
@@ -120,10 +143,13 @@ class StateSpaceModel(PyroModule):
             self.check_data(y, u)
         num_trials, num_steps = self._extent(y if y is not None else u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
-        with trials_plate(num_trials):
+        plate = trials_plate(num_trials)
+        with plate:
             z = pyro.sample("z", trajectory)
-            emission = self.observation.bind(trajectory.transition)
-            return observe("y", emission.distribution(z, trajectory.effective_inputs).to_event(1), y)
+        # Outside the plate: a parameter of the observation model that has a prior is the same for all trials.
+        recording = _recording(self.observation.bind(trajectory.transition), z, trajectory.effective_inputs)
+        with plate:
+            return observe("y", recording, y)
 
     @staticmethod
     def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int, int]:
@@ -131,9 +157,10 @@ class StateSpaceModel(PyroModule):
             return like.shape[0], like.shape[-2]
         if num_steps is None:
             raise ValueError("Nothing tells how much to sample: pass `y`, `u`, or `num_steps` (and `num_trials`).")
-        return check_positive_int("num_trials", num_trials or 1), check_positive_int("num_steps", num_steps)
+        num_trials = 1 if num_trials is None else num_trials
+        return check_positive_int("num_trials", num_trials), check_positive_int("num_steps", num_steps)
 
-    @pyro_method
+    @effectful
     def init(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
         """Sample the first latents and sample or observe the first time bin; the protocol of `pyro.infer.SMCFilter`.
 
@@ -142,24 +169,39 @@ class StateSpaceModel(PyroModule):
             y_t: the time bin, `trials x features`, NaN where missing; None to sample it.
             u_t: its inputs, `trials x inputs`.
         """
+        self._check_bin(y_t, u_t)
         bound = self.bind()
         v = None if u_t is None else bound.transition.first_input(u_t)
         transition = bound.transition
-        with trials_plate(_num_trials(state, y_t, u_t)):
-            state["z"] = pyro.sample("z", transition.initial_noise.around(transition.first_mean(v)))
-            self._remember(state, v, u_t)
-            return observe("y", bound.emission.distribution(state["z"], v), y_t)
+        return self._sample(
+            state, bound.emission, transition.initial_noise.around(transition.first_mean(v)), v, y_t, u_t
+        )
 
-    @pyro_method
+    @effectful
     def step(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
         """Move the latents on by one time bin and sample or observe it; arguments as of `init`."""
+        self._check_bin(y_t, u_t)
         bound = self.bind()
         transition = bound.transition
         mean, v = next_mean(transition, state, u_t)
-        with trials_plate(_num_trials(state, y_t, u_t)):
-            state["z"] = pyro.sample("z", transition.noise.around(mean))
-            self._remember(state, v, u_t)
-            return observe("y", bound.emission.distribution(state["z"], v), y_t)
+        return self._sample(state, bound.emission, transition.noise.around(mean), v, y_t, u_t)
+
+    def _sample(
+        self,
+        state: State,
+        emission: Emission,
+        latents: dist.TorchDistribution,
+        v: Tensor | None,
+        y_t: Tensor | None,
+        u_t: Tensor | None,
+    ) -> Tensor:
+        plate = trials_plate(_num_trials(state, y_t, u_t))
+        with plate:
+            state["z"] = pyro.sample("z", latents)
+        self._remember(state, v, u_t)
+        distribution = emission.distribution(state["z"], v)
+        with plate:
+            return observe("y", distribution, y_t)
 
     def _remember(self, state: State, v: Tensor | None, u_t: Tensor | None) -> None:
         if v is None or u_t is None:
@@ -171,6 +213,7 @@ class StateSpaceModel(PyroModule):
             state["raw_input"] = u_t.expand(*batch, -1)
 
     @torch.no_grad()
+    @effectful
     def simulate(self, num_trials: int = 1, num_steps: int = 100, u: Tensor | None = None) -> Simulation:
         """Draw latents and observations from the model, with both noises.
 
@@ -187,17 +230,17 @@ class StateSpaceModel(PyroModule):
         z = trajectory.sample(() if trajectory.batch_shape else (num_trials,))
         emission = self.observation.bind(trajectory.transition)
         v = trajectory.effective_inputs
-        return Simulation(z, emission.distribution(z, v).sample(), emission.mean(z, v))
+        return Simulation(z, _recording(emission, z, v).sample(), emission.mean(*_in_front(z, v)).movedim(0, -2))
 
     def change_basis(self, matrix: Tensor) -> StateSpaceModel:
-        """Return a copy with latents z' = `matrix` z and the same law of the recording; see `LowRankRNN.change_basis`."""
+        """Return a copy with latents z' = `matrix` z and recordings of the same law; see `LowRankRNN.change_basis`."""
         dynamics, observation = self.dynamics, self.observation
         if not isinstance(dynamics, LowRankRNN) or not isinstance(observation, ReadoutObservation):
             raise TypeError(
                 "Only a LowRankRNN with a built-in observation model has latents that can change their basis, got "
                 f"{type(dynamics).__name__} and {type(observation).__name__}."
             )
-        changed = copy.deepcopy(self)
+        changed = copy_module(self)
         changed.dynamics.apply_basis(matrix)
         changed.observation.readout.apply_basis(matrix)
         return changed
@@ -224,6 +267,15 @@ def next_mean(transition: Transition, state: State, u_t: Tensor | None) -> tuple
     if u_t is None or v_before is None:
         return mean, None
     return mean, transition.next_input(v_before, state.get("raw_input", v_before), u_t)
+
+
+def _recording(emission: Emission, z: Tensor, v: Tensor | None) -> Recording:
+    return Recording(emission.distribution(*_in_front(z, v)))
+
+
+def _in_front(z: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    batch_dims = z.dim() - 2
+    return time_in_front(z, batch_dims), None if v is None else time_in_front(v, batch_dims)
 
 
 def _num_trials(state: State, y_t: Tensor | None, u_t: Tensor | None) -> int:

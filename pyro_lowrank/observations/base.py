@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 
 from pyro_lowrank.errors import check_no_infinities, check_positive_int, check_sequence
+from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.readout import AffineMap, AffineReadout, Readout, UnitReadout
 
 
@@ -33,12 +33,15 @@ class AffineGaussian:
     variance: Tensor
 
 
-class Observation(PyroModule):
+class Observation(Module):
     r"""Base of the observation models, built in or a user's own.
 
     A subclass defines `distribution(z, v)`: the distribution of one time bin of the recording, with event shape
     `features`, given latents `... x rank` and effective inputs `... x inputs`. An `Independent` distribution over
     features (`.to_event(1)`) gets missing entries for free.
+
+    Batch dims of a parameter, which it has when it is sampled under a vectorised inference, line up with the leading
+    dims of `z`: apply a matrix that may be sampled as `(weight @ z.unsqueeze(-1)).squeeze(-1)`.
 
     Args:
         features: number of features of the recording.
@@ -134,12 +137,12 @@ class ReadoutObservation(Observation):
             raise RuntimeError("A readout from units reads a network: put it in a StateSpaceModel first.")
         return self._network[0].transition() if isinstance(self.readout, UnitReadout) else None
 
-    @pyro_method
+    @effectful
     def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
         """Return the distribution of one time bin, with batch shape `...` and event shape `features`."""
         return self.bind(self._units()).distribution(z, v)
 
-    @pyro_method
+    @effectful
     def mean(self, z: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the mean of the observation, `... x features`, at latents `... x rank` and effective inputs `u`."""
         return self.bind(self._units()).mean(z, u)

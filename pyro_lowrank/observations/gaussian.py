@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_lowrank.errors import check_choice, check_positive
+from pyro_lowrank.errors import check_choice, check_positive, warn_user
 from pyro_lowrank.observations.base import AffineGaussian, ReadoutObservation
 from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
+from pyro_lowrank.parameters import parameter
 
 
 @dataclass(frozen=True)
 class GaussianEmission:
-    """Gaussian observations at fixed parameter values: `readout`, and the standard deviation `scale` of each feature."""
+    """Gaussian observations at fixed parameter values: `readout`, and the standard deviations `scale`, `features`."""
 
     readout: AffineMap | RatesMap
     scale: Tensor
@@ -78,7 +77,7 @@ class GaussianObservation(ReadoutObservation):
         self.noise_kind = check_choice("noise", noise, ("scalar", "diagonal"))
         shape = (self.features,) if noise == "diagonal" else ()
         start = torch.full(shape, check_positive("noise_scale", noise_scale), dtype=dtype, device=device)
-        self.noise_scale = PyroParam(start, constraints.positive)
+        self.noise_scale = parameter(start, constraints.positive)
 
     def _scale(self) -> Tensor:
         scale = self.noise_scale
@@ -105,13 +104,11 @@ class GaussianObservation(ReadoutObservation):
         low = y.masked_fill(~seen, torch.inf).amin((0, 1))
         high = y.masked_fill(~seen, -torch.inf).amax((0, 1))
         # One time bin cannot tell a constant feature from any other.
-        constant = ((low == high) & (seen.sum((0, 1)) > 1)).nonzero().flatten().tolist()
+        constant = ((low == high) & (seen.sum(1) > 1).any(0)).nonzero().flatten().tolist()
         if constant:
-            warnings.warn(
+            warn_user(
                 f"Features {constant[:10]}{'...' if len(constant) > 10 else ''} of `y` never change: their noise "
-                "will shrink towards zero and their likelihood grow without bound; leave them out.",
-                UserWarning,
-                stacklevel=3,
+                "will shrink towards zero and their likelihood grow without bound; leave them out."
             )
 
     def settings(self) -> dict[str, Any]:

@@ -29,8 +29,8 @@ class LogRatePoisson(dist.TorchDistribution):
 
     Example::
 
-        >>> LogRatePoisson(torch.tensor([-1000.0, 0.0])).log_prob(torch.tensor([0.0, 1.0]))
-        tensor([ 0., -1.])
+        >>> LogRatePoisson(torch.tensor([-1000.0, 0.0])).log_prob(torch.tensor([1.0, 1.0]))
+        tensor([-1000.,    -1.])
     """
 
     arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012 (torch declares it so)
@@ -40,7 +40,9 @@ class LogRatePoisson(dist.TorchDistribution):
         self.log_rate = log_rate.clamp(max=_LARGEST_LOG_RATE)
         super().__init__(log_rate.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: LogRatePoisson | None = None) -> LogRatePoisson:
+    def expand(
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: LogRatePoisson | None = None
+    ) -> LogRatePoisson:
         """Return the same distribution for a larger batch."""
         new = self._get_checked_instance(LogRatePoisson, _instance)
         new.log_rate = self.log_rate.expand(batch_shape)
@@ -62,7 +64,7 @@ class LogRatePoisson(dist.TorchDistribution):
         """The variance, equal to the rate."""
         return self.rate
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = torch.Size()) -> Tensor:
         """Draw counts."""
         with torch.no_grad():
             return torch.poisson(self.rate.expand(self._extended_shape(torch.Size(sample_shape))))
@@ -77,8 +79,8 @@ def log_softplus(x: Tensor) -> Tensor:
 
     Example::
 
-        >>> log_softplus(torch.tensor([-1000.0, 0.0]))
-        tensor([-1000.0000,    -0.3665])
+        >>> log_softplus(torch.tensor([-90.0, 0.0]))
+        tensor([-90.0000,  -0.3665])
     """
     smallest = x < _SMALLEST_SOFTPLUS
     # The inner value is replaced before the log, so that no infinite gradient meets the zero of `where`.

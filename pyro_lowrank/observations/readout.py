@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.modules import Module
+from pyro_lowrank.parameters import parameter
+from pyro_lowrank.shapes import apply_matrix
 
 
 class Units(Protocol):
@@ -35,13 +37,11 @@ class AffineMap:
         """Return D v + b, `... x features`."""
         if self.input_weight is None or v is None:
             return self.bias
-        return self.bias + v @ self.input_weight.mT
+        return self.bias + apply_matrix(self.input_weight, v)
 
     def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the readout, `... x features`."""
-        if self.weight.dim() == 2:
-            return z @ self.weight.mT + self.offset(v)
-        return (self.weight @ z.unsqueeze(-1)).squeeze(-1) + self.offset(v)
+        return apply_matrix(self.weight, z) + self.offset(v)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RatesMap:
         return self.scale * self.units.rates(z, v) + self.bias
 
 
-class Readout(PyroModule):
+class Readout(Module):
     """Base of the readouts."""
 
     features: int
@@ -76,7 +76,7 @@ class Readout(PyroModule):
 
 def _parameter(module: nn.Module, name: str, value: Tensor, *, trainable: bool) -> None:
     if trainable:
-        setattr(module, name, nn.Parameter(value))
+        setattr(module, name, parameter(value))
     else:
         module.register_buffer(name, value)
 

@@ -58,9 +58,7 @@ class BuiltInKernel:
         else:
             v_before, v = None, self.transition.first_input(u_t)
         first = v_before is None and "started" not in memory
-        (slice_t,) = self._slices(
-            y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), v_before, first=first
-        )
+        (slice_t,) = self._slices(y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), v_before, first=first)
         remembered: State = {"started": torch.ones((), dtype=torch.bool)}
         if u_t is not None and v is not None:
             remembered |= {"input": v, "raw_input": u_t}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_lowrank.errors import warn_user
 from pyro_lowrank.handlers import TRIALS
 from pyro_lowrank.smc.loop import State
 
@@ -167,9 +167,7 @@ def _trials_frame(site: Any) -> bool:
 
 def _warn_unless_reparametrised(name: str, site: Any) -> None:
     if not getattr(site["fn"], "has_rsample", True):
-        warnings.warn(
+        warn_user(
             f"The guide's site {name!r} is not reparametrised: gradients do not pass through its samples, and the "
-            "gradient of the log evidence is biased.",
-            UserWarning,
-            stacklevel=2,
+            "gradient of the log evidence is biased."
         )

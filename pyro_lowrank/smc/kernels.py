@@ -24,9 +24,7 @@ def is_built_in(model: Any, guide: Any) -> bool:
     )
 
 
-def make_kernel(
-    model: Any, guide: Any, num_particles: int, max_plate_nesting: int
-) -> BuiltInKernel | EffectsKernel:
+def make_kernel(model: Any, guide: Any, num_particles: int, max_plate_nesting: int) -> BuiltInKernel | EffectsKernel:
     """Return the kernel for a model and guide, with the parameters read now, as Pyro parameters.
 
     Raises:

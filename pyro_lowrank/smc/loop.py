@@ -15,7 +15,22 @@ from pyro_lowrank.smc.resampling import Resampler
 from pyro_lowrank.smc.weights import effective_sample_size, normalise
 
 State = dict[Any, Tensor]
-SliceT = TypeVar("SliceT")
+SliceT = TypeVar("SliceT", contravariant=True)
+
+
+class ParticlesDied(SMCFailed):
+    """All particles of a trial are dead.
+
+    Args:
+        time: the time bin at which they died.
+        trial: the trial, or None where all trials are weighed together.
+        cause: why.
+    """
+
+    def __init__(self, time: int, trial: int | None, cause: str) -> None:
+        self.time, self.trial, self.cause = time, trial, cause
+        where = "" if trial is None else f"of trial {trial} "
+        super().__init__(f"All particles {where}are dead at time {time}: {cause}.")
 
 
 class Kernel(Protocol[SliceT]):
@@ -24,6 +39,9 @@ class Kernel(Protocol[SliceT]):
     num_particles: int
     batch_dims: int
     """Number of leading dims of state tensors before their own: particles, then plates."""
+
+    def slices(self, *args: Any, **kwargs: Any) -> Sequence[Any]:
+        """Return what is needed of each time bin of whole sequences, whose time dim is -2."""
 
     def init(self, slice_t: SliceT) -> tuple[State, Tensor]:
         """Return the particles of the first time bin, and their log incremental weights, `particles (x trials)`."""
@@ -173,9 +191,7 @@ def take(value: Tensor, ancestors: Tensor, batch_dims: int) -> Tensor:
     return taken.reshape(moved.shape).movedim(1, trial_dim)
 
 
-def advance(
-    kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, scheme: Scheme, random: Tensor
-) -> Particles:
+def advance(kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, scheme: Scheme, random: Tensor) -> Particles:
     """Resample, move and weigh: the particles of the next time bin."""
     chosen = resample(particles, scheme, random, kernel.batch_dims)
     state, log_increments = kernel.step(chosen.state, slice_t)
@@ -230,11 +246,10 @@ def check_alive(increments: Tensor, *, first_time: int = 0) -> None:
     if not dead.any():
         return
     time, *trial = (int(i) for i in dead.nonzero()[0])
-    where = f"of trial {trial[0]} " if trial else ""
     value = increments[(time, *trial)].item()
     cause = (
         "every particle has weight zero: the observation is impossible, or overflows, under the model"
         if value == float("-inf")
         else "a weight is not a number: look for parameters or data that are not finite"
     )
-    raise SMCFailed(f"All particles {where}are dead at time {first_time + time}: {cause}.")
+    raise ParticlesDied(first_time + time, trial[0] if trial else None, cause)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -11,6 +10,7 @@ def normalise(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
     Example::
 
+        >>> import torch
         >>> normalise(torch.tensor([[0.0], [0.0]]))[1]
         tensor([0.6931])
     """
@@ -23,6 +23,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
     Example::
 
+        >>> import torch
         >>> effective_sample_size(torch.tensor([[0.5], [0.5]]).log())
         tensor([2.])
     """

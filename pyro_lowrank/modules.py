@@ -1,0 +1,127 @@
+"""The base of every module: a PyroModule that other modules' parameters cannot overwrite, and that stays frozen."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyro
+from pyro.nn import PyroModule
+from pyro.poutine.runtime import am_i_wrapped
+from torch import nn
+from torch.distributions import transform_to
+
+from pyro_lowrank.errors import warn_user
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M", bound="Module")
+
+
+def _store_names(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a module by the names that they have in Pyro's parameter store."""
+    prefix = getattr(module, "_pyro_name", "")
+    return {
+        f"{prefix}.{name}".removeprefix(".").removesuffix("_unconstrained"): parameter
+        for name, parameter in module.named_parameters()
+    }
+
+
+@contextmanager
+def own_values(*modules: Any) -> Iterator[None]:
+    """Within it, modules read their own parameters, whatever the global parameter store holds under the same names.
+
+    Pyro keeps the parameters of a `PyroModule` in one global store by name. Two models have the same names, so that
+    reading the second would overwrite it with the first. Under Pyro's handlers (as in `SVI.step`) the store is how
+    parameters are found, and is left as it is. Sampled attributes are read once, as within one call of `forward`.
+    """
+    with ExitStack() as stack:
+        if not am_i_wrapped():
+            stack.enter_context(_without(modules))
+        for module in modules:
+            if isinstance(module, PyroModule):
+                stack.enter_context(module._pyro_context)
+        yield
+
+
+def _without(modules: tuple[Any, ...]) -> Any:
+    """Return Pyro's parameter store, as a context, without the names of the modules."""
+    store = pyro.get_param_store()
+    own = {name for module in modules if isinstance(module, nn.Module) for name in _store_names(module)}
+    state: Any = store.get_state()
+    others: Any = {kind: {n: v for n, v in values.items() if n not in own} for kind, values in state.items()}
+    return store.scope(others)
+
+
+def warn_of_shadowed(*modules: Any) -> None:
+    """Warn if reading the modules under Pyro's handlers would overwrite them with other values from the store."""
+    if not am_i_wrapped() or pyro.settings.get("module_local_params"):
+        return
+    stored = pyro.get_param_store()._params
+    for module in modules:
+        if not isinstance(module, PyroModule):
+            continue
+        for name, parameter in _store_names(module).items():
+            if stored.get(name, parameter) is not parameter:
+                warn_user(
+                    f"Pyro's parameter store holds another value under the name {name!r}, left by another model or "
+                    "loaded: it replaces that of this model. If that is not what you want, call "
+                    "pyro.clear_param_store() between models, or pyro.settings.set(module_local_params=True) first."
+                )
+                return
+
+
+class Module(PyroModule):
+    """Base of the networks, observation models, guides and models.
+
+    As a `PyroModule`, with two differences: outside Pyro's handlers its parameters are its own (`own_values`), and
+    parameters that do not require a gradient are constants, no Pyro parameters, so that no optimiser finds them.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call `forward` with Pyro's effects."""
+        with own_values(self):
+            return super().__call__(*args, **kwargs)
+
+    def _pyro_set_supermodule(self, name: str, context: Any) -> None:
+        # Pyro refuses modules that have run by themselves, whose parameters the store knows under shorter names. Ours
+        # were not in the store unless a handler was around, so a model may be looked at before it becomes a part.
+        self._pyro_context.used = False
+        super()._pyro_set_supermodule(name, context)
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a parameter; Pyro would make a frozen one trainable by registering it."""
+        parameters = self.__dict__.get("_parameters", {})
+        frozen = parameters.get(name)
+        if frozen is not None and not frozen.requires_grad:
+            return frozen
+        frozen = parameters.get(f"{name}_unconstrained")
+        if frozen is not None and not frozen.requires_grad and name in self._pyro_params:
+            return transform_to(self._pyro_params[name][0])(frozen)
+        value = super().__getattr__(name)
+        if pyro.settings.get("module_local_params") and not name.endswith("_unconstrained"):
+            _let_svi_find(value)
+        return value
+
+
+def _let_svi_find(value: Any) -> None:
+    """Give a user's plain parameters the attribute that `SVI` asks for, and Pyro sets on `PyroParam`s only."""
+    if isinstance(value, nn.Parameter):
+        value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
+    elif isinstance(value, nn.Module) and not isinstance(value, PyroModule):
+        for parameter in value.parameters():
+            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+
+
+def effectful(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:
+    """Give a method of a `Module` what `forward` has: Pyro's effects, and sampled attributes read once per call."""
+
+    @functools.wraps(method)
+    def wrapped(self: M, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with own_values(self):
+            return method(self, *args, **kwargs)
+
+    return wrapped

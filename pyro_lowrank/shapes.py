@@ -1,0 +1,38 @@
+"""Tensor arithmetic under batch dims: those of particles and trials, and those of sampled parameters."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def apply_matrix(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Return `matrix @ vector` for `vector` of shape `... x columns`; `matrix` may carry batch dims of its own.
+
+    Weights get batch dims when they are sampled (a prior on the weights under a vectorised inference).
+
+    Example::
+
+        >>> import torch
+        >>> apply_matrix(torch.ones(2, 3), torch.ones(5, 3)).shape
+        torch.Size([5, 2])
+    """
+    if matrix.dim() == 2:
+        return vector @ matrix.mT
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def time_in_front(sequence: Tensor, batch_dims: int) -> Tensor:
+    """Return `... x time x dim` as `time x ... x dim`, with singleton dims for the batch dims that it lacks.
+
+    The batch dims of sampled parameters line up with particles and trials, and must not meet time: whatever is computed
+    at all times at once has time in front.
+
+    Example::
+
+        >>> import torch
+        >>> time_in_front(torch.ones(7, 50, 3), 2).shape
+        torch.Size([50, 1, 7, 3])
+    """
+    sequence = sequence.movedim(-2, 0)
+    lacking = batch_dims - (sequence.dim() - 2)
+    return sequence.reshape(sequence.shape[:1] + (1,) * lacking + sequence.shape[1:])

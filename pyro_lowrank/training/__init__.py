@@ -1,0 +1,1 @@
+"""Training: minibatches, the loop over steps, checkpoints."""

@@ -1,0 +1,163 @@
+"""Minibatches: which trials, or which windows of them, each step of a fit sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.training.randomness import seed_of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A part of the data, and where it stands in the whole.
+
+    Attributes:
+        y: recording, `trials x time x features`.
+        u: inputs, `trials x time x inputs`, or None.
+        trials: index of each of its trials in the data, `trials`.
+        starts: time bin of the data at which each begins, `trials`.
+    """
+
+    y: Tensor
+    u: Tensor | None
+    trials: Tensor
+    starts: Tensor
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return (self.y,) if self.u is None else (self.y, self.u)
+
+    @property
+    def size(self) -> int:
+        """The number of trials times time bins, padding included."""
+        return self.y.shape[0] * self.y.shape[1]
+
+    @classmethod
+    def whole(cls, y: Tensor, u: Tensor | None) -> Batch:
+        """Return all data as one batch."""
+        return cls(y, u, torch.arange(y.shape[0]), torch.zeros(y.shape[0], dtype=torch.long))
+
+
+class Batches(Protocol):
+    """Minibatches by step: what a step sees depends on its number and the seed alone."""
+
+    def draw(self, step: int) -> Batch:
+        """Return the minibatch of a step, 0, 1, 2, ..."""
+
+
+class TrialBatches:
+    """Whole trials, without replacement: every trial once per epoch, in an order drawn anew for each.
+
+    What an epoch leaves over (the number of trials modulo `batch_size`) comes in a later one.
+
+    Args:
+        y: recording, `trials x time x features`.
+        u: inputs, `trials x time x inputs`, or None.
+        batch_size: trials per step; all if None.
+        seed: of the order.
+
+    Raises:
+        ValueError: if there are fewer trials than `batch_size`.
+
+    Example::
+
+        >>> batches = TrialBatches(torch.zeros(6, 20, 3), None, batch_size=2, seed=0)
+        >>> sorted(torch.cat([batches.draw(step).trials for step in range(3)]).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+
+    def __init__(self, y: Tensor, u: Tensor | None, *, batch_size: int | None, seed: int) -> None:
+        num_trials = y.shape[0]
+        self.batch_size = num_trials if batch_size is None else check_positive_int("batch_size", batch_size)
+        if self.batch_size > num_trials:
+            hint = "; pass `window` to train on windows of a long recording" if num_trials == 1 else ""
+            raise ValueError(
+                f"`batch_size` must be at most the number of trials, {num_trials}, got {self.batch_size}{hint}."
+            )
+        self.y, self.u, self.seed = y, u, seed
+
+    def draw(self, step: int) -> Batch:
+        """Return the trials of a step."""
+        num_trials = self.y.shape[0]
+        if self.batch_size == num_trials:
+            return Batch.whole(self.y, self.u)
+        epoch, position = divmod(step, num_trials // self.batch_size)
+        order = torch.randperm(num_trials, generator=_generator(self.seed, epoch))
+        trials = order[position * self.batch_size : (position + 1) * self.batch_size]
+        rows = trials.to(self.y.device)
+        u = None if self.u is None else self.u[rows]
+        return Batch(self.y[rows], u, trials, torch.zeros_like(trials))
+
+
+class WindowBatches:
+    """Windows of long recordings: a random trial and a random start for each, all equally likely.
+
+    A window lies within what was recorded of its trial, so that padding is never drawn; a trial shorter than the window
+    comes whole, with its padding. A window in which everything is missing is never drawn.
+
+    Args:
+        y: recording, `trials x time x features`, NaN where missing.
+        u: inputs, `trials x time x inputs`, or None.
+        window: time bins per window.
+        batch_size: windows per step; 10 if None.
+        seed: of the windows.
+
+    Raises:
+        ValueError: if the recording is shorter than `window`.
+
+    Example::
+
+        >>> batches = WindowBatches(torch.arange(100.0).reshape(1, 100, 1), None, window=5, batch_size=2, seed=0)
+        >>> batch = batches.draw(0)
+        >>> batch.y.shape, bool((batch.y[:, 0, 0] == batch.starts).all())
+        (torch.Size([2, 5, 1]), True)
+    """
+
+    def __init__(self, y: Tensor, u: Tensor | None, *, window: int, batch_size: int | None, seed: int) -> None:
+        self.window = check_positive_int("window", window)
+        self.batch_size = 10 if batch_size is None else check_positive_int("batch_size", batch_size)
+        if window > y.shape[1]:
+            raise ValueError(
+                f"`window` must be at most the number of time bins, {y.shape[1]}, got {window}; leave it out to train "
+                "on whole trials."
+            )
+        self.y, self.u, self.seed = y, u, seed
+        self.places = _window_places(y, window)
+
+    def draw(self, step: int) -> Batch:
+        """Return the windows of a step."""
+        chosen = torch.randint(len(self.places), (self.batch_size,), generator=_generator(self.seed, step))
+        trials, starts = self.places[chosen].unbind(-1)
+        rows = trials.to(self.y.device).unsqueeze(-1)
+        times = (starts.unsqueeze(-1) + torch.arange(self.window)).to(self.y.device)
+        u = None if self.u is None else self.u[rows, times]
+        return Batch(self.y[rows, times], u, trials, starts)
+
+
+def observed_bins(y: Tensor) -> Tensor:
+    """Return which time bins of a recording hold anything, `trials x time`."""
+    return ~y.isnan().all(-1)
+
+
+def _window_places(y: Tensor, window: int) -> Tensor:
+    """Return the trial and the first time bin of every window that may be drawn, `places x 2`."""
+    observed = observed_bins(y).to("cpu", torch.long)
+    num_steps = observed.shape[1]
+    counts = torch.nn.functional.pad(observed.cumsum(1), (1, 0))
+    holds_some = counts[:, window:] > counts[:, :-window]
+    starts = torch.arange(num_steps - window + 1)
+    first = observed.argmax(1, keepdim=True)
+    end = num_steps - observed.flip(1).argmax(1, keepdim=True)
+    first = first.clamp(max=num_steps - window)
+    last = torch.maximum(first, end - window)
+    return (holds_some & (starts >= first) & (starts <= last)).nonzero()
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(seed, "batch", number))

@@ -1,0 +1,172 @@
+"""Checkpoints: everything a fit needs to go on as if it had not stopped, in one file that `load` reads too."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn, optim
+
+from pyro_lowrank.serialization import (
+    Archive,
+    check_writable,
+    describe,
+    read_archive,
+    restore_state,
+    state_of,
+    write_archive,
+)
+from pyro_lowrank.training.result import History
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "training."
+
+
+def flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Return nested dicts and lists as JSON, their tensors put into `tensors` under names that begin with `name`.
+
+    Example::
+
+        >>> import torch
+        >>> tensors = {}
+        >>> flatten({0: {"mean": torch.zeros(2), "steps": 3}}, "state", tensors), list(tensors)
+        ([[0, [['mean', {'tensor': 'state.0.mean'}], ['steps', 3]]]], ['state.0.mean'])
+    """
+    if isinstance(tree, Tensor):
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        # As pairs: JSON would turn keys that are numbers into strings.
+        return [[key, flatten(item, f"{name}.{key}", tensors)] for key, item in tree.items()]
+    if isinstance(tree, (list, tuple)):
+        return {"items": [flatten(item, f"{name}.{index}", tensors) for index, item in enumerate(tree)]}
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return tree
+    raise TypeError(
+        f"The optimiser's state holds a {type(tree).__name__}, at {name}, which a checkpoint of tensors and JSON "
+        "cannot keep; use another optimiser, or no checkpoint."
+    )
+
+
+def unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return what `flatten` was given; tuples come back as lists.
+
+    Example::
+
+        >>> unflatten(flatten({"lr": 0.1, "betas": (0.9, 0.99)}, "group", {}), {})
+        {'lr': 0.1, 'betas': [0.9, 0.99]}
+    """
+    if isinstance(node, list):
+        return {key: unflatten(item, tensors) for key, item in node}
+    if isinstance(node, dict):
+        if "tensor" in node:
+            return tensors[node["tensor"]]
+        return [unflatten(item, tensors) for item in node["items"]]
+    return node
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a checkpoint says of its fit: steps taken, steps planned, and what determines the numbers."""
+
+    step: int
+    num_steps: int
+    settings: Mapping[str, Any]
+
+
+class CheckpointFile:
+    """The file in which a fit is kept.
+
+    Args:
+        path: the file.
+        model: the model that is fitted.
+        guide: its guide.
+        optimizer: what trains them.
+        settings: what, beside the data's values, determines the numbers; a fit goes on only under the same ones.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        guide: nn.Module | None,
+        optimizer: optim.Optimizer,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.path = Path(path)
+        self.model, self.guide, self.optimizer, self.settings = model, guide, optimizer, settings
+        check_writable(self.path)
+        self._description = self._describe()
+
+    def _describe(self) -> dict[str, Any]:
+        try:
+            return describe(self.model, self.guide)  # type: ignore[arg-type]
+        except TypeError as error:
+            logger.info("Checkpoints resume this fit, but `load` cannot rebuild the model from them: %s", error)
+            return {"model": {"class": type(self.model).__name__}, "guide": None}
+
+    def write(self, history: History, num_steps: int) -> None:
+        """Write what was reached, all or nothing."""
+        tensors = state_of(self.model, self.guide)
+        training: dict[str, Tensor] = {}
+        record = {
+            "step": len(history),
+            "num_steps": num_steps,
+            "settings": self.settings,
+            "optimizer": flatten(self.optimizer.state_dict(), f"{_PREFIX}optimizer", training),
+            "history": flatten(history.to_tensors(), f"{_PREFIX}history", training),
+        }
+        write_archive(self.path, Archive({**tensors, **training}, {**self._description, "training": record}))
+
+    def read(self) -> tuple[Progress, History]:
+        """Put the model, guide and optimiser in the state of the checkpoint; return its progress and history.
+
+        Raises:
+            ValueError: if the file is no checkpoint, or one of another fit.
+        """
+        archive = read_archive(self.path)
+        progress = _progress(self.path, archive)
+        theirs, ours = dict(progress.settings), dict(self.settings)
+        differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+        if differing:
+            told = "; ".join(f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in differing)
+            raise ValueError(
+                f"The checkpoint {self.path} is of another fit: {told}. Resume with the settings and data it was begun "
+                "with, or begin anew under another `checkpoint`."
+            )
+        record = archive.configuration["training"]
+        try:
+            restore_state(archive.tensors, self.model, self.guide)
+            self.optimizer.load_state_dict(unflatten(record["optimizer"], archive.tensors))
+            history = History.from_tensors(unflatten(record["history"], archive.tensors))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"The checkpoint {self.path} does not fit this model: {error}") from error
+        return progress, history
+
+    def refuse_to_replace(self) -> None:
+        """Raise if a file stands at the path that is not the checkpoint of a finished fit."""
+        if not self.path.exists():
+            return
+        try:
+            progress = _progress(self.path, read_archive(self.path))
+        except ValueError as error:
+            raise FileExistsError(
+                f"`checkpoint` would overwrite {self.path}, which is no checkpoint ({error}); choose another name."
+            ) from error
+        if progress.step < progress.num_steps:
+            raise FileExistsError(
+                f"`checkpoint` would overwrite {self.path}, a fit stopped after {progress.step} of "
+                f"{progress.num_steps} steps; pass resume=True to go on with it, remove it, or choose another name."
+            )
+
+
+def _progress(path: Path, archive: Archive) -> Progress:
+    record = archive.configuration.get("training")
+    if record is None:
+        raise ValueError(f"{path} holds a model, but is no checkpoint of a fit.")
+    return Progress(record["step"], record["num_steps"], record["settings"])

@@ -1,0 +1,319 @@
+"""Fitting a model and its guide to a recording."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn, optim
+from tqdm.auto import tqdm
+
+from pyro_lowrank.errors import check_positive, check_positive_int, check_sequence
+from pyro_lowrank.infer.elbo import SMC_ELBO
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
+from pyro_lowrank.training.checkpoint import CheckpointFile
+from pyro_lowrank.training.randomness import own_generators
+from pyro_lowrank.training.result import FitResult, StepReport
+from pyro_lowrank.training.steps import Steps, parameters_of
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    model: Any,
+    guide: Any,
+    y: Tensor,
+    u: Tensor | None = None,
+    *,
+    num_steps: int,
+    batch_size: int | None = None,
+    window: int | None = None,
+    num_particles: int | None = None,
+    elbo: SMC_ELBO | None = None,
+    learning_rate: float = 1e-3,
+    final_learning_rate: float | None = None,
+    optimizer: Callable[..., optim.Optimizer] = optim.RAdam,
+    max_grad_norm: float | None = None,
+    held_out: Tensor | None = None,
+    held_out_inputs: Tensor | None = None,
+    evaluate_every: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    callback: Callable[[StepReport], None] | None = None,
+) -> FitResult:
+    r"""Fit a model and its guide to a recording, in place, by variational sequential Monte Carlo.
+
+    Each step follows the gradient of the particle filter's log evidence estimate on a minibatch, per trial and time
+    bin:
+
+    .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} E[\log \hat Z_{\theta, \phi}(y^b_{1:T})],
+       \qquad \eta_k = \eta_0 (\eta_{\mathrm{end}} / \eta_0)^{k / (K - 1)}
+
+    with learning rate :math:`\eta_k` at step k of K. The parameters that require a gradient are trained. All random
+    numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that
+    was stopped and resumed ends in the same numbers as one that was not. Pyro's parameter store is neither read nor
+    written; parameters that a user's model makes with `pyro.param` statements are not trained (use `SVI` for these).
+
+    Args:
+        model: a `StateSpaceModel`, or any module with `init(state, ...)` and `step(state, ...)`.
+        guide: its guide.
+        y: recording, `trials x time x features`, NaN where missing.
+        u: inputs, `trials x time x inputs`.
+        num_steps: steps in all, those before a resumption included.
+        batch_size: trials per step, all if None; with `window`, windows per step, 10 if None.
+        window: train on windows of this many time bins, with random trials and starts, instead of whole trials. Each
+            starts as a trial does: from the initial distribution, with unfiltered inputs.
+        num_particles: number of particles; 64 if None.
+        elbo: the objective with all its options, in place of `num_particles`.
+        learning_rate: of the first step.
+        final_learning_rate: of the last step, reached by exponential decay; a thousandth of the first if None.
+        optimizer: a torch optimiser class, or anything called as `optimizer(parameters, lr=learning_rate)`.
+        max_grad_norm: longer gradients (of nats per time bin) are shortened to this norm.
+        held_out: recording that is not trained on, evaluated with all its time bins at once.
+        held_out_inputs: its inputs.
+        evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.
+        checkpoint: file from which the fit can be resumed and `load` can read the model; None for none.
+        checkpoint_every: steps between two checkpoints, beside those at begin, end and Ctrl-C.
+        resume: go on from `checkpoint` if it is there.
+        seed: of minibatches and particles.
+        progress: show a progress bar.
+        callback: called after every step with a `StepReport`; Ctrl-C (`KeyboardInterrupt`) in it ends the fit.
+
+    Returns:
+        What the fit went through. Ctrl-C does not raise: it ends the fit with `interrupted` set and a checkpoint.
+
+    Raises:
+        SMCFailed: if the loss or its gradient is not finite, with step, trial and time; the last checkpoint is kept.
+        ValueError: if an argument or the data do not fit.
+        OSError: if the checkpoint cannot be written, or would overwrite that of an unfinished fit; before any training.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
+        >>> y = model.simulate(num_trials=10, num_steps=40).y
+        >>> result = plr.fit(model, plr.OptimalGuide(model), y[:8], held_out=y[8:], num_steps=5, batch_size=4,
+        ...                  num_particles=8, progress=False)
+        >>> print(result)
+        FitResult: 5 of 5 steps in ...
+
+    References:
+        Pals et al. (2024), "Inferring stochastic low-rank recurrent neural networks from neural data", NeurIPS.
+    """
+    started = time.perf_counter()
+    num_steps = check_positive_int("num_steps", num_steps)
+    checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
+    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
+    seed = check_positive_int("seed", seed, minimum=0)
+    data, held_out_data = _check_data(model, guide, y, u, held_out, held_out_inputs)
+    objective = _objective(elbo, num_particles)
+    first_rate = check_positive("learning_rate", learning_rate)
+    last_rate = check_positive("final_learning_rate", final_learning_rate or first_rate / 1000)
+    steps = Steps(
+        model,
+        guide,
+        objective,
+        _optimizer(optimizer, model, guide, first_rate),
+        _batches(data, window, batch_size, seed),
+        held_out_data,
+        decay=(last_rate / first_rate) ** (1 / max(1, num_steps - 1)),
+        max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
+        seed=seed,
+    )
+    settings = _settings(steps, data, batch_size, window, learning_rate=first_rate, final_learning_rate=last_rate)
+    file = _open_checkpoint(checkpoint, steps, settings, num_steps, resume)
+    interrupted = _run(steps, file, num_steps, evaluate_every, checkpoint_every, progress, callback)
+    return FitResult.of(
+        steps.history,
+        num_steps=num_steps,
+        interrupted=interrupted,
+        checkpoint=None if file is None else file.path,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _run(
+    steps: Steps,
+    file: CheckpointFile | None,
+    num_steps: int,
+    evaluate_every: int,
+    checkpoint_every: int,
+    progress: bool,
+    callback: Callable[[StepReport], None] | None,
+) -> bool:
+    """Take all steps that are left; return whether Ctrl-C ended them."""
+    first = len(steps.history)
+    bar = tqdm(total=num_steps, initial=first, desc="fit", unit="step", dynamic_ncols=True, disable=not progress)
+    try:
+        with bar, own_generators(steps.device):
+            if file is not None and first == 0:
+                file.write(steps.history, num_steps)
+            while True:
+                taken = len(steps.history)
+                if taken % evaluate_every == 0 or taken == num_steps:
+                    steps.evaluate()
+                if file is not None and taken > first and (taken % checkpoint_every == 0 or taken == num_steps):
+                    file.write(steps.history, num_steps)
+                if taken > first:
+                    report = _report(steps, num_steps)
+                    _show(bar, report)
+                    if callback is not None:
+                        callback(report)
+                if taken >= num_steps:
+                    return False
+                steps.take()
+    except KeyboardInterrupt:
+        told = "without a checkpoint"
+        if file is not None:
+            file.write(steps.history, num_steps)
+            told = f"go on from {file.path} with resume=True"
+        logger.warning("Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
+        return True
+    finally:
+        steps.optimizer.zero_grad(set_to_none=True)
+
+
+def _report(steps: Steps, num_steps: int) -> StepReport:
+    history = steps.history
+    return StepReport(
+        step=len(history),
+        num_steps=num_steps,
+        evidence=history.evidence[-1],
+        ess=history.ess[-1],
+        gradient_norm=history.gradient_norm[-1],
+        learning_rate=history.learning_rate[-1],
+        held_out=history.held_out,
+    )
+
+
+def _show(bar: Any, report: StepReport) -> None:
+    shown = {"nats/bin": f"{report.evidence:.2f}", "ESS": f"{100 * report.ess:.0f}%"}
+    if report.held_out is not None:
+        shown["held out"] = f"{report.held_out:.2f}"
+    bar.set_postfix(shown, refresh=False)
+    bar.update()
+
+
+def _objective(elbo: SMC_ELBO | None, num_particles: int | None) -> SMC_ELBO:
+    if elbo is None:
+        return SMC_ELBO(64 if num_particles is None else num_particles)
+    if not isinstance(elbo, SMC_ELBO):
+        raise TypeError(f"`elbo` must be a SMC_ELBO, got {type(elbo).__name__}.")
+    if num_particles is not None:
+        raise ValueError(f"Pass `elbo` or `num_particles`, not both: the elbo has {elbo.num_particles} particles.")
+    return elbo
+
+
+def _batches(data: Batch, window: int | None, batch_size: int | None, seed: int) -> Batches:
+    if window is None:
+        return TrialBatches(data.y, data.u, batch_size=batch_size, seed=seed)
+    return WindowBatches(data.y, data.u, window=window, batch_size=batch_size, seed=seed)
+
+
+def _optimizer(
+    declared: Callable[..., optim.Optimizer], model: Any, guide: Any, learning_rate: float
+) -> optim.Optimizer:
+    parameters = list(parameters_of(model, guide, trainable=True).values())
+    if not parameters:
+        raise ValueError("Nothing to train: no parameter of the model or guide has requires_grad=True.")
+    if not callable(declared):
+        raise TypeError(
+            f"`optimizer` must be a torch optimiser class or a function of (parameters, lr), got {declared!r}; the fit "
+            "builds it, as optimizer(parameters, lr=learning_rate)."
+        )
+    built = declared(parameters, lr=learning_rate)
+    if not isinstance(built, optim.Optimizer) or isinstance(built, optim.LBFGS):
+        raise TypeError(
+            f"`optimizer` must build a torch.optim.Optimizer for noisy gradients, got {type(built).__name__}."
+        )
+    return built
+
+
+def _check_data(
+    model: Any, guide: Any, y: Tensor, u: Tensor | None, held_out: Tensor | None, held_out_inputs: Tensor | None
+) -> tuple[Batch, Batch | None]:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
+    _check_sequences("y", model, guide, y, u)
+    if held_out is None:
+        if held_out_inputs is not None:
+            raise ValueError("`held_out_inputs` came without `held_out`.")
+        return Batch.whole(y, u), None
+    _check_sequences("held_out", model, guide, held_out, held_out_inputs)
+    return Batch.whole(y, u), Batch.whole(held_out, held_out_inputs)
+
+
+def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tensor | None) -> None:
+    try:
+        if isinstance(model, StateSpaceModel):
+            model.check_data(y, u)
+        else:
+            check_sequence("y", y, last=y.shape[-1], last_name="features")
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error) if name == "y" else f"In `{name}`: {error}") from error
+    if not observed_bins(y).any():
+        raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
+    for value in (y, u):
+        for parameter in parameters_of(model, guide, trainable=True).values():
+            if value is not None and (value.dtype, value.device) != (parameter.dtype, parameter.device):
+                raise ValueError(
+                    f"`{name}` and its inputs must be of the dtype and on the device of the model's parameters, "
+                    f"{parameter.dtype} on {parameter.device}, got {value.dtype} on {value.device}; convert them with "
+                    f"`.to(device, dtype)`, or build the model with `dtype` and `device`."
+                )
+
+
+def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | None, **rates: float) -> dict[str, Any]:
+    """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
+    scheme = steps.elbo.scheme
+    digest = hashlib.sha256()
+    for value in data.arguments:
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    optimizer = {name: value for name, value in sorted(steps.optimizer.defaults.items()) if name != "lr"}
+    return {
+        "seed": steps.seed,
+        "batch_size": batch_size,
+        "window": window,
+        "num_particles": steps.elbo.num_particles,
+        "ess_threshold": scheme.ess_threshold,
+        "resampler": type(scheme.resampler).__name__,
+        "gradient": type(scheme.gradient).__name__,
+        "optimizer": f"{type(steps.optimizer).__name__} {optimizer}",
+        "max_grad_norm": str(steps.max_grad_norm),
+        "trained": sorted(parameters_of(steps.model, steps.guide, trainable=True)),
+        "data": [list(data.y.shape), str(data.y.dtype), digest.hexdigest()],
+        **rates,
+    }
+
+
+def _open_checkpoint(
+    path: str | os.PathLike[str] | None, steps: Steps, settings: dict[str, Any], num_steps: int, resume: bool
+) -> CheckpointFile | None:
+    if path is None:
+        if resume:
+            raise ValueError("`resume` needs the `checkpoint` to go on from.")
+        return None
+    file = CheckpointFile(path, steps.model, steps.guide, steps.optimizer, settings)
+    if not resume:
+        file.refuse_to_replace()
+    elif file.path.exists():
+        reached, steps.history = file.read()
+        logger.info("Resuming %s after %d of %d steps.", path, reached.step, reached.num_steps)
+        if reached.num_steps != num_steps:
+            logger.warning(
+                "The fit was begun with num_steps=%d and goes on to %d: the learning rates of the steps to come are "
+                "those of the new number.",
+                reached.num_steps,
+                num_steps,
+            )
+    else:
+        logger.info("There is no checkpoint at %s yet: beginning anew.", path)
+    return file

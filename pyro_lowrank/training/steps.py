@@ -1,0 +1,124 @@
+"""One step of a fit, and one evaluation on held-out data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from pyro_lowrank.infer.elbo import SMC_ELBO
+from pyro_lowrank.smc.loop import ParticlesDied
+from pyro_lowrank.training.batches import Batch, Batches, observed_bins
+from pyro_lowrank.training.failures import gradient_failure, loss_failure
+from pyro_lowrank.training.interrupts import interrupts_deferred
+from pyro_lowrank.training.randomness import seed_generators, seed_of
+from pyro_lowrank.training.result import History
+
+_FAILURES = (ParticlesDied, torch.linalg.LinAlgError)
+
+
+def parameters_of(model: Any, guide: Any, *, trainable: bool) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model and guide by name, each once: those that are trained, or those that are not."""
+    found: dict[str, nn.Parameter] = {}
+    for owner, module in (("model", model), ("guide", guide)):
+        if isinstance(module, nn.Module):
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad == trainable and all(parameter is not other for other in found.values()):
+                    found[f"{owner}.{name}"] = parameter
+    return found
+
+
+class Steps:
+    """Takes the steps of a fit and keeps their history.
+
+    A step depends on the parameters, the optimiser's state, its number and the seed alone.
+
+    Args:
+        model: what is fitted.
+        guide: its guide.
+        elbo: the objective.
+        optimizer: over the trainable parameters, at the learning rates of the first step.
+        batches: the training data.
+        held_out: the held-out data, or None.
+        decay: factor by which the learning rate falls from one step to the next.
+        max_grad_norm: longer gradients are shortened to it; None leaves them as they are.
+        seed: of the minibatches and particles.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        elbo: SMC_ELBO,
+        optimizer: optim.Optimizer,
+        batches: Batches,
+        held_out: Batch | None,
+        *,
+        decay: float,
+        max_grad_norm: float | None,
+        seed: int,
+    ) -> None:
+        self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
+        self.batches, self.held_out = batches, held_out
+        self.decay, self.seed = decay, seed
+        self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.frozen = list(parameters_of(model, guide, trainable=False).values())
+        self.device = self.parameters[0].device
+        self.first_rates = [group["lr"] for group in optimizer.param_groups]
+        self.history = History()
+
+    def take(self) -> None:
+        """Take the next step; raise `SMCFailed`, with nothing changed, if the loss or its gradient is not finite."""
+        step = len(self.history)
+        batch = self.batches.draw(step)
+        seed = seed_of(self.seed, "particles", step)
+        for group, first_rate in zip(self.optimizer.param_groups, self.first_rates, strict=True):
+            group["lr"] = first_rate * self.decay**step
+        self.optimizer.zero_grad(set_to_none=True)
+        seed_generators(self.device, seed)
+        with torch.enable_grad():
+            loss, evidence, ess = self._evaluate(batch, step, "y")
+            # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many the trials are.
+            (loss / batch.size).backward()
+            norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+            if not math.isfinite(norm):
+                seed_generators(self.device, seed)
+                self.optimizer.zero_grad(set_to_none=True)
+                raise gradient_failure(self.elbo, self.model, self.guide, batch, self.parameters, step)
+        with interrupts_deferred():
+            self.optimizer.step()
+            self.history.evidence.append(evidence)
+            self.history.ess.append(ess)
+            self.history.gradient_norm.append(norm)
+            self.history.learning_rate.append(float(self.optimizer.param_groups[0]["lr"]))
+
+    def evaluate(self) -> None:
+        """Record the evidence of the held-out data; always with the same random numbers, so that values compare."""
+        if self.held_out is None or len(self.history) in self.history.held_out_steps[-1:]:
+            return
+        seed_generators(self.device, seed_of(self.seed, "held_out", 0))
+        with torch.no_grad():
+            _, evidence, _ = self._evaluate(self.held_out, len(self.history), "held_out")
+        with interrupts_deferred():
+            self.history.held_out_steps.append(len(self.history))
+            self.history.held_out_evidence.append(evidence)
+
+    def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, float, float]:
+        """Return the loss, and per observed time bin the evidence and the share of effective particles."""
+        try:
+            loss, history = self.elbo.loss_and_history(self.model, self.guide, *batch.arguments)
+        except _FAILURES as error:
+            raise loss_failure(error, batch, step, data) from error
+        finally:
+            # Pyro makes a plain `nn.Parameter` of a `PyroModule` trainable when it is read.
+            for parameter in self.frozen:
+                parameter.requires_grad_(False)
+        observed = observed_bins(batch.y).mT.to(history.ess.dtype)
+        num_bins = observed.sum().clamp(min=1)
+        evidence = history.increments.detach().sum() / num_bins
+        weight = observed if history.ess.dim() == 2 else torch.ones_like(history.ess)
+        ess = (history.ess * weight).sum() / weight.sum().clamp(min=1) / self.elbo.num_particles
+        return loss, float(evidence), float(ess)
