@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import own_values, warn_of_shadowed
+from pyro_lowrank.modules import reading, warn_of_shadowed
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
@@ -88,7 +88,7 @@ class SMC_ELBO(ELBO):
 
     def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History[Any]]:
         """Return the loss as a tensor to differentiate and the run behind it, for data that were checked before."""
-        with own_values(model, guide):
+        with reading(model, guide):
             history, scale = self._run(model, guide, args, kwargs)
             log_evidence = self.scheme.gradient.objective(history.increments, history.ancestor_log_probs)
             return -(surroundings().scale * scale * log_evidence).sum(), history
@@ -104,12 +104,6 @@ class SMC_ELBO(ELBO):
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return float(torch_item(loss))
-
-    def log_evidence(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> History[Any]:
-        """Return the whole run of the particle filter behind one evaluation of the loss, without its scale."""
-        _check_data(model, args, kwargs)
-        with own_values(model, guide):
-            return self._run(model, guide, args, kwargs)[0]
 
     def _run(
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

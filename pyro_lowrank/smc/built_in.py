@@ -45,24 +45,25 @@ class BuiltInKernel:
         v = None if u is None else self.transition.effective_inputs(u)
         return self._slices(y, v, None, first=True)
 
-    def next_slice(self, y_t: Tensor, u_t: Tensor | None, memory: State) -> tuple[Slice, State]:
+    def next_slice(self, y_t: Tensor, u_t: Tensor | None, memory: State, *, first: bool) -> tuple[Slice, State]:
         """Return the slice of one more time bin, `trials x ...`, and what to remember of its inputs.
 
-        `memory` is empty before the first time bin.
+        Args:
+            y_t: the time bin.
+            u_t: its inputs.
+            memory: what to remember of the inputs of the time bin before; empty for the first.
+            first: whether it is the first of a trial.
         """
         if u_t is None:
-            v = v_before = None
-        elif memory:
-            v_before = memory["input"]
-            v = self.transition.next_input(v_before, memory["raw_input"], u_t)
+            (slice_t,) = self._slices(y_t.unsqueeze(-2), None, None, first=first)
+            return slice_t, {}
+        v_before = memory.get("input")
+        if v_before is None:
+            v = self.transition.first_input(u_t)
         else:
-            v_before, v = None, self.transition.first_input(u_t)
-        first = v_before is None and "started" not in memory
-        (slice_t,) = self._slices(y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), v_before, first=first)
-        remembered: State = {"started": torch.ones((), dtype=torch.bool)}
-        if u_t is not None and v is not None:
-            remembered |= {"input": v, "raw_input": u_t}
-        return slice_t, remembered
+            v = self.transition.next_input(v_before, memory["raw_input"], u_t)
+        (slice_t,) = self._slices(y_t.unsqueeze(-2), v.unsqueeze(-2), v_before, first=first)
+        return slice_t, {"input": v, "raw_input": u_t}
 
     def _slices(self, y: Tensor, v: Tensor | None, v_before: Tensor | None, *, first: bool) -> list[Slice]:
         num_steps = y.shape[-2]

@@ -125,9 +125,9 @@ class EffectsKernel:
             for name in guide_trace.stochastic_nodes:
                 _warn_unless_reparametrised(name, guide_trace.nodes[name])
         per_trial = any(_trials_frame(site) for _, site in sites)
-        zero = torch.zeros(self.num_particles, *((1,) if per_trial else ()))
-        total = sum((sign * self._log_prob(site, per_trial) for sign, site in sites), start=zero)
-        return total if isinstance(total, Tensor) else zero
+        if not sites:
+            return torch.zeros(self.num_particles)
+        return torch.stack([sign * self._log_prob(site, per_trial) for sign, site in sites]).sum(0)
 
     @staticmethod
     def _counts(name: str, site: Any, proposed: set[str]) -> bool:

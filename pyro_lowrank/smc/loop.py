@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -131,7 +132,7 @@ def start(kernel: Kernel[SliceT], slice_t: SliceT) -> Particles:
     return Particles(
         state=state,
         log_weights=log_weights,
-        increment=log_sum - torch.tensor(num_particles, dtype=log_sum.dtype).log(),
+        increment=log_sum - math.log(num_particles),
         ess=effective_sample_size(log_weights.detach()),
         ancestors=own.reshape(-1, *(1,) * len(batch)).expand(num_particles, *batch),
         resampled=torch.zeros(batch, dtype=torch.bool, device=log_sum.device),
@@ -195,6 +196,12 @@ def advance(kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, schem
     """Resample, move and weigh: the particles of the next time bin."""
     chosen = resample(particles, scheme, random, kernel.batch_dims)
     state, log_increments = kernel.step(chosen.state, slice_t)
+    if log_increments.shape != chosen.log_weights.shape:
+        raise ValueError(
+            f"Particles were weighed with shape {tuple(chosen.log_weights.shape)} before and with "
+            f"{tuple(log_increments.shape)} now: every call of `init` and `step` must have a site in the plate of "
+            "trials, or none may."
+        )
     log_weights, log_sum = normalise(chosen.log_weights + log_increments)
     return replace(
         chosen,

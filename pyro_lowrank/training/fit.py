@@ -38,7 +38,7 @@ def fit(
     learning_rate: float = 1e-3,
     final_learning_rate: float | None = None,
     optimizer: Callable[..., optim.Optimizer] = optim.RAdam,
-    max_grad_norm: float | None = None,
+    max_grad_norm: float | None = 10.0,
     held_out: Tensor | None = None,
     held_out_inputs: Tensor | None = None,
     evaluate_every: int | None = None,
@@ -76,7 +76,8 @@ def fit(
         learning_rate: of the first step.
         final_learning_rate: of the last step, reached by exponential decay; a thousandth of the first if None.
         optimizer: a torch optimiser class, or anything called as `optimizer(parameters, lr=learning_rate)`.
-        max_grad_norm: longer gradients (of nats per time bin) are shortened to this norm.
+        max_grad_norm: longer gradients, of nats per time bin, are shortened to this norm; None leaves them. (RAdam's
+            first steps are plain gradient steps: from far away they would throw the parameters further away.)
         held_out: recording that is not trained on, evaluated with all its time bins at once.
         held_out_inputs: its inputs.
         evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.

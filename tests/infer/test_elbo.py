@@ -11,9 +11,10 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI
-from pyro.nn import PyroSample
+from pyro.nn import PyroParam, PyroSample
 from pyro.optim import ClippedAdam
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 import pyro_lowrank as plr
 from tests.oracles.linear import exact_log_evidence, linear_model
@@ -176,6 +177,8 @@ def test_bad_data_is_refused_before_any_work() -> None:
     guide = plr.OptimalGuide(model)
     elbo = plr.SMC_ELBO(10)
     y, u = torch.randn(4, 6, 5), torch.randn(4, 6, 1)
+    infinite = y.clone()
+    infinite[:, 2] = torch.inf
     cases = [
         ((y[0], u), "3 dims, trials x time x features, got 2 .*y\\[None\\]"),
         ((y[..., :4], u), "must have 5 features .* got 4"),
@@ -184,7 +187,10 @@ def test_bad_data_is_refused_before_any_work() -> None:
         ((y, u.repeat(1, 2, 1)), "as long as the data, 6 time bins, got 12"),
         ((y, u[:3]), "as many trials as the data, 4, got 3"),
         ((y,), "built with inputs=1, but no inputs came"),
-        ((y.clone().index_fill_(1, torch.tensor([2]), torch.inf), u), "infinite values, the first at index \\(0, 2, 0\\)"),
+        (
+            (infinite, u),
+            "infinite values, the first at index \\(0, 2, 0\\)",
+        ),
         ((y[:, :0], u[:, :0]), "`y` is empty"),
         ((y, u * torch.nan), "`u` holds NaN: inputs cannot be missing"),
     ]
@@ -207,3 +213,36 @@ def test_a_users_module_is_found_among_the_parameters() -> None:
     names = {name for name, _ in plr.SMC_ELBO(5)(model, Shifted(model)).named_parameters()}
     assert {"guide.shift.weight", "model.dynamics.left_unconstrained"} <= names
     assert not any(name.startswith("guide") and "dynamics" in name for name in names)
+
+
+def test_a_users_observation_model_is_trained(local_params: bool) -> None:
+    class Laplace(plr.Observation):
+        def __init__(self) -> None:
+            super().__init__(features=2)
+            self.spread = PyroParam(torch.tensor(3.0), constraints.positive)
+
+        def distribution(self, z: Tensor, v: Tensor | None = None) -> pyro.distributions.TorchDistribution:
+            return pyro.distributions.Laplace(z, self.spread).to_event(1)
+
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=10, noise_scale=0.05), Laplace())
+    guide = plr.BootstrapGuide(model)
+    y = torch.distributions.Laplace(0.0, 1.0).sample((40, 20, 2))
+    y[3, 4] = y[5, :, 1] = torch.nan
+    svi = SVI(model, guide, ClippedAdam({"lr": 0.05}), plr.SMC_ELBO(10))
+    for _ in range(60):
+        svi.step(y)
+    assert model.observation.spread.item() == pytest.approx(1.0, abs=0.15)
+    with pytest.raises(ValueError, match="affine-Gaussian"):
+        plr.OptimalGuide(model)
+
+
+def test_sampled_weights_are_drawn_once_per_evaluation() -> None:
+    model = small_model()
+    prior = pyro.distributions.Normal(0.0, 1.0).expand([20, 2]).to_event(2)
+    model.dynamics.left = PyroSample(prior)
+    guide = plr.BootstrapGuide(model)
+    y = torch.randn(3, 4, 5)
+    with poutine.trace() as capture:
+        plr.SMC_ELBO(5).differentiable_loss(model, guide, y)
+    assert capture.trace.nodes["dynamics.left"]["value"].shape == (20, 2)
+    assert capture.trace.stochastic_nodes == ["dynamics.left"]

@@ -99,7 +99,9 @@ def gradients(model: plr.StateSpaceModel, value: Tensor) -> Tensor:
     ],
     ids=["no resampling", "stop-gradient", "stop-gradient below a threshold"],
 )
-def test_consistent_gradients_converge_to_the_exact_one(guide_type: type[Guide], elbo: plr.SMC_ELBO, copies: int, steps: int) -> None:
+def test_consistent_gradients_converge_to_the_exact_one(
+    guide_type: type[Guide], elbo: plr.SMC_ELBO, copies: int, steps: int
+) -> None:
     model = linear_model(inputs=1, noise_scale=1.0)
     y, u = data(model, 3, steps)
     exact = gradients(model, exact_log_evidence(model, y, u).sum())

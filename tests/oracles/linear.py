@@ -35,7 +35,7 @@ def linear_model(
 
 @dataclass(frozen=True)
 class LinearSystem:
-    """z_t = A z_{t-1} + b_t + noise(Q), z_1 ~ N(m, P), y_t = C z_t + d_t + noise(S); offsets are `trials x time x ...`."""
+    """z_t = A z_{t-1} + b_t + noise(Q), z_1 ~ N(m, P), y_t = C z_t + d_t + noise(S); offsets `trials x time x ...`."""
 
     transition: Tensor
     transition_offset: Tensor
@@ -94,7 +94,7 @@ def exact_log_evidence(model: plr.StateSpaceModel, y: Tensor, u: Tensor | None =
 
 @dataclass(frozen=True)
 class Filtered:
-    """Exact filtering means, `trials x time x rank`, and covariances, and increments of the evidence `time x trials`."""
+    """Exact filtering means, `trials x time x rank`, covariances, and increments of the evidence, `time x trials`."""
 
     mean: Tensor
     covariance: Tensor

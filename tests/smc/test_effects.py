@@ -264,3 +264,31 @@ def test_programs_without_init_and_step_are_refused() -> None:
     first, second = linear_model(), linear_model()
     with pytest.raises(TypeError, match="built for another model"):
         plr.SMCFilter(first, plr.BootstrapGuide(second), 10).run(torch.zeros(2, 3, 4, dtype=torch.float64))
+
+
+class Counter:
+    """A model whose `init` samples nothing."""
+
+    def init(self, state: Any, y: Tensor) -> None:
+        state["z"] = torch.zeros(30, 1)
+
+    def step(self, state: Any, y: Tensor) -> None:
+        state["z"] = pyro.sample("z", dist.Normal(state["z"], 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(state["z"][..., 0], 1.0), obs=y)
+
+
+class CounterGuide(Counter):
+    def init(self, state: Any, y: Tensor) -> None:
+        pass
+
+    def step(self, state: Any, y: Tensor) -> None:
+        pyro.sample("z", dist.Normal(state["z"], 1.0).to_event(1))
+
+
+def test_an_init_without_sites_weighs_all_particles_the_same() -> None:
+    smc = plr.SMCFilter(Counter(), CounterGuide(), 30, max_plate_nesting=0)
+    smc.init(torch.tensor(0.0))
+    assert smc.log_evidence.item() == pytest.approx(0.0, abs=1e-6)
+    smc.step(torch.tensor(0.5))
+    likelihood = dist.Normal(smc.state["z"][..., 0], 1.0).log_prob(torch.tensor(0.5))
+    torch.testing.assert_close(smc.log_evidence, likelihood.logsumexp(0) - torch.tensor(30.0).log())

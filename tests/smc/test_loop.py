@@ -14,7 +14,7 @@ from tests.oracles.linear import linear_model
 
 
 def incremental_log_weights(posterior: plr.SMCPosterior) -> Tensor:
-    """Work out log w_t from what a run keeps: normalised weights, ancestors and increments, `time x particles x trials`."""
+    """Work out log w_t, `time x particles x trials`, from what a run keeps: weights, ancestors and increments."""
     log_weights, increments = posterior.log_weights, posterior.log_evidence_increments
     uniform = torch.full_like(log_weights[0], 1 / posterior.num_particles).log()
     kept = log_weights[:-1].gather(1, posterior.ancestors[1:])
@@ -84,11 +84,9 @@ def test_dead_particles_are_reported_with_trial_and_time(run: str) -> None:
     y = torch.zeros(3, 6, 2)
     # Beyond what float32 can square.
     y[1, 4] = 1e30
+    run_on = plr.SMCFilter(model, guide, 10).run if run == "filter" else plr.SMC_ELBO(10)(model, guide)
     with pytest.raises(SMCFailed, match=r"particles of trial 1 are dead at time 4.*weight zero"):
-        if run == "filter":
-            plr.SMCFilter(model, guide, 10).run(y)
-        else:
-            plr.SMC_ELBO(10)(model, guide)(y)
+        run_on(y)
 
 
 def test_parameters_that_are_not_finite_are_reported_as_such() -> None:
@@ -124,7 +122,7 @@ def test_memory_grows_with_particles_and_rank_but_not_with_units() -> None:
 
         def count(tensor: Tensor) -> Tensor:
             nonlocal total
-            total += tensor.numel() if tensor.dim() > 2 else 0  # noqa: B023
+            total += tensor.numel() if tensor.dim() > 2 else 0
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

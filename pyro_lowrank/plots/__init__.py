@@ -1,0 +1,1 @@
+"""Figures: each function draws on axes that it is given, and returns them."""

@@ -1,0 +1,124 @@
+"""Starting a model at the data instead of far away from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.base import RNNDynamics
+from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.poisson import PoissonObservation
+from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+
+
+@torch.no_grad()
+def initialise_from_data(model: StateSpaceModel, y: Tensor, u: Tensor | None = None) -> None:
+    r"""Give a model's readout and noise the values that the means and principal components of a recording suggest.
+
+    For Poisson observations the bias of the readout makes the mean rates those of the recording. For Gaussian ones,
+    with the leading eigenvectors E and eigenvalues D of its covariance, and the mean m of the recording:
+
+    .. math:: C = E D^{1/2}, \quad b = m, \quad \hat z_t = D^{-1/2} E^T (y_t - m)
+
+    so that the latents have unit variance; the observation noise is what the components leave over, and the transition
+    noise what the network, with its random weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`.
+    Recurrent weights are left as they were drawn; frozen parameters are left alone.
+
+    Args:
+        model: with a `PoissonObservation`, or a `GaussianObservation` that reads latents (an affine readout) or
+            currents of a `LowRankRNN`.
+        y: recording, `trials x time x features`, NaN where missing (for this purpose replaced by the feature's mean).
+        u: inputs, `trials x time x inputs`.
+
+    Raises:
+        TypeError: if the model is of another kind.
+        ValueError: if the recording has fewer principal components than the model latents, or does not fit the model.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
+        >>> initialise_from_data(model, 3.0 + torch.randn(5, 100, 8))
+        >>> (model.observation.readout.bias - 3.0).abs().max() < 0.5
+        tensor(True)
+    """
+    model.check_data(y, u)
+    observation, dynamics = model.observation, model.dynamics
+    mean = y.nanmean((0, 1)).nan_to_num(nan=0.0)
+    if isinstance(observation, PoissonObservation):
+        _set(observation.readout, "bias", _inverse_link(observation.link, mean))
+        return
+    if not isinstance(observation, GaussianObservation):
+        raise TypeError(f"Only Gaussian and Poisson observations start at the data, got {observation!r}.")
+    centred = torch.where(y.isnan(), 0.0, y - mean)
+    weight, z = _principal_components(centred, dynamics.rank)
+    _set_readout(observation, dynamics, weight, mean)
+    residual = (centred - z @ weight.mT).flatten(0, 1).square().mean(0)
+    # Features that the components explain fully keep some noise.
+    scale = residual.clamp(min=1e-6 * float(centred.square().mean())).sqrt()
+    _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
+    if z.shape[1] > 1:
+        _set_transition_noise(dynamics, z, u)
+
+
+def _inverse_link(link: str, rate: Tensor) -> Tensor:
+    # A unit that never fires starts at a rate of one count in 10,000 bins.
+    rate = rate.clamp(min=1e-4)
+    return rate.log() if link == "exp" else rate + (-torch.expm1(-rate)).log()
+
+
+def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return loadings, `features x rank`, and scores of unit variance, `trials x time x rank`."""
+    rows = centred.flatten(0, 1).double()
+    values, vectors = torch.linalg.eigh(rows.mT @ rows / len(rows))
+    largest = values[-1:].clamp(min=torch.finfo(values.dtype).tiny)
+    if rank > len(values) or values[-rank] < 1e-8 * largest:
+        raise ValueError(
+            f"The recording has {int((values >= 1e-8 * largest).sum())} principal components, too few to start {rank} "
+            "latents; leave the model as it was drawn."
+        )
+    root = values[-rank:].flip(-1).sqrt()
+    vectors = vectors[:, -rank:].flip(-1)
+    # The sign of an eigenvector is the library's choice: fix it, so that every machine starts alike.
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    scores = rows @ vectors / root
+    return (vectors * root).to(centred.dtype), scores.reshape(*centred.shape[:2], rank).to(centred.dtype)
+
+
+def _set_readout(observation: GaussianObservation, dynamics: RNNDynamics, weight: Tensor, mean: Tensor) -> None:
+    readout = observation.readout
+    if isinstance(readout, AffineReadout):
+        _set(readout, "weight", weight)
+        if readout.num_inputs:
+            _set(readout, "input_weight", torch.zeros_like(readout.input_weight))
+    elif isinstance(readout, UnitReadout) and readout.source == "currents" and isinstance(dynamics, LowRankRNN):
+        _set(dynamics, "left", weight / readout.scale.unsqueeze(-1))
+    else:
+        raise TypeError(
+            f"Only a readout of latents, or of currents of a LowRankRNN, starts at the data, got {readout!r}."
+        )
+    _set(readout, "bias", mean)
+
+
+def _set_transition_noise(dynamics: RNNDynamics, z: Tensor, u: Tensor | None) -> None:
+    transition = dynamics.transition()
+    v = None if u is None else transition.effective_inputs(u)[:, :-1]
+    error = (z[:, 1:] - transition.mean(z[:, :-1], v)).flatten(0, 1).double()
+    covariance = error.mT @ error / len(error)
+    variance = covariance.diagonal()
+    by_kind = {
+        "full": lambda: torch.linalg.cholesky(covariance + 1e-6 * torch.diag_embed(variance)),
+        "diagonal": variance.sqrt,
+        "scalar": variance.mean().sqrt,
+    }
+    _set(dynamics, "noise_scale", by_kind[dynamics.noise_kind]().to(z.dtype))
+
+
+def _set(module: torch.nn.Module, name: str, value: Tensor) -> None:
+    """Give a parameter a value, unless it is frozen or no parameter at all."""
+    for stored in (name, f"{name}_unconstrained"):
+        parameter = module._parameters.get(stored)
+        if parameter is not None and parameter.requires_grad:
+            setattr(module, name, value.clone())

@@ -1,0 +1,77 @@
+"""Training on standardised features, and bringing the fitted model back to the units of the recording."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.readout import AffineReadout
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    r"""The map :math:`y' = (y - m) / s` of each feature, and what it does to a model.
+
+    One learning rate suits all features only where they are of one size. A model of y' is turned into the same model
+    of y exactly: :math:`C = s C',\ b = s b' + m,\ \sigma = s \sigma'`.
+
+    Args:
+        mean: m, `features`, in the units of the recording.
+        scale: s, `features`, in the units of the recording; 1 for a feature that never changes.
+
+    Example::
+
+        >>> y = torch.tensor([[[1.0, 10.0], [3.0, 10.0]]])
+        >>> standardisation = Standardisation.of(y)
+        >>> standardisation.apply(y)
+        tensor([[[-1.,  0.],
+                 [ 1.,  0.]]])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor) -> Standardisation:
+        """Return the map that gives each feature of `y`, `trials x time x features`, mean 0 and variance 1."""
+        mean = y.nanmean((0, 1))
+        scale = (y - mean).square().nanmean((0, 1)).sqrt()
+        # A feature without any entry has neither.
+        return cls(mean.nan_to_num(nan=0.0), torch.where(scale > 0, scale, 1.0))
+
+    def apply(self, y: Tensor) -> Tensor:
+        """Return the standardised recording."""
+        return (y - self.mean) / self.scale
+
+    def log_scale(self, y: Tensor) -> float:
+        """Return by how much log p(y') exceeds log p(y), in nats per observed time bin."""
+        seen = ~y.isnan()
+        return float((seen * self.scale.log()).sum() / seen.any(-1).sum().clamp(min=1))
+
+    def fold_into(self, model: StateSpaceModel) -> None:
+        """Turn a model of the standardised recording into the same model of the recording itself, in place.
+
+        Raises:
+            TypeError: if the observation model is not Gaussian with an affine readout and a noise per feature.
+        """
+        observation = model.observation
+        readout = getattr(observation, "readout", None)
+        if not (
+            isinstance(observation, GaussianObservation)
+            and isinstance(readout, AffineReadout)
+            and observation.noise_kind == "diagonal"
+        ):
+            raise TypeError(
+                "Only a GaussianObservation with an affine readout and diagonal noise can be brought to other units, "
+                f"got {observation!r}."
+            )
+        with torch.no_grad():
+            readout.weight = self.scale.unsqueeze(-1) * readout.weight
+            if readout.num_inputs:
+                readout.input_weight = self.scale.unsqueeze(-1) * readout.input_weight
+            readout.bias = self.scale * readout.bias + self.mean
+            observation.noise_scale = self.scale * observation.noise_scale
