@@ -21,17 +21,17 @@ TRIALS = "trials"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The scale and the plates that the enclosing handlers would give to a sample site."""
+    """The scale and the plates, with their sizes, that the enclosing handlers would give to a sample site."""
 
     scale: float | Tensor
-    plates: tuple[str, ...]
+    plates: dict[str, int]
 
 
 class _Probe(Messenger):
     seen: Surroundings
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        self.seen = Surroundings(msg["scale"], tuple(frame.name for frame in msg["cond_indep_stack"]))
+        self.seen = Surroundings(msg["scale"], {frame.name: frame.size for frame in msg["cond_indep_stack"]})
 
 
 def surroundings() -> Surroundings:
@@ -41,7 +41,7 @@ def surroundings() -> Surroundings:
 
         >>> with pyro.poutine.scale(scale=0.5), pyro.plate("trials", 3):
         ...     surroundings()
-        Surroundings(scale=0.5, plates=('trials',))
+        Surroundings(scale=0.5, plates={'trials': 3})
     """
     with _Probe() as probe:
         pyro.sample(
@@ -52,11 +52,24 @@ def surroundings() -> Surroundings:
     return probe.seen
 
 
-def trials_plate(num_trials: int) -> AbstractContextManager[Any]:
-    """Return the plate over trials, or nothing where one is already around (as under subsampling)."""
-    if TRIALS in surroundings().plates:
-        return nullcontext()
-    return pyro.plate(TRIALS, num_trials, dim=-1)
+def trials_plate(num_trials: int | None) -> AbstractContextManager[Any]:
+    """Return the plate over trials, or nothing where one is already around (as under subsampling).
+
+    Args:
+        num_trials: number of trials, or None where nothing tells: as many as the plate around, or one.
+
+    Raises:
+        ValueError: if the plate around has another number of trials.
+    """
+    around = surroundings().plates.get(TRIALS)
+    if around is None:
+        return pyro.plate(TRIALS, 1 if num_trials is None else num_trials, dim=-1)
+    if num_trials not in (None, around):
+        raise ValueError(
+            f"The plate {TRIALS!r} around the model has {around} trials, the data {num_trials}; pass the data of the "
+            f"plate's trials: `with pyro.plate({TRIALS!r}, ...) as index: model(y[index])`."
+        )
+    return nullcontext()
 
 
 def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.TorchDistribution:

@@ -13,11 +13,11 @@ from tests.builders import assert_close, sites
 
 def test_surroundings_multiply_scales_and_list_plates() -> None:
     assert surroundings().scale == 1.0
-    assert surroundings().plates == ()
+    assert surroundings().plates == {}
     with poutine.scale(scale=0.5), pyro.plate("sessions", 3, dim=-2), pyro.plate("trials", 100, 10, dim=-1):
         around = surroundings()
     assert around.scale == 0.5 * 10
-    assert set(around.plates) == {"sessions", "trials"}
+    assert around.plates == {"sessions": 3, "trials": 10}
 
 
 def test_surroundings_leave_no_site_behind() -> None:
@@ -46,6 +46,14 @@ def test_one_plate_over_trials_is_opened_whether_or_not_there_is_one(around: boo
     assert [frame.name for frame in x["cond_indep_stack"]] == ["trials"]
     assert x["value"].shape == (4,)
     assert x["scale"] == (10.0 if around else 1.0)
+
+
+def test_a_plate_of_another_size_than_the_data_is_refused() -> None:
+    with pyro.plate("trials", 7, dim=-1):
+        trials_plate(7)
+        trials_plate(None)
+        with pytest.raises(ValueError, match="plate 'trials' around the model has 7 trials, the data 4; pass the data"):
+            trials_plate(4)
 
 
 def test_leaving_out_entries_is_the_marginal_of_independent_ones(dtype: torch.dtype) -> None:

@@ -65,7 +65,7 @@ def test_a_used_model_can_be_copied_pickled_and_loaded() -> None:
     expected = values(model)
     empty = gaussian_model(torch.float32)
     empty.load_state_dict(model.state_dict())
-    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), empty):
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), empty):  # noqa: S301 (bytes of this test)
         for name, value in values(again).items():
             assert torch.equal(value, expected[name]), name
 

@@ -138,6 +138,7 @@ class LowRankRNN(RNNDynamics):
             raise ValueError("Latents with a decay each cannot change their basis: they are told apart by their decay.")
         if matrix.shape != (self.rank, self.rank) or torch.linalg.matrix_rank(matrix) < self.rank:
             raise ValueError(f"`matrix` must be invertible, {self.rank} x {self.rank}, got {matrix}.")
+        matrix = matrix.to(self.left)
         with torch.no_grad():
             self.left.copy_(torch.linalg.solve(matrix, self.left, left=False))
             self.right.copy_(matrix @ self.right)

@@ -98,7 +98,9 @@ class Transition:
             return self.initial_mean
         projected = self.input_weights
         if self.left is not None:
-            projected = torch.linalg.solve(self.left.mT @ self.left, self.left.mT @ self.input_weights)
+            # Not `solve`: left vectors that are linearly dependent have a projection too.
+            inverse = torch.linalg.pinv(self.left.mT @ self.left, hermitian=True)
+            projected = inverse @ (self.left.mT @ self.input_weights)
         return self.initial_mean + apply_matrix(projected, v)
 
     def first_input(self, u: Tensor) -> Tensor:

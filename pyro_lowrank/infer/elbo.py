@@ -52,7 +52,7 @@ class SMC_ELBO(ELBO):
         >>> import pyro_lowrank as plr
         >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
         >>> loss = SMC_ELBO(num_particles=16)(model, plr.OptimalGuide(model))
-        >>> loss(torch.zeros(5, 20, 8)).backward()
+        >>> loss(torch.randn(5, 20, 8)).backward()
 
     References:
         Maddison et al. (2017), "Filtering variational objectives"; Le et al. (2018); Naesseth et al. (2018);

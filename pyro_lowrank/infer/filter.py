@@ -46,7 +46,7 @@ class SMCFilter:
         >>> import pyro_lowrank as plr
         >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
         >>> smc = SMCFilter(model, plr.OptimalGuide(model), num_particles=100, max_plate_nesting=1)
-        >>> posterior = smc.run(torch.zeros(5, 20, 8))
+        >>> posterior = smc.run(torch.randn(5, 20, 8))
         >>> posterior.log_evidence.shape, posterior.ess.shape, posterior.mean().shape
         (torch.Size([5]), torch.Size([20, 5]), torch.Size([5, 20, 2]))
 

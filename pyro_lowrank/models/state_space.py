@@ -152,13 +152,15 @@ class StateSpaceModel(Module):
             return observe("y", recording, y)
 
     @staticmethod
-    def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int, int]:
+    def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int | None, int]:
         if like is not None:
-            return like.shape[0], like.shape[-2]
+            # Under `torch.jit.trace` sizes are tensors.
+            return int(like.shape[0]), int(like.shape[-2])
         if num_steps is None:
             raise ValueError("Nothing tells how much to sample: pass `y`, `u`, or `num_steps` (and `num_trials`).")
-        num_trials = 1 if num_trials is None else num_trials
-        return check_positive_int("num_trials", num_trials), check_positive_int("num_steps", num_steps)
+        if num_trials is not None:
+            check_positive_int("num_trials", num_trials)
+        return num_trials, check_positive_int("num_steps", num_steps)
 
     @effectful
     def init(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
@@ -225,9 +227,9 @@ class StateSpaceModel(Module):
         Returns:
             A named tuple `(z, y, mean)`.
         """
-        num_trials, num_steps = self._extent(u, num_trials, num_steps)
+        trials, num_steps = self._extent(u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
-        z = trajectory.sample(() if trajectory.batch_shape else (num_trials,))
+        z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))
         emission = self.observation.bind(trajectory.transition)
         v = trajectory.effective_inputs
         return Simulation(z, _recording(emission, z, v).sample(), emission.mean(*_in_front(z, v)).movedim(0, -2))
@@ -278,8 +280,8 @@ def _in_front(z: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return time_in_front(z, batch_dims), None if v is None else time_in_front(v, batch_dims)
 
 
-def _num_trials(state: State, y_t: Tensor | None, u_t: Tensor | None) -> int:
+def _num_trials(state: State, y_t: Tensor | None, u_t: Tensor | None) -> int | None:
     for value in (y_t, u_t, state.get("z")):
         if value is not None:
-            return value.shape[-2] if value.dim() > 1 else 1
-    return 1
+            return value.shape[-2] if value.dim() > 1 else None
+    return None

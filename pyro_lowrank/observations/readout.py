@@ -134,7 +134,7 @@ class AffineReadout(Readout):
     def apply_basis(self, matrix: Tensor) -> None:
         """Read the same from latents z' = `matrix` z."""
         with torch.no_grad():
-            self.weight.copy_(torch.linalg.solve(matrix, self.weight, left=False))
+            self.weight.copy_(torch.linalg.solve(matrix.to(self.weight), self.weight, left=False))
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build a readout of the same form."""

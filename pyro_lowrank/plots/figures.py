@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def new_figure(rows: int, columns: int, *, width: float, height: float, **grid: Any) -> tuple[Figure, Any]:
+def new_figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, Any]:
     """Return a figure and its array of axes, `rows x columns`.
 
     Args:
@@ -17,7 +17,6 @@ def new_figure(rows: int, columns: int, *, width: float, height: float, **grid: 
         columns: of axes.
         width: in inches.
         height: in inches.
-        **grid: further arguments of matplotlib's `Figure.subplots`.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed, with how to get it.
@@ -29,7 +28,7 @@ def new_figure(rows: int, columns: int, *, width: float, height: float, **grid: 
             'Figures need matplotlib, which is not installed: pip install "pyro-lowrank[plot]".', name=error.name
         ) from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

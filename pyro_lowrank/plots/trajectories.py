@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,22 +36,43 @@ def plot_phase_portrait(axes: Axes, z: Array, *, title: str = "", color: str = "
 
 
 def plot_traces(
-    axes: Axes, y: Array, *, bin_size: float | None = None, title: str = "", unit: str = "a.u.", color: str = "C0"
+    axes: Axes,
+    y: Array,
+    *,
+    names: Sequence[str] = (),
+    spacing: float | None = None,
+    bin_size: float | None = None,
+    unit: str = "a.u.",
+    title: str = "",
+    color: str = "C0",
 ) -> Axes:
     """Draw features over time, one above the other, the first on top.
 
     Args:
         axes: to draw on.
-        y: one trial of a recording, `time x features`.
+        y: one trial of a recording, `time x features`, NaN where missing.
+        names: of the features; their numbers if empty.
+        spacing: between two features, in the unit of the recording; the widest one's range if None.
         bin_size: seconds per time bin; None shows time in bins.
-        title: of the axes.
         unit: of the recording.
+        title: of the axes.
         color: of the traces.
+
+    Raises:
+        ValueError: if there is not one name per feature.
     """
+    if names and len(names) != y.shape[-1]:
+        raise ValueError(f"`names` must be one per feature, {y.shape[-1]}, got {len(names)}.")
     times = np.arange(len(y)) * (1.0 if bin_size is None else bin_size)
-    spacing = 1.1 * float(np.nanmax(np.nanmax(y, 0) - np.nanmin(y, 0))) or 1.0
-    for feature, trace in enumerate(y.T):
-        axes.plot(times, trace - feature * spacing, color=color, linewidth=1.0)
-    axes.set(title=title, xlabel="time (bins)" if bin_size is None else "time (s)", ylabel=f"features ({unit})")
+    if spacing is None:
+        spacing = float(np.nanmax(np.nanmax(y, 0) - np.nanmin(y, 0))) or 1.0
+    offsets = -spacing * np.arange(y.shape[-1])
+    axes.plot(times, y + offsets, color=color, linewidth=1.0)
+    axes.set_yticks(offsets, names or [str(feature) for feature in range(y.shape[-1])])
+    axes.set(
+        title=title,
+        xlabel="time (bins)" if bin_size is None else "time (s)",
+        ylabel=f"features, {spacing:.2g} {unit} apart",
+    )
     axes.margins(x=0)
     return axes

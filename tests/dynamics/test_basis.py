@@ -52,6 +52,13 @@ def test_moments_of_the_latents_change_with_the_basis(dtype: torch.dtype) -> Non
     assert_close(changed(z @ matrix.mT), dynamics(z) @ matrix.mT, factor=20)
 
 
+def test_a_matrix_of_another_type_is_turned_into_the_models() -> None:
+    matrix = torch.tensor([[1.5, 0.5], [-0.25, 0.75]])
+    for model in (gaussian_model(torch.float64), gaussian_model(torch.float32)):
+        turned = model.change_basis(matrix.double()).dynamics.initial_mean
+        assert_close(turned, matrix.to(turned.dtype) @ model.dynamics.initial_mean, factor=5)
+
+
 def test_a_rotation_and_its_inverse_give_the_network_back(dtype: torch.dtype) -> None:
     dynamics = network(dtype, rank=3)
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=dtype)).Q

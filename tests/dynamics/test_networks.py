@@ -76,6 +76,19 @@ def test_the_first_input_is_projected_on_the_left_vectors_by_least_squares(dtype
     assert_close(dynamics.transition().first_mean(v), expected, factor=5)
 
 
+def test_dependent_left_vectors_have_a_projection_too(dtype: torch.dtype) -> None:
+    dynamics = network(dtype, inputs=3, units=9)
+    with torch.no_grad():
+        dynamics.left[:, 1] = 2 * dynamics.left[:, 0]
+    v = torch.randn(4, 3, dtype=dtype)
+    first = dynamics.transition().first_mean(v)
+    # The smallest of the least-squares solutions.
+    projection = torch.linalg.pinv(dynamics.left.double()) @ dynamics.input_weights.double()
+    assert_close(first, dynamics.initial_mean.double() + v.double() @ projection.mT, factor=100)
+    gradients = torch.autograd.grad(first.sum(), [dynamics.initial_mean, dynamics.input_weights])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_without_inputs_the_first_mean_is_the_initial_mean() -> None:
     dynamics = network()
     assert torch.equal(dynamics.transition().first_mean(), dynamics.initial_mean)

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import MCMC, NUTS, SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
@@ -67,6 +67,26 @@ def test_the_elbo_of_the_exact_posterior_is_the_evidence(model: plr.StateSpaceMo
     for elbo in (Trace_ELBO(), TraceMeanField_ELBO()):
         loss = torch.tensor(elbo.loss(model, guide, y), dtype=torch.float64)
         assert_close(loss, -exact_log_evidence(model, y).sum())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
+def test_a_compiled_elbo_has_the_same_value_and_gradient(y: Tensor) -> None:
+    model = gaussian_model(torch.float64, activation="tanh", noise="full")
+    guide = AutoNormal(model)
+    losses, gradients = [], []
+    guide(y)
+    for elbo in (Trace_ELBO(), JitTrace_ELBO(ignore_jit_warnings=True)):
+        pyro.set_rng_seed(1)
+        # The compiled one runs the model to record it, before the call that counts.
+        for _ in range(2):
+            pyro.set_rng_seed(1)
+            model.zero_grad()
+            losses.append(elbo.loss_and_grads(model, guide, y))
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert losses[1] == pytest.approx(losses[3], rel=1e-8)
+    assert len(gradients[0]) == len(list(model.parameters()))
+    for actual, expected in zip(*gradients, strict=True):
+        assert_close(actual, expected, factor=100)
 
 
 def test_nuts_draws_from_the_exact_posterior(model: plr.StateSpaceModel, y: Tensor) -> None:

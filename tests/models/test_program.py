@@ -124,6 +124,15 @@ def test_a_subsampled_plate_around_it_scales_it_and_is_the_only_one() -> None:
     assert torch.equal(trace.nodes["y"]["value"], y[index])
 
 
+def test_a_plate_of_another_size_is_refused() -> None:
+    model = gaussian_model(torch.float32)
+    with (
+        pyro.plate("trials", 7, dim=-1),
+        pytest.raises(ValueError, match="'trials' around the model has 7 trials, the data 4"),
+    ):
+        model(torch.randn(4, 6, 3))
+
+
 def test_a_scale_around_it_scales_it() -> None:
     model = gaussian_model()
     y = torch.randn(4, 6, 3, dtype=torch.float64)
@@ -143,6 +152,8 @@ def test_without_a_recording_it_samples_one(dtype: torch.dtype) -> None:
     alone = gaussian_model(dtype)
     assert alone(num_trials=4, num_steps=7).shape == (4, 7, 3)
     assert alone(num_steps=7).shape == (1, 7, 3)
+    with pyro.plate("trials", 5, dim=-1):
+        assert alone(num_steps=7).shape == (5, 7, 3)
 
 
 @VARIANTS
