@@ -38,6 +38,8 @@ from pyro_lowrank.training.standardise import Standardisation
 USER_ERROR = 2
 INTERRUPTED = 130
 CPU = torch.device("cpu")
+ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
+LIKELIHOODS = ("gaussian", "poisson")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,16 +66,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Stochastic low-rank recurrent networks, fitted by variational sequential Monte Carlo.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    show_defaults = argparse.ArgumentDefaultsHelpFormatter
     about = "fit a student network to data of a noisy-oscillator teacher, and compare the two"
-    demo = commands.add_parser("demo", help=about, description=about, formatter_class=show_defaults)
-    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where files are written")
-    demo.add_argument("--steps", type=int, default=400, metavar="N", help="steps of training")
-    demo.add_argument("--seed", type=int, default=0, help="of everything random")
+    demo = commands.add_parser("demo", help=about, description=about)
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="where files are written (%(default)s)"
+    )
+    demo.add_argument("--steps", type=int, default=600, metavar="N", help="steps of training (%(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     demo.set_defaults(run=_demo)
 
     about = "fit a low-rank network to a recording (.npy, .npz, .csv or xarray .nc)"
-    command = commands.add_parser("fit", help=about, description=about, formatter_class=show_defaults)
+    command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files are written")
     _add_reading(command.add_argument_group("the recording"))
@@ -88,38 +91,53 @@ def _add_reading(group: Any) -> None:
     group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
     group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
     group.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of the trials, or time, not trained on"
+        "--held-out",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the trials, or of time, that is not trained on (%(default)s)",
     )
     group.add_argument(
         "--standardise",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="train on features of mean 0 and variance 1 (Gaussian only); the saved model is in the data's own units",
+        help="train on features of mean 0 and variance 1 (Gaussian only, on unless refused); the saved model is in the "
+        "recording's own units all the same",
     )
 
 
 def _add_model(group: Any) -> None:
-    group.add_argument("--rank", type=int, default=3, metavar="R", help="number of latents")
-    group.add_argument("--units", type=int, default=512, metavar="N", help="number of units")
+    group.add_argument("--rank", type=int, default=3, metavar="R", help="number of latents (%(default)s)")
+    group.add_argument("--units", type=int, default=512, metavar="N", help="number of units (%(default)s)")
     group.add_argument(
         "--activation",
         default="clipped_relu",
-        choices=("clipped_relu", "relu", "tanh", "softplus", "identity"),
-        help="of the units",
+        choices=ACTIVATIONS,
+        help="of the units (%(default)s)",
     )
-    group.add_argument("--likelihood", default="gaussian", choices=("gaussian", "poisson"), help="of the recording")
+    group.add_argument("--likelihood", default="gaussian", choices=LIKELIHOODS, help="of the recording (%(default)s)")
 
 
 def _add_training(group: Any) -> None:
-    group.add_argument("--steps", type=int, default=1000, metavar="N", help="steps of training")
+    group.add_argument("--steps", type=int, default=1000, metavar="N", help="steps of training (%(default)s)")
     group.add_argument(
-        "--window", type=int, default=50, metavar="BINS", help="train on windows of this length; 0: on whole trials"
+        "--window",
+        type=int,
+        default=50,
+        metavar="BINS",
+        help="train on windows of this length (%(default)s); 0: whole trials",
     )
-    group.add_argument("--batch-size", type=int, default=10, metavar="B", help="windows, or trials, per step")
-    group.add_argument("--particles", type=int, default=10, metavar="K", help="number of particles")
-    group.add_argument("--learning-rate", type=float, default=1e-2, metavar="RATE", help="of the first step")
-    group.add_argument("--final-learning-rate", type=float, default=1e-3, metavar="RATE", help="of the last step")
-    group.add_argument("--seed", type=int, default=0, help="of everything random")
+    group.add_argument(
+        "--batch-size", type=int, default=10, metavar="B", help="windows, or trials, per step (%(default)s)"
+    )
+    group.add_argument("--particles", type=int, metavar="K", help="number of particles (10; for poisson 100)")
+    group.add_argument(
+        "--learning-rate", type=float, default=1e-2, metavar="RATE", help="of the first step (%(default)s)"
+    )
+    group.add_argument(
+        "--final-learning-rate", type=float, default=1e-3, metavar="RATE", help="of the last step (%(default)s)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     group.add_argument("--resume", action="store_true", help="go on with a fit that was stopped")
 
 
@@ -154,7 +172,7 @@ def _fit(options: argparse.Namespace) -> int:
     )
     print(recording.orientation)
     y = torch.as_tensor(recording.values, dtype=torch.float32)
-    print("That is {} trials x {} time bins x {} features.".format(*y.shape))
+    print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
     split = _split(y, options.held_out)
     print(split.sentence)
     train, held_out, standardisation = split.train, split.held_out, None
@@ -176,6 +194,11 @@ def _fit(options: argparse.Namespace) -> int:
     _write_summary(files["summary.json"], options, recording.orientation, result)
     made = _draw(files["training.png"], lambda: _training_figure(result))
     print(result)
+    if held_out is not None:
+        reference = _independent_evidence(options.likelihood, train, held_out)
+        print(
+            f"  for scale       {reference:.3f} nats per bin held out, were features independent in time and of each other"
+        )
     _list_files(options.out, ["model.safetensors", "summary.json", *made])
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
     if result.interrupted:
@@ -193,6 +216,19 @@ def _build(options: argparse.Namespace, features: int) -> tuple[StateSpaceModel,
     return model, OptimalGuide(model)
 
 
+def _independent_evidence(likelihood: str, train: Tensor, held_out: Tensor) -> float:
+    """Return the held-out log evidence per bin of one distribution per feature, fitted to the training data."""
+    mean = train.nanmean((0, 1))
+    if likelihood == "gaussian":
+        scale = (train - mean).square().nanmean((0, 1)).sqrt().clamp(min=1e-6)
+        distribution: torch.distributions.Distribution = torch.distributions.Normal(mean, scale)
+    else:
+        distribution = torch.distributions.Poisson(mean.clamp(min=1e-6))
+    seen = ~held_out.isnan()
+    log_prob = distribution.log_prob(torch.where(seen, held_out, 0.0)) * seen
+    return float(log_prob.sum() / seen.any(-1).sum().clamp(min=1))
+
+
 def _train(
     options: argparse.Namespace,
     model: StateSpaceModel,
@@ -204,8 +240,9 @@ def _train(
     num_trials, num_steps = train.shape[:2]
     window = options.window if 0 < options.window < num_steps else None
     batch_size = min(options.batch_size, num_trials) if window is None else options.batch_size
+    particles = options.particles or (10 if options.likelihood == "gaussian" else 100)
     what = "whole trials" if window is None else f"windows of {window} time bins"
-    print(f"Each of {options.steps} steps sees {batch_size} {what} with {options.particles} particles.")
+    print(f"Each of {options.steps} steps sees {batch_size} {what}, with {particles} particles.")
     return fit(
         model,
         guide,
@@ -213,7 +250,7 @@ def _train(
         num_steps=options.steps,
         window=window,
         batch_size=batch_size,
-        num_particles=options.particles,
+        num_particles=particles,
         learning_rate=options.learning_rate,
         final_learning_rate=options.final_learning_rate,
         held_out=held_out,

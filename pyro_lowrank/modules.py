@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyro
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
+from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.plate_messenger import PlateMessenger
+from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
+from pyro.poutine.scale_messenger import ScaleMessenger
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import nn
 from torch.distributions import transform_to
 
@@ -85,6 +89,28 @@ def warn_of_shadowed(*modules: Any) -> None:
                     "pyro.clear_param_store() between models, or pyro.settings.set(module_local_params=True) first."
                 )
                 return
+
+
+def check_priors_are_handled(*modules: Any) -> None:
+    """Raise if attributes have priors (`PyroSample`) that no enclosing handler scores, replays or conditions."""
+    passive = (ScaleMessenger, PlateMessenger, BlockMessenger)
+    for handler in _PYRO_STACK:
+        if not isinstance(handler, passive) and not (isinstance(handler, TraceMessenger) and handler.param_only):
+            return
+    for module in modules:
+        parts = module.named_modules() if isinstance(module, Module) else ()
+        sampled = [f"{path}.{name}".removeprefix(".") for path, part in parts for name in _priors(part)]
+        if sampled:
+            raise ValueError(
+                f"{', '.join(sampled)} have priors (PyroSample), which a particle filter by itself would only draw "
+                "from. Make its log evidence a factor of a Pyro program that infers them: "
+                "pyro.factor('evidence', -elbo.differentiable_loss(model, guide, y)); or fix them: "
+                "with pyro.poutine.condition(data={...})."
+            )
+
+
+def _priors(part: nn.Module) -> Iterable[str]:
+    return part._pyro_samples if isinstance(part, PyroModule) else ()
 
 
 class Module(PyroModule):

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import reading, warn_of_shadowed
+from pyro_lowrank.modules import check_priors_are_handled, reading, warn_of_shadowed
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
@@ -84,6 +84,7 @@ class SMC_ELBO(ELBO):
             model, guide = _unwrap(model, stack), _unwrap(guide, None)
             _check_data(model, args, kwargs)
             warn_of_shadowed(model, guide)
+            check_priors_are_handled(model, guide)
             return self.loss_and_history(model, guide, *args, **kwargs)[0]
 
     def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History[Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import reading
+from pyro_lowrank.modules import check_priors_are_handled, reading
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
@@ -124,6 +124,7 @@ class SMCFilter:
         return SMCPosterior.from_history(history, kernel.batch_dims)
 
     def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
+        check_priors_are_handled(self.model, self.guide)
         return make_kernel(self.model, self.guide, self.num_particles, self.max_plate_nesting)
 
     def _slice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

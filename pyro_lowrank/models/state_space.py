@@ -16,7 +16,7 @@ from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type
 from pyro_lowrank.handlers import observe, trials_plate
-from pyro_lowrank.modules import Module, effectful
+from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, ReadoutObservation
 from pyro_lowrank.observations.recording import Recording
 from pyro_lowrank.parameters import copy_module
@@ -139,6 +139,7 @@ class StateSpaceModel(Module):
             num_trials: number of trials to sample, where neither `y` nor `u` tells.
             num_steps: number of time bins to sample, where neither `y` nor `u` tells.
         """
+        warn_of_shadowed(self)
         if y is not None:
             self.check_data(y, u)
         num_trials, num_steps = self._extent(y if y is not None else u, num_trials, num_steps)

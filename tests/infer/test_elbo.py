@@ -246,3 +246,16 @@ def test_sampled_weights_are_drawn_once_per_evaluation() -> None:
         plr.SMC_ELBO(5).differentiable_loss(model, guide, y)
     assert capture.trace.nodes["dynamics.left"]["value"].shape == (20, 2)
     assert capture.trace.stochastic_nodes == ["dynamics.left"]
+
+
+def test_priors_that_nothing_infers_are_refused(local_params: bool) -> None:
+    model = small_model()
+    model.dynamics.left = PyroSample(pyro.distributions.Normal(0.0, 1.0).expand([20, 2]).to_event(2))
+    guide = plr.BootstrapGuide(model)
+    y = torch.randn(3, 4, 5)
+    svi = SVI(model, guide, ClippedAdam({}), plr.SMC_ELBO(5))
+    for run in (svi.step, plr.SMC_ELBO(5)(model, guide), plr.SMCFilter(model, guide, 5).run):
+        with pytest.raises(ValueError, match=r"dynamics.left have priors .*pyro.factor.*poutine.condition"):
+            run(y)
+    with poutine.condition(data={"dynamics.left": torch.zeros(20, 2)}):
+        assert plr.SMCFilter(model, guide, 5).run(y).log_evidence.isfinite().all()

@@ -263,7 +263,7 @@ def test_programs_without_init_and_step_are_refused() -> None:
         plr.SMC_ELBO().loss(lambda y: y, lambda y: y, torch.zeros(2, 3, 1))
     first, second = linear_model(), linear_model()
     with pytest.raises(TypeError, match="built for another model"):
-        plr.SMCFilter(first, plr.BootstrapGuide(second), 10).run(torch.zeros(2, 3, 4, dtype=torch.float64))
+        plr.SMCFilter(first, plr.BootstrapGuide(second), 10).run(torch.randn(2, 3, 4, dtype=torch.float64))
 
 
 class Counter:

@@ -94,7 +94,7 @@ def test_parameters_that_are_not_finite_are_reported_as_such() -> None:
     with torch.no_grad():
         model.dynamics.right[0, 0] = torch.nan
     with pytest.raises(SMCFailed, match=r"trial 0 .*time 1.*not a number"):
-        plr.SMCFilter(model, plr.BootstrapGuide(model), 10).run(torch.zeros(2, 3, 4, dtype=torch.float64))
+        plr.SMCFilter(model, plr.BootstrapGuide(model), 10).run(torch.randn(2, 3, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,6 @@ def test_memory_grows_with_particles_and_rank_but_not_with_units() -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            plr.SMC_ELBO(20)(model, plr.OptimalGuide(model))(torch.zeros(5, 10, 3))
+            plr.SMC_ELBO(20)(model, plr.OptimalGuide(model))(torch.randn(5, 10, 3))
         sizes.append(total)
     assert sizes[0] == sizes[1]
