@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.resampling import StratifiedResampling as StratifiedResampling
     from pyro_lowrank.smc.resampling import SystematicResampling as SystematicResampling
     from pyro_lowrank.training.fit import fit as fit
+    from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
     from pyro_lowrank.training.result import FitResult as FitResult
 
 __version__ = "0.1.0"
@@ -63,6 +64,7 @@ _HOMES = {
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
     "fit": "training.fit",
+    "initialise_from_data": "training.initialise",
     "load": "serialization",
     "save": "serialization",
 }

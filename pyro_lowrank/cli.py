@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.data import read_recording
-from pyro_lowrank.data.oscillator import Oscillator, noisy_oscillator
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
@@ -24,16 +23,17 @@ from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
-from pyro_lowrank.observations.readout import UnitReadout
 from pyro_lowrank.plots.figures import new_figure, save_figure
 from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
 from pyro_lowrank.plots.trajectories import plot_phase_portrait, plot_traces
 from pyro_lowrank.serialization import check_writable, save
 from pyro_lowrank.training.fit import fit
+from pyro_lowrank.training.independent import independent_evidence
 from pyro_lowrank.training.initialise import initialise_from_data
 from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.result import FitResult
 from pyro_lowrank.training.standardise import Standardisation
+from pyro_lowrank.training.teacher import oscillator_student, oscillator_teacher
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -195,10 +195,8 @@ def _fit(options: argparse.Namespace) -> int:
     made = _draw(files["training.png"], lambda: _training_figure(result))
     print(result)
     if held_out is not None:
-        reference = _independent_evidence(options.likelihood, train, held_out)
-        print(
-            f"  for scale       {reference:.3f} nats per bin held out, were features independent in time and of each other"
-        )
+        reference = independent_evidence(train, held_out, counts=options.likelihood == "poisson")
+        print(f"  for scale       {reference:.3f} nats per bin held out, were every bin and feature independent")
     _list_files(options.out, ["model.safetensors", "summary.json", *made])
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
     if result.interrupted:
@@ -214,19 +212,6 @@ def _build(options: argparse.Namespace, features: int) -> tuple[StateSpaceModel,
         return model, BootstrapGuide(model)
     model = StateSpaceModel(dynamics, GaussianObservation(rank=options.rank, features=features))
     return model, OptimalGuide(model)
-
-
-def _independent_evidence(likelihood: str, train: Tensor, held_out: Tensor) -> float:
-    """Return the held-out log evidence per bin of one distribution per feature, fitted to the training data."""
-    mean = train.nanmean((0, 1))
-    if likelihood == "gaussian":
-        scale = (train - mean).square().nanmean((0, 1)).sqrt().clamp(min=1e-6)
-        distribution: torch.distributions.Distribution = torch.distributions.Normal(mean, scale)
-    else:
-        distribution = torch.distributions.Poisson(mean.clamp(min=1e-6))
-    seen = ~held_out.isnan()
-    log_prob = distribution.log_prob(torch.where(seen, held_out, 0.0)) * seen
-    return float(log_prob.sum() / seen.any(-1).sum().clamp(min=1))
 
 
 def _train(
@@ -290,9 +275,9 @@ def _demo(options: argparse.Namespace) -> int:
     files = _output_files(options.out, "student.safetensors", "teacher.safetensors", "demo.png")
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
-        teacher = _teacher(noisy_oscillator(units=20))
+        teacher = oscillator_teacher()
         y = teacher.simulate(num_trials=200, num_steps=75).y
-        student = _oscillator_model(20)
+        student = oscillator_student(units=20)
     train, held_out = y[:150], y[150:]
     print("Teacher: a noisy oscillator, a network of rank 2 with 20 units (Pals et al. 2024).")
     print("Data: 200 trials x 75 time bins x 20 units with Gaussian noise; 50 trials are held out.")
@@ -317,26 +302,6 @@ def _demo(options: argparse.Namespace) -> int:
     _compare(teacher, student, held_out, options.seed)
     _list_files(options.out, ["student.safetensors", "teacher.safetensors", *made])
     return INTERRUPTED if result.interrupted else 0
-
-
-def _oscillator_model(units: int) -> StateSpaceModel:
-    readout = UnitReadout(units=units, train_scale=False, train_bias=False)
-    return StateSpaceModel(
-        LowRankRNN(rank=2, units=units, activation="relu"), GaussianObservation(readout=readout, noise="scalar")
-    )
-
-
-def _teacher(oscillator: Oscillator) -> StateSpaceModel:
-    """Return the teacher, with the noise of the paper's."""
-    model = _oscillator_model(len(oscillator.left))
-    dynamics = model.dynamics
-    with torch.no_grad():
-        for name in ("decay", "left", "right", "bias"):
-            setattr(dynamics, name, torch.tensor(getattr(oscillator, name), dtype=torch.float32))
-        dynamics.noise_scale = 0.2 * torch.eye(2)
-        dynamics.initial_noise_scale = oscillator.radius / 2**0.5 * torch.eye(2)
-        model.observation.noise_scale = torch.tensor(0.1)
-    return model
 
 
 def _compare(teacher: StateSpaceModel, student: StateSpaceModel, held_out: Tensor, seed: int) -> None:

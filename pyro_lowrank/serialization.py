@@ -112,7 +112,9 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
     try:
         model, guide = rebuild(archive.configuration)
         restore_state(archive.tensors, model, guide)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: its configuration lacks {error}.") from error
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a model that can be rebuilt: {error}") from error
     frozen = set(archive.configuration.get("frozen", ()))
     for name, parameter in _named_tensors(model, guide).items():
@@ -194,6 +196,11 @@ def _code(value: Activation) -> Any:
 
 def rebuild(configuration: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return a new model and guide (or None) as `describe` told, without touching the random number generator."""
+    if configuration["model"] is None:
+        raise ValueError(
+            "it is the checkpoint of a model with parts that are not of this library; build that model in code and go "
+            "on with `fit(..., resume=True)`."
+        )
     with torch.random.fork_rng(devices=[]):
         model = _decode(configuration["model"])
         if not isinstance(model, StateSpaceModel):
@@ -233,7 +240,7 @@ def state_of(model: nn.Module, guide: nn.Module | None) -> dict[str, Tensor]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    return tensor.detach().to("cpu", copy=True)
 
 
 def restore_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Module | None) -> None:
@@ -258,8 +265,15 @@ def restore_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Mod
 
 def write_archive(path: str | os.PathLike[str], archive: Archive) -> None:
     """Write one safetensors file, all or nothing."""
-    metadata = {"format": _FORMAT, "version": str(_VERSION), "configuration": json.dumps(archive.configuration)}
-    content = to_bytes({name: _copy(tensor) for name, tensor in archive.tensors.items()}, metadata)
+    tensors = {name: _copy(tensor) for name, tensor in archive.tensors.items()}
+    metadata = {
+        "format": _FORMAT,
+        "version": str(_VERSION),
+        "configuration": json.dumps(archive.configuration),
+        # A safetensors file keeps no memory layout, but matrix products round differently in another one.
+        "layout": json.dumps({name: _layout(tensor) for name, tensor in tensors.items() if not tensor.is_contiguous()}),
+    }
+    content = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     # Through a link, the file behind it is replaced, not the link.
     final = Path(os.path.realpath(path))
     temporary = _beside(final)
@@ -271,6 +285,16 @@ def write_archive(path: str | os.PathLike[str], archive: Archive) -> None:
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _layout(tensor: Tensor) -> list[int]:
+    """Return the dims of a tensor in the order of its memory, the slowest first."""
+    return sorted(range(tensor.dim()), key=lambda dim: -tensor.stride()[dim])
+
+
+def _lay_out(tensor: Tensor, layout: list[int]) -> Tensor:
+    inverse = [layout.index(dim) for dim in range(tensor.dim())]
+    return tensor.permute(layout).contiguous().permute(inverse)
 
 
 def _beside(final: Path) -> Path:
@@ -320,8 +344,10 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
         )
     try:
         configuration = json.loads(metadata["configuration"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: its configuration is not JSON ({error}).") from error
+        layouts = json.loads(metadata["layout"])
+        tensors |= {name: _lay_out(tensors[name], layout) for name, layout in layouts.items()}
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: its header cannot be read ({error}).") from error
     if not isinstance(configuration, dict):
         raise ValueError(f"{path} is damaged: its configuration is not a JSON object.")
     return Archive(tensors, configuration)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+
+from pyro_lowrank.cli import main
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -49,3 +53,17 @@ def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
     namespace = {"__name__": "readme"}
     exec(compile(source, str(README), "exec"), namespace)
     assert len(namespace) > 1, "the block defines nothing"
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "console"], ids=lambda block: f"line{block.line}")
+def test_console_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, but for the number of steps; on a recording of the name that they have."""
+    monkeypatch.chdir(tmp_path)
+    np.save("recording.npy", np.random.default_rng(0).standard_normal((200, 6), dtype=np.float32))
+    for line in block.code.splitlines():
+        program, *arguments = shlex.split(line.removeprefix("$ "))
+        assert program == "pyro-lowrank"
+        steps = arguments.index("--steps") + 1
+        arguments[steps] = "3"
+        assert main(arguments) == 0
+    assert any((tmp_path / "fitted").iterdir())

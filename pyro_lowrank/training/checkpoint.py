@@ -93,22 +93,24 @@ class CheckpointFile:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        model: nn.Module,
-        guide: nn.Module | None,
+        model: Any,
+        guide: Any,
         optimizer: optim.Optimizer,
         settings: Mapping[str, Any],
     ) -> None:
         self.path = Path(path)
-        self.model, self.guide, self.optimizer, self.settings = model, guide, optimizer, settings
+        self.model, self.optimizer, self.settings = model, optimizer, settings
+        # A guide of the user's own may be no module, and then has no parameters.
+        self.guide = guide if isinstance(guide, nn.Module) else None
         check_writable(self.path)
-        self._description = self._describe()
+        self._description = self._describe(guide)
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self, guide: Any) -> dict[str, Any]:
         try:
-            return describe(self.model, self.guide)  # type: ignore[arg-type]
+            return describe(self.model, guide)
         except TypeError as error:
             logger.info("Checkpoints resume this fit, but `load` cannot rebuild the model from them: %s", error)
-            return {"model": {"class": type(self.model).__name__}, "guide": None}
+            return {"model": None, "guide": None}
 
     def write(self, history: History, num_steps: int) -> None:
         """Write what was reached, all or nothing."""

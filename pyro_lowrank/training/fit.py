@@ -6,13 +6,13 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
-from pyro_lowrank.errors import check_positive, check_positive_int, check_sequence
+from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
@@ -257,19 +257,22 @@ def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tens
         if isinstance(model, StateSpaceModel):
             model.check_data(y, u)
         else:
-            check_sequence("y", y, last=y.shape[-1], last_name="features")
+            _check_any(y, u, parameters_of(model, guide, trainable=True).values())
     except (TypeError, ValueError) as error:
         raise type(error)(str(error) if name == "y" else f"In `{name}`: {error}") from error
     if not observed_bins(y).any():
         raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
-    for value in (y, u):
-        for parameter in parameters_of(model, guide, trainable=True).values():
-            if value is not None and (value.dtype, value.device) != (parameter.dtype, parameter.device):
-                raise ValueError(
-                    f"`{name}` and its inputs must be of the dtype and on the device of the model's parameters, "
-                    f"{parameter.dtype} on {parameter.device}, got {value.dtype} on {value.device}; convert them with "
-                    f"`.to(device, dtype)`, or build the model with `dtype` and `device`."
-                )
+
+
+def _check_any(y: Tensor, u: Tensor | None, parameters: Iterable[Tensor]) -> None:
+    """Check data for a model of the user's own, of which only the parameters are known."""
+    for name, value in (("y", y), ("u", u)):
+        if value is not None:
+            check_sequence(name, value, last=value.shape[-1] if isinstance(value, Tensor) else 0, last_name="features")
+            for parameter in parameters:
+                check_same_type(name, value, parameter)
+    if u is not None and u.shape[:2] != y.shape[:2]:
+        raise ValueError(f"`u` must have the trials and time bins of the data, {y.shape[:2]}, got {u.shape[:2]}.")
 
 
 def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | None, **rates: float) -> dict[str, Any]:
