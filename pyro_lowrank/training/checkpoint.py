@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,9 @@ class CheckpointFile:
         theirs, ours = dict(progress.settings), dict(self.settings)
         differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
         if differing:
-            told = "; ".join(f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in differing)
+            told = "; ".join(
+                f"{key} was {reprlib.repr(theirs.get(key))}, is {reprlib.repr(ours.get(key))}" for key in differing
+            )
             raise ValueError(
                 f"The checkpoint {self.path} is of another fit: {told}. Resume with the settings and data it was begun "
                 "with, or begin anew under another `checkpoint`."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,33 +42,42 @@ def loss_failure(error: Exception, batch: Batch, step: int, data: str) -> SMCFai
 
 
 def gradient_failure(
-    elbo: SMC_ELBO, model: Any, guide: Any, batch: Batch, parameters: Sequence[nn.Parameter], step: int
+    elbo: SMC_ELBO,
+    model: Any,
+    guide: Any,
+    batch: Batch,
+    parameters: Sequence[nn.Parameter],
+    step: int,
+    reseed: Callable[[], None],
 ) -> SMCFailed:
-    """Return the error of a step whose gradient is not finite; the generators are seeded as for the step."""
-    _, history = elbo.loss_and_history(model, guide, *batch.arguments)
-    increments = history.increments
-    per_trial = increments.dim() == 2
-    columns = increments.unbind(-1) if per_trial else (increments,)
-    for trial, column in enumerate(columns):
-        time = _first_bad_gradient(column, parameters)
-        if time is not None:
-            where = place_in_data(batch, time, trial if per_trial else None)
-            return SMCFailed(f"Step {step}: the gradient of the loss is not finite at {where} of `y`. {_ADVICE}")
-    return SMCFailed(f"Step {step}: the gradient of the loss is not finite, in the sum over trials alone. {_ADVICE}")
+    """Return the error of a step whose gradient is not finite.
 
+    In the backward pass a number that is not finite spreads to all trials and times of a minibatch. So each trial is
+    tried alone, in every row of the minibatch, and then cut short, with the random numbers that the step had.
+    """
 
-def _first_bad_gradient(increments: Tensor, parameters: Sequence[nn.Parameter]) -> int | None:
-    """Return the first time bin up to which the evidence, `time`, has a gradient that is not finite, or None."""
-
-    def is_bad(end: int) -> bool:
-        gradients = torch.autograd.grad(increments[:end].sum(), parameters, retain_graph=True, allow_unused=True)
+    def is_bad(tried: Batch) -> bool:
+        reseed()
+        try:
+            loss, _ = elbo.loss_and_history(model, guide, *tried.arguments)
+        except ParticlesDied:
+            return False
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         return not all(g is None or bool(g.isfinite().all()) for g in gradients)
 
-    low, high = 0, len(increments)
-    if not is_bad(high):
-        return None
-    # Once it is not finite, the gradient of a longer sum is not either.
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_bad(middle) else (middle, high)
-    return high - 1
+    for trial in range(batch.y.shape[0]):
+        alone = _part(batch, torch.full_like(batch.trials, trial), batch.y.shape[1])
+        if is_bad(alone):
+            low, high = 0, batch.y.shape[1]
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if is_bad(_part(alone, slice(None), middle)) else (middle, high)
+            where = place_in_data(batch, high - 1, trial)
+            return SMCFailed(f"Step {step}: the gradient of the loss is not finite at {where} of `y`. {_ADVICE}")
+    trials = batch.trials.tolist()
+    return SMCFailed(f"Step {step}: the gradient of the loss is not finite with trials {trials} together. {_ADVICE}")
+
+
+def _part(batch: Batch, rows: Tensor | slice, num_steps: int) -> Batch:
+    u = None if batch.u is None else batch.u[rows, :num_steps]
+    return replace(batch, y=batch.y[rows, :num_steps], u=u)

@@ -281,7 +281,9 @@ def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | N
     digest = hashlib.sha256()
     for value in data.arguments:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    optimizer = {name: value for name, value in sorted(steps.optimizer.defaults.items()) if name != "lr"}
+    # What is off is left out: another release of torch may know more that is off.
+    options = {name: value for name, value in sorted(steps.optimizer.defaults.items()) if value not in (None, False)}
+    options.pop("lr", None)
     return {
         "seed": steps.seed,
         "batch_size": batch_size,
@@ -290,7 +292,8 @@ def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | N
         "ess_threshold": scheme.ess_threshold,
         "resampler": type(scheme.resampler).__name__,
         "gradient": type(scheme.gradient).__name__,
-        "optimizer": f"{type(steps.optimizer).__name__} {optimizer}",
+        "optimizer": type(steps.optimizer).__name__,
+        "optimizer_options": str(options),
         "max_grad_norm": str(steps.max_grad_norm),
         "trained": sorted(parameters_of(steps.model, steps.guide, trainable=True)),
         "data": [list(data.y.shape), str(data.y.dtype), digest.hexdigest()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,20 +75,18 @@ class Steps:
         """Take the next step; raise `SMCFailed`, with nothing changed, if the loss or its gradient is not finite."""
         step = len(self.history)
         batch = self.batches.draw(step)
-        seed = seed_of(self.seed, "particles", step)
+        reseed = partial(seed_generators, self.device, seed_of(self.seed, "particles", step))
         for group, first_rate in zip(self.optimizer.param_groups, self.first_rates, strict=True):
             group["lr"] = first_rate * self.decay**step
         self.optimizer.zero_grad(set_to_none=True)
-        seed_generators(self.device, seed)
+        reseed()
         with torch.enable_grad():
             loss, evidence, ess = self._evaluate(batch, step, "y")
             # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many the trials are.
             (loss / batch.size).backward()
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
             if not math.isfinite(norm):
-                seed_generators(self.device, seed)
-                self.optimizer.zero_grad(set_to_none=True)
-                raise gradient_failure(self.elbo, self.model, self.guide, batch, self.parameters, step)
+                raise gradient_failure(self.elbo, self.model, self.guide, batch, self.parameters, step, reseed)
         with interrupts_deferred():
             self.optimizer.step()
             self.history.evidence.append(evidence)

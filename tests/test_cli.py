@@ -1,0 +1,235 @@
+"""The command line does what it says, in the recording's own units, and answers bad input with one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_lowrank as plr
+from pyro_lowrank import cli
+
+SMALL = ("--units", "8", "--rank", "2", "--steps", "4", "--window", "10", "--batch-size", "3", "--particles", "4")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of 120 time bins and 5 features, in units of its own."""
+    rng = np.random.default_rng(0)
+    slow = np.cumsum(rng.normal(size=(120, 2)), 0) * 0.3
+    y = slow @ rng.normal(size=(2, 5)) + 0.2 * rng.normal(size=(120, 5))
+    path = tmp_path_factory.mktemp("data") / "recording.npy"
+    np.save(path, 300.0 + 40.0 * y)
+    return path
+
+
+def words(*arguments: Any) -> list[str]:
+    """The words of a command."""
+    return [str(argument) for argument in arguments]
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The parameters in a model file."""
+    return dict(plr.load(path)[0].state_dict())
+
+
+def test_fit_writes_a_model_in_the_recordings_own_units(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "out"
+    assert cli.main(words("fit", recorded, "--out", out, *SMALL)) == 0
+    printed = capsys.readouterr().out
+    assert "2-d array (120, 5): took axis 0 as time because it is the longer axis" in printed
+    assert "Training on the first 108 time bins; the last 12 are held out." in printed
+    assert "Each of 4 steps sees 3 windows of 10 time bins, with 4 particles." in printed
+    assert "FitResult: 4 of 4 steps" in printed
+
+    model, guide = plr.load(out / "model.safetensors")
+    assert type(guide) is plr.OptimalGuide
+    y = torch.as_tensor(np.load(recorded), dtype=torch.float32)
+    drawn = model.simulate(num_trials=20, num_steps=200).y
+    assert ((drawn.mean((0, 1)) - y.mean(0)).abs() < 3 * y.std(0)).all(), "around 300, not around 0"
+    assert (drawn.std((0, 1)) > 0.1 * y.std(0)).all()
+    with torch.no_grad():
+        per_bin = -plr.SMC_ELBO(16).loss(model, guide, y[None]) / 120
+    # A Gaussian of every feature is worth this much; the fit starts at the principal components, far above it.
+    independent = -(y.std(0).log() + 0.5 * np.log(2 * np.pi * np.e)).sum().item()
+    assert per_bin > independent + 2
+
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["held_out_evidence_per_bin"]["after"] == summary["held_out_evidence"][-1]
+    assert summary["options"]["data"] == str(recorded)
+    assert {path.name for path in out.iterdir()} == {
+        "checkpoint.safetensors",
+        "model.safetensors",
+        "summary.json",
+        "training.png",
+    }
+
+
+def test_the_same_command_gives_the_same_model_and_leaves_the_generator(recorded: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    for name in ("one", "two"):
+        assert cli.main(words("fit", recorded, "--out", tmp_path / name, *SMALL)) == 0
+        torch.rand(3)
+    torch.set_rng_state(before)
+    one, two = (tensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert cli.main(words("fit", recorded, "--out", tmp_path / "two", *SMALL, "--seed", 1, "--resume")) == 2
+    assert cli.main(words("fit", recorded, "--out", tmp_path / "two", *SMALL, "--seed", 1)) == 0
+    other = tensors(tmp_path / "two" / "model.safetensors")
+    assert not torch.equal(other["dynamics.left_unconstrained"], one["dynamics.left_unconstrained"])
+
+
+def test_an_interrupted_fit_goes_on_with_resume(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(report: Any) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert cli.main(words("fit", recorded, "--out", whole, *SMALL)) == 0
+    monkeypatch.setattr(cli, "fit", functools.partial(plr.fit, callback=press))
+    assert cli.main(words("fit", recorded, "--out", stopped, *SMALL)) == 130
+    monkeypatch.undo()
+    assert "the same command with --resume goes on" in capsys.readouterr().out
+    assert plr.load(stopped / "model.safetensors"), "what was reached is there"
+    assert cli.main(words("fit", recorded, "--out", stopped, *SMALL)) == 2
+    assert "stopped after 2 of 4 steps; pass resume=True" in capsys.readouterr().err
+    assert cli.main(words("fit", recorded, "--out", stopped, *SMALL, "--resume")) == 0
+    one, two = (tensors(folder / "model.safetensors") for folder in (whole, stopped))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_spike_counts_in_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = np.random.default_rng(0).poisson(0.5, size=(12, 3, 20))
+    np.savez(tmp_path / "spikes.npz", spikes=counts, labels=np.zeros((4, 4)))
+    command = words("fit", tmp_path / "spikes.npz", "--out", tmp_path / "out", *SMALL, "--likelihood", "poisson")
+    assert cli.main([*command, "--key", "spikes", "--time-axis", "2", "--window", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "took axis 2 as time as asked" in printed
+    assert "Training on the first 10 trials; the last 2 are held out." in printed
+    assert "3 whole trials" in printed
+    model, guide = plr.load(tmp_path / "out" / "model.safetensors")
+    assert type(guide) is plr.BootstrapGuide
+    drawn = model.simulate(50, 20).y
+    assert torch.equal(drawn, drawn.round())
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.5)
+
+
+def test_nothing_held_out_and_nothing_standardised(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--held-out", "0", "--no-standardise", "--activation", "tanh")
+    assert cli.main(words("fit", recorded, "--out", tmp_path, *SMALL, *options)) == 0
+    printed = capsys.readouterr().out
+    assert "nothing is held out" in printed
+    assert "standardised" not in printed
+    assert json.loads((tmp_path / "summary.json").read_text())["held_out_evidence_per_bin"] is None
+
+
+def test_demo_compares_student_and_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words("demo", "--out", tmp_path, "--steps", 20)) == 0
+    printed = capsys.readouterr().out
+    numbers = {
+        name: [float(word) for word in line.split()[-2:]]
+        for line in printed.splitlines()
+        for name in ("largest axis", "observation noise", "evidence")
+        if name in line
+    }
+    assert numbers["largest axis"][0] == 0.2
+    assert numbers["observation noise"] == [0.1, pytest.approx(0.1, abs=0.02)]
+    teacher, student = numbers["evidence"]
+    # No model is worth more than the true one, but for what the two estimates are off.
+    assert 10 < student < teacher + 0.05
+    assert max(map(len, printed.removesuffix("\n").splitlines()[:-1])) <= 88
+    for name in ("student", "teacher"):
+        model, _ = plr.load(tmp_path / f"{name}.safetensors")
+        assert model.simulate(2, 30).y.shape == (2, 30, 20)
+    assert (tmp_path / "demo.png").stat().st_size > 20_000
+
+
+def test_without_matplotlib_the_rest_is_done(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(words("fit", recorded, "--out", tmp_path, *SMALL)) == 0
+    assert 'pip install "pyro-lowrank[plot]"' in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "training.png").exists()
+
+
+def bad_commands(recorded: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    """Commands that cannot be run, and what they are answered with."""
+    out = ("--out", tmp_path / "out")
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
+    return {
+        "no such file": (words("fit", tmp_path / "no.npy", *out), "there is no file at"),
+        "damaged": (words("fit", tmp_path / "broken.npy", *out), "truncated, damaged"),
+        "folder": (words("fit", recorded, "--out", file / "out"), "cannot be made: Not a directory; choose another"),
+        "demo folder": (words("demo", "--out", file / "out"), "cannot be made"),
+        "rank": (words("fit", recorded, *out, *SMALL, "--rank", 9), "`rank` must be at most `units`"),
+        "counts": (words("fit", recorded, *out, *SMALL, "--likelihood", "poisson"), "are counts, 0, 1, 2"),
+        "share": (words("fit", recorded, *out, "--held-out", 1.5), "is a share, at least 0 and below 1, got 1.5"),
+        "steps": (words("fit", recorded, *out, *SMALL, "--steps", 0), "`num_steps` must be at least 1"),
+        "particles": (words("fit", recorded, *out, *SMALL, "--particles", -1), "`num_particles` must be at least 1"),
+        "axis": (words("fit", recorded, *out, "--time-axis", 4), "`time_axis` must be an axis of the array"),
+    }
+
+
+CASES = ("no such file", "damaged", "folder", "demo folder", "rank", "counts", "share", "steps", "particles", "axis")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_line_and_code_2(
+    case: str, recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, message = bad_commands(recorded, tmp_path)[case]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pyro-lowrank: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("out/*.safetensors"))
+
+
+def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["frobnicate"], ["fit"], ["fit", "data.npy"], ["demo", "--steps", "many"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(command)
+        assert stopped.value.code == 2
+    assert "usage: pyro-lowrank" in capsys.readouterr().err
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyro_lowrank", "fit", "--help"],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--rank R" in done.stdout
+
+
+@pytest.mark.slow
+def test_fit_raises_the_held_out_evidence_of_a_real_recording(shared_data: Path, tmp_path: Path) -> None:
+    data = shared_data / "eeg_s001r01_smoothed.npy"
+    assert cli.main(words("fit", data, "--rank", 3, "--units", 512, "--steps", 100, "--out", tmp_path)) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["held_out_evidence_per_bin"]["after"] > summary["held_out_evidence_per_bin"]["before"] + 0.5
+    model, _ = plr.load(tmp_path / "model.safetensors")
+    assert model.simulate(2, 500).y.isfinite().all()

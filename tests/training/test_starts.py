@@ -1,0 +1,185 @@
+"""Starting at the data, standardising, the teacher, and the yardstick: each against its closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_lowrank as plr
+from pyro_lowrank.training.independent import independent_evidence
+from pyro_lowrank.training.standardise import Standardisation
+from pyro_lowrank.training.teacher import oscillator_student, oscillator_teacher
+from tests.training.builders import assert_same_state, pair, recording, state
+
+NAN = float("nan")
+
+
+def factors(dtype: torch.dtype, noise: float = 0.1) -> tuple[Tensor, Tensor]:
+    """A recording of 2 slow latents seen by 6 features, and the plane that they span."""
+    torch.manual_seed(4)
+    z = torch.randn(8, 400, 2, dtype=dtype)
+    for t in range(1, 400):
+        z[:, t] = 0.95 * z[:, t - 1] + 0.3 * z[:, t]
+    loadings = torch.randn(6, 2, dtype=dtype)
+    return 5.0 + z @ loadings.mT + noise * torch.randn(8, 400, 6, dtype=dtype), loadings
+
+
+def linear(dtype: torch.dtype, **options: Any) -> plr.StateSpaceModel:
+    """Build a model of 2 latents and 6 features."""
+    dynamics = plr.LowRankRNN(rank=2, units=8, dtype=dtype, **options)
+    return plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=6, dtype=dtype))
+
+
+@pytest.mark.parametrize("noise", ["scalar", "diagonal", "full"])
+def test_a_start_at_the_data_finds_plane_and_noise(noise: str, dtype: torch.dtype) -> None:
+    y, loadings = factors(dtype)
+    model = linear(dtype, noise=noise)
+    with torch.no_grad():
+        before = -plr.SMC_ELBO(32).loss(model, plr.OptimalGuide(model), y)
+    plr.initialise_from_data(model, y)
+    readout, observation = model.observation.readout, model.observation
+    # The same plane: projecting one on the other loses nothing.
+    basis = torch.linalg.qr(loadings).Q
+    lost = readout.weight - basis @ (basis.mT @ readout.weight)
+    assert lost.abs().max() < 0.02 * readout.weight.abs().max()
+    torch.testing.assert_close(readout.bias, y.mean((0, 1)))
+    assert observation.noise_variance.mean().sqrt().item() == pytest.approx(0.1 * (4 / 6) ** 0.5, rel=0.05)
+    z = (y - readout.bias) @ torch.linalg.pinv(readout.weight).mT
+    torch.testing.assert_close(z.flatten(0, 1).var(0), torch.ones(2, dtype=dtype), rtol=1e-2, atol=0.0)
+    error = (z[:, 1:] - model.dynamics(z[:, :-1])).flatten(0, 1)
+    covariance = error.mT @ error / len(error)
+    if noise != "full":
+        covariance = torch.diag_embed(covariance.diagonal())
+    if noise == "scalar":
+        covariance = covariance.diagonal().mean() * torch.eye(2, dtype=dtype)
+    torch.testing.assert_close(model.dynamics.noise_covariance, covariance, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        after = -plr.SMC_ELBO(32).loss(model, plr.OptimalGuide(model), y)
+    assert after > before + 1000
+
+
+def test_a_start_at_the_data_reads_currents_through_the_left_vectors() -> None:
+    y, loadings = factors(torch.float32)
+    model = plr.StateSpaceModel(
+        plr.LowRankRNN(rank=2, units=6), plr.GaussianObservation(readout=plr.UnitReadout(units=6, scale=2.0))
+    )
+    plr.initialise_from_data(model, y)
+    seen = 2.0 * model.dynamics.left
+    basis = torch.linalg.qr(loadings).Q
+    assert (seen - basis @ (basis.mT @ seen)).abs().max() < 0.02 * seen.abs().max()
+
+
+def test_a_start_at_the_data_copes_with_gaps_and_inputs() -> None:
+    y, _ = factors(torch.float32)
+    y[0, 100:] = NAN
+    y[1:, ::7, 2] = NAN
+    dynamics = plr.LowRankRNN(rank=2, units=8, inputs=1)
+    model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=6, inputs=1))
+    plr.initialise_from_data(model, y, torch.randn(8, 400, 1))
+    assert all(value.isfinite().all() for value in state(model).values())
+    assert (model.observation.readout.input_weight == 0).all()
+    torch.testing.assert_close(model.observation.readout.bias, y.nanmean((0, 1)))
+
+
+def test_a_start_at_the_data_leaves_frozen_parameters_and_weights_alone() -> None:
+    model = linear(torch.float32)
+    frozen = {n: p for n, p in model.named_parameters() if "bias" in n or n.startswith("dynamics.noise")}
+    for parameter in frozen.values():
+        parameter.requires_grad_(False)
+    before = state(model)
+    plr.initialise_from_data(model, factors(torch.float32)[0])
+    changed = {name for name, value in state(model).items() if not torch.equal(value, before[name])}
+    assert changed == {"observation.readout.weight_unconstrained", "observation.noise_scale_unconstrained"}
+
+
+@pytest.mark.parametrize("link", ["exp", "softplus"])
+def test_counts_start_at_their_mean_rates(link: str) -> None:
+    y = torch.poisson(torch.tensor([0.02, 1.0, 30.0]).expand(10, 500, 3))
+    y[..., 0] = 0
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=4), plr.PoissonObservation(rank=1, features=3, link=link))
+    plr.initialise_from_data(model, y)
+    expected = y.mean((0, 1)).clamp(min=1e-4)
+    torch.testing.assert_close(model.observation.mean(torch.zeros(1)), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_starts_that_cannot_be_made() -> None:
+    model, _ = pair()
+    flat = torch.randn(2, 10, 1).expand(2, 10, 3) + torch.zeros(2, 10, 3)
+    with pytest.raises(ValueError, match="has 1 principal components, too few to start 2 latents"):
+        plr.initialise_from_data(model, flat)
+    rates = plr.StateSpaceModel(
+        plr.LowRankRNN(rank=2, units=3),
+        plr.GaussianObservation(readout=plr.UnitReadout(units=3, source="rates")),
+    )
+    before = state(rates)
+    with pytest.raises(TypeError, match="Only a readout of latents, or of currents"):
+        plr.initialise_from_data(rates, recording())
+    assert_same_state(rates, before)
+    with pytest.raises(ValueError, match="must have 3 features"):
+        plr.initialise_from_data(model, torch.zeros(2, 10, 4))
+
+
+def test_a_folded_model_is_the_same_model_of_the_recording_itself(dtype: torch.dtype) -> None:
+    observation = plr.GaussianObservation(rank=2, features=3, inputs=1, noise_scale=0.4, dtype=dtype)
+    model = plr.StateSpaceModel(pair(dtype, inputs=1)[0].dynamics, observation)
+    y = 4.0 + torch.tensor([0.1, 3.0, 50.0], dtype=dtype) * recording(dtype)
+    y[1, 5:] = NAN
+    y[0, 3, 2] = NAN
+    u = torch.randn(5, 12, 1, dtype=dtype)
+    standardisation = Standardisation.of(y)
+    losses = []
+    for data in (standardisation.apply(y), y):
+        torch.manual_seed(6)
+        with torch.no_grad():
+            losses.append(plr.SMC_ELBO(16).loss(model, plr.OptimalGuide(model), data, u))
+        if data is not y:
+            standardisation.fold_into(model)
+    bins = 4 * 12 + 5
+    # -log p(y) = -log p(y') + sum of log s
+    expected = losses[0] + bins * standardisation.log_scale(y)
+    assert losses[1] == pytest.approx(expected, rel=1e-4 if dtype == torch.float32 else 1e-9)
+
+
+def test_standardised_features_have_mean_0_and_variance_1() -> None:
+    y = 40.0 + torch.tensor([0.01, 3.0, 500.0]) * torch.randn(3, 50, 3, dtype=torch.float64)
+    y[0, 10:] = NAN
+    y = torch.cat([y, torch.full((3, 50, 1), 7.0), torch.full((3, 50, 1), NAN)], -1)
+    standardised = Standardisation.of(y).apply(y)
+    torch.testing.assert_close(standardised.nanmean((0, 1))[:3], torch.zeros(3, dtype=y.dtype), atol=1e-9, rtol=0.0)
+    torch.testing.assert_close(standardised.square().nanmean((0, 1))[:3], torch.ones(3, dtype=y.dtype))
+    assert (standardised[..., 3] == 0).all(), "a feature that never changes is not blown up"
+    assert torch.equal(standardised.isnan(), y.isnan())
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=2), plr.PoissonObservation(rank=1, features=5))
+    with pytest.raises(TypeError, match="Only a GaussianObservation with an affine readout and diagonal noise"):
+        Standardisation.of(y).fold_into(model)
+
+
+def test_the_teacher_goes_round_in_circles_with_the_papers_noise() -> None:
+    teacher = oscillator_teacher()
+    z = teacher.simulate(num_trials=400, num_steps=75).z
+    radius = z[:, 30:].norm(dim=-1)
+    assert 1.8 < radius.median() < 2.1
+    angle = torch.atan2(z[..., 1], z[..., 0])
+    turn = torch.remainder(angle[:, 31:] - angle[:, 30:-1] + torch.pi, 2 * torch.pi) - torch.pi
+    assert (2 * torch.pi / turn.mean()).item() == pytest.approx(30.0, rel=0.1)
+    torch.testing.assert_close(teacher.dynamics.noise_covariance, 0.04 * torch.eye(2))
+    torch.testing.assert_close(teacher.observation.noise_variance, torch.full((20,), 0.01))
+    assert {n: tuple(v.shape) for n, v in state(teacher).items()} == {
+        n: tuple(v.shape) for n, v in state(oscillator_student()).items()
+    }
+
+
+def test_the_yardstick_is_the_log_density_of_independent_features() -> None:
+    train, held_out = torch.randn(4, 500, 2) * torch.tensor([1.0, 5.0]), torch.randn(3, 20, 2)
+    held_out[0, 5:] = NAN
+    held_out[1, 3, 0] = NAN
+    flat = train.flatten(0, 1)
+    normal = torch.distributions.Normal(flat.mean(0), flat.std(0, correction=0))
+    expected = torch.where(held_out.isnan(), 0.0, normal.log_prob(held_out.nan_to_num())).sum() / (5 + 20 + 20)
+    assert independent_evidence(train, held_out, counts=False) == pytest.approx(float(expected), rel=1e-5)
+    counts = torch.poisson(torch.full((2, 30, 2), 3.0))
+    expected = torch.distributions.Poisson(counts.mean((0, 1))).log_prob(counts).sum() / 60
+    assert independent_evidence(counts, counts, counts=True) == pytest.approx(float(expected), rel=1e-5)
