@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 
 import pyro_lowrank as plr
 from pyro_lowrank import cli
+from pyro_lowrank.cli import fitting
 
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--units", "8", "--rank", "2", "--steps", "4", "--window", "10", "--batch-size", "3", "--particles", "4")
 
 
@@ -26,7 +29,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slow = np.cumsum(rng.normal(size=(120, 2)), 0) * 0.3
     y = slow @ rng.normal(size=(2, 5)) + 0.2 * rng.normal(size=(120, 5))
     path = tmp_path_factory.mktemp("data") / "recording.npy"
-    np.save(path, 300.0 + 40.0 * y)
+    np.save(path, 3e4 + 40.0 * y)
     return path
 
 
@@ -55,7 +58,7 @@ def test_fit_writes_a_model_in_the_recordings_own_units(
     assert type(guide) is plr.OptimalGuide
     y = torch.as_tensor(np.load(recorded), dtype=torch.float32)
     drawn = model.simulate(num_trials=20, num_steps=200).y
-    assert ((drawn.mean((0, 1)) - y.mean(0)).abs() < 3 * y.std(0)).all(), "around 300, not around 0"
+    assert ((drawn.mean((0, 1)) - y.mean(0)).abs() < 3 * y.std(0)).all(), "around 30,000, not around 0"
     assert (drawn.std((0, 1)) > 0.1 * y.std(0)).all()
     with torch.no_grad():
         per_bin = -plr.SMC_ELBO(16).loss(model, guide, y[None]) / 120
@@ -98,7 +101,7 @@ def test_an_interrupted_fit_goes_on_with_resume(
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert cli.main(words("fit", recorded, "--out", whole, *SMALL)) == 0
-    monkeypatch.setattr(cli, "fit", functools.partial(plr.fit, callback=press))
+    monkeypatch.setattr(fitting, "fit", functools.partial(plr.fit, callback=press))
     assert cli.main(words("fit", recorded, "--out", stopped, *SMALL)) == 130
     monkeypatch.undo()
     assert "the same command with --resume goes on" in capsys.readouterr().out
@@ -212,15 +215,32 @@ def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: pyro-lowrank" in capsys.readouterr().err
 
 
-def test_the_module_runs_as_a_program() -> None:
+@pytest.mark.parametrize(("given", "used"), [(None, 1), ("2", 2)])
+def test_the_program_runs_on_one_thread_unless_told_otherwise(given: str | None, used: int, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {} if given is None else {"OMP_NUM_THREADS": given}
+    code = (
+        "import sys, pyro_lowrank.cli as cli\n"
+        "assert 'torch' not in sys.modules\n"
+        f"code = cli.main(['fit', 'no.npy', '--out', {str(tmp_path)!r}])\n"
+        "import torch; print(code, torch.get_num_threads())"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pyro_lowrank", "fit", "--help"],
-        cwd=Path(__file__).resolve().parents[1],
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+    assert done.stdout.split() == ["2", str(min(used, os.cpu_count() or 1))], done.stderr
+    assert done.stderr.startswith("pyro-lowrank: error: ")
+
+
+def test_the_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "pyro_lowrank", "fit", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "--rank R" in done.stdout
 

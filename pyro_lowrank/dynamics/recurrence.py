@@ -39,9 +39,9 @@ def _currents(z: Tensor, offset: Tensor | None, left: Tensor | None, units: int,
 
 def _rates(x: Tensor, bias: Tensor, activation: Activation, workspace: Workspace) -> Tensor:
     """Return the rates, `rows x units`; may overwrite the currents x."""
-    if activation.shape is RELU:
+    if activation.shape == RELU:
         return x.sub_(bias).relu_()
-    if activation.shape is CLIPPED_RELU:
+    if activation.shape == CLIPPED_RELU:
         subtrahend = torch.clamp_min(x, 0, out=workspace.take(1, x, *x.shape))
         return x.add_(bias).relu_().sub_(subtrahend)
     return activation(x, bias)
@@ -51,11 +51,11 @@ def _pull_back(
     x: Tensor, bias: Tensor, grad: Tensor, activation: Activation, workspace: Workspace
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return rates, and the gradients of currents and biases, from that of the rates; may overwrite x and `grad`."""
-    if activation.shape is RELU:
+    if activation.shape == RELU:
         rates = x.sub_(bias).relu_()
         grad_x = _threshold_backward(grad, rates, 0, grad_input=workspace.take(3, x, *x.shape))
         return rates, grad_x, -grad_x.sum(0)
-    if activation.shape is CLIPPED_RELU:
+    if activation.shape == CLIPPED_RELU:
         subtrahend = torch.clamp_min(x, 0, out=workspace.take(1, x, *x.shape))
         minuend = x.add_(bias).relu_()
         grad_x = _threshold_backward(grad, minuend, 0, grad_input=workspace.take(3, x, *x.shape))

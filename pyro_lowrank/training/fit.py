@@ -23,6 +23,9 @@ from pyro_lowrank.training.steps import Steps, parameters_of
 
 logger = logging.getLogger(__name__)
 
+# Without tqdm's own rate, evidence and effective size fit beside the bar in 80 columns.
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
 
 def fit(
     model: Any,
@@ -152,7 +155,7 @@ def _run(
 ) -> bool:
     """Take all steps that are left; return whether Ctrl-C ended them."""
     first = len(steps.history)
-    bar = tqdm(total=num_steps, initial=first, desc="fit", unit="step", dynamic_ncols=True, disable=not progress)
+    bar = tqdm(total=num_steps, initial=first, desc="fit", dynamic_ncols=True, bar_format=_BAR, disable=not progress)
     try:
         with bar, own_generators(steps.device):
             if file is not None and first == 0:

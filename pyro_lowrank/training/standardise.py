@@ -69,9 +69,10 @@ class Standardisation:
                 "Only a GaussianObservation with an affine readout and diagonal noise can be brought to other units, "
                 f"got {observation!r}."
             )
+        mean, scale = self.mean.to(readout.weight), self.scale.to(readout.weight)
         with torch.no_grad():
-            readout.weight = self.scale.unsqueeze(-1) * readout.weight
+            readout.weight = scale.unsqueeze(-1) * readout.weight
             if readout.num_inputs:
-                readout.input_weight = self.scale.unsqueeze(-1) * readout.input_weight
-            readout.bias = self.scale * readout.bias + self.mean
-            observation.noise_scale = self.scale * observation.noise_scale
+                readout.input_weight = scale.unsqueeze(-1) * readout.input_weight
+            readout.bias = scale * readout.bias + mean
+            observation.noise_scale = scale * observation.noise_scale

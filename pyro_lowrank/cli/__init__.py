@@ -1,0 +1,120 @@
+"""The command line, `pyro-lowrank`: a thin front of the library."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
+
+ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
+LIKELIHOODS = ("gaussian", "poisson")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 2 for an error of the user's, 130 after Ctrl-C.
+
+    Args:
+        arguments: the words after `pyro-lowrank`; those of the process if None.
+    """
+    options = _parser().parse_args(arguments)
+    if "torch" not in sys.modules:
+        # More threads gain nothing at the usual sizes, and where another program wants the cores they lose a lot by
+        # waiting for each other. torch reads this when it is first imported, which is below.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        code: int = importlib.import_module(options.module).run(options)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"pyro-lowrank: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("pyro-lowrank: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyro-lowrank",
+        description="Stochastic low-rank recurrent networks, fitted by variational sequential Monte Carlo.",
+        epilog="Runs on one thread unless the environment variable OMP_NUM_THREADS says otherwise.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    about = "fit a student network to data of a noisy-oscillator teacher, and compare the two"
+    demo = commands.add_parser("demo", help=about, description=about)
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="where files are written (%(default)s)"
+    )
+    demo.add_argument("--steps", type=int, default=600, metavar="N", help="steps of training (%(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    demo.set_defaults(module="pyro_lowrank.cli.demonstration")
+
+    about = "fit a low-rank network to a recording (.npy, .npz, .csv or xarray .nc)"
+    command = commands.add_parser("fit", help=about, description=about)
+    command.add_argument("data", type=Path, metavar="DATA", help="the recording")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files are written")
+    _add_reading(command.add_argument_group("the recording"))
+    _add_model(command.add_argument_group("the model"))
+    _add_training(command.add_argument_group("the training"))
+    command.set_defaults(module="pyro_lowrank.cli.fitting")
+    return parser
+
+
+def _add_reading(group: Any) -> None:
+    group.add_argument("--key", help="which array of a .npz or variable of a .nc file")
+    group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
+    group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
+    group.add_argument(
+        "--held-out",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the trials, or of time, that is not trained on (%(default)s)",
+    )
+    group.add_argument(
+        "--standardise",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train on features of mean 0 and variance 1 (Gaussian only, on unless refused); the saved model is in the "
+        "recording's own units all the same",
+    )
+
+
+def _add_model(group: Any) -> None:
+    group.add_argument("--rank", type=int, default=3, metavar="R", help="number of latents (%(default)s)")
+    group.add_argument("--units", type=int, default=512, metavar="N", help="number of units (%(default)s)")
+    group.add_argument(
+        "--activation",
+        default="clipped_relu",
+        choices=ACTIVATIONS,
+        help="of the units (%(default)s)",
+    )
+    group.add_argument("--likelihood", default="gaussian", choices=LIKELIHOODS, help="of the recording (%(default)s)")
+
+
+def _add_training(group: Any) -> None:
+    group.add_argument("--steps", type=int, default=1000, metavar="N", help="steps of training (%(default)s)")
+    group.add_argument(
+        "--window",
+        type=int,
+        default=50,
+        metavar="BINS",
+        help="train on windows of this length (%(default)s); 0: whole trials",
+    )
+    group.add_argument(
+        "--batch-size", type=int, default=10, metavar="B", help="windows, or trials, per step (%(default)s)"
+    )
+    group.add_argument("--particles", type=int, metavar="K", help="number of particles (10; for poisson 100)")
+    group.add_argument(
+        "--learning-rate", type=float, default=1e-2, metavar="RATE", help="of the first step (%(default)s)"
+    )
+    group.add_argument(
+        "--final-learning-rate", type=float, default=1e-3, metavar="RATE", help="of the last step (%(default)s)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    group.add_argument("--resume", action="store_true", help="go on with a fit that was stopped")

@@ -1,0 +1,164 @@
+"""`pyro-lowrank fit`: fit a low-rank network to a recording."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.cli.codes import INTERRUPTED
+from pyro_lowrank.cli.files import draw, list_files, output_files
+from pyro_lowrank.data import read_recording
+from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.guides.base import Guide
+from pyro_lowrank.guides.bootstrap import BootstrapGuide
+from pyro_lowrank.guides.optimal import OptimalGuide
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.poisson import PoissonObservation
+from pyro_lowrank.plots.figures import new_figure
+from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
+from pyro_lowrank.serialization import save
+from pyro_lowrank.training.fit import fit
+from pyro_lowrank.training.independent import independent_evidence
+from pyro_lowrank.training.initialise import initialise_from_data
+from pyro_lowrank.training.randomness import own_generators, seed_generators
+from pyro_lowrank.training.result import FitResult
+from pyro_lowrank.training.standardise import Standardisation
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A recording's training part and held-out part (or None), and the sentence that says so."""
+
+    train: Tensor
+    held_out: Tensor | None
+    sentence: str
+
+
+def _split(y: Tensor, share: float) -> _Split:
+    if not 0 <= share < 1:
+        raise ValueError(f"`--held-out` is a share, at least 0 and below 1, got {share}.")
+    dim, what = (1, "time bins") if y.shape[0] == 1 else (0, "trials")
+    size = y.shape[dim]
+    held = min(math.ceil(share * size), size - 1)
+    if held == 0:
+        return _Split(y, None, f"Training on all {size} {what}; nothing is held out.")
+    train, held_out = y.split([size - held, held], dim)
+    return _Split(train, held_out, f"Training on the first {size - held} {what}; the last {held} are held out.")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, split, fit, save; return the exit code."""
+    files = output_files(options.out, "model.safetensors", "checkpoint.safetensors", "training.png", "summary.json")
+    recording = read_recording(
+        options.data, key=options.key, time_axis=options.time_axis, trials_axis=options.trials_axis
+    )
+    print(recording.orientation)
+    y = torch.as_tensor(recording.values, dtype=torch.float64)
+    print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
+    split = _split(y, options.held_out)
+    print(split.sentence)
+    train, held_out, standardisation = split.train, split.held_out, None
+    if options.standardise and options.likelihood == "gaussian":
+        # In double precision: an offset far larger than the signal would round it away.
+        standardisation = Standardisation.of(train)
+        train = standardisation.apply(train)
+        held_out = None if held_out is None else standardisation.apply(held_out)
+        print("Each feature is standardised for the training, and the evidence below is of the")
+        print("standardised data; the saved model is in the recording's own units.")
+    train, held_out = train.float(), None if held_out is None else held_out.float()
+    with own_generators(CPU):
+        seed_generators(CPU, options.seed)
+        model, guide = _build(options, y.shape[-1])
+    if y.shape[-1] >= options.rank:
+        initialise_from_data(model, train)
+    result = _train(options, model, guide, train, held_out, files["checkpoint.safetensors"])
+    if standardisation is not None:
+        standardisation.fold_into(model)
+    save(files["model.safetensors"], model, guide)
+    _write_summary(files["summary.json"], options, recording.orientation, result)
+    made = draw(files["training.png"], lambda: _training_figure(result))
+    print(result)
+    if held_out is not None:
+        reference = independent_evidence(train, held_out, counts=options.likelihood == "poisson")
+        print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
+    list_files(options.out, ["model.safetensors", "summary.json", *made])
+    print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
+    if result.interrupted:
+        print("Interrupted: the same command with --resume goes on.")
+        return INTERRUPTED
+    return 0
+
+
+def _build(options: argparse.Namespace, features: int) -> tuple[StateSpaceModel, Guide]:
+    dynamics = LowRankRNN(rank=options.rank, units=options.units, activation=options.activation)
+    if options.likelihood == "poisson":
+        model = StateSpaceModel(dynamics, PoissonObservation(rank=options.rank, features=features))
+        return model, BootstrapGuide(model)
+    model = StateSpaceModel(dynamics, GaussianObservation(rank=options.rank, features=features))
+    return model, OptimalGuide(model)
+
+
+def _train(
+    options: argparse.Namespace,
+    model: StateSpaceModel,
+    guide: Guide,
+    train: Tensor,
+    held_out: Tensor | None,
+    checkpoint: Path,
+) -> FitResult:
+    num_trials, num_steps = train.shape[:2]
+    window = options.window if 0 < options.window < num_steps else None
+    batch_size = min(options.batch_size, num_trials) if window is None else options.batch_size
+    particles = options.particles or (10 if options.likelihood == "gaussian" else 100)
+    what = "whole trials" if window is None else f"windows of {window} time bins"
+    print(f"Each of {options.steps} steps sees {batch_size} {what}, with {particles} particles.")
+    return fit(
+        model,
+        guide,
+        train,
+        num_steps=options.steps,
+        window=window,
+        batch_size=batch_size,
+        num_particles=particles,
+        learning_rate=options.learning_rate,
+        final_learning_rate=options.final_learning_rate,
+        held_out=held_out,
+        checkpoint=checkpoint,
+        resume=options.resume,
+        seed=options.seed,
+    )
+
+
+def _write_summary(path: Path, options: argparse.Namespace, orientation: str, result: FitResult) -> None:
+    held_out = result.held_out_evidence.tolist()
+    summary = {
+        "options": {
+            name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "module"
+        },
+        "orientation": orientation,
+        "steps": result.steps,
+        "interrupted": result.interrupted,
+        "seconds": round(result.seconds, 2),
+        "held_out_evidence_per_bin": {"before": held_out[0], "after": held_out[-1]} if held_out else None,
+        "held_out_steps": result.held_out_steps.tolist(),
+        "held_out_evidence": held_out,
+        "evidence": result.evidence.tolist(),
+    }
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+
+
+def _training_figure(result: FitResult) -> Any:
+    figure, axes = new_figure(1, 2, width=9, height=3.5)
+    plot_evidence(axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence)
+    plot_effective_size(axes[0, 1], result.ess)
+    return figure
