@@ -60,19 +60,6 @@ def _without(modules: tuple[Any, ...]) -> Any:
     return store.scope(others)
 
 
-@contextmanager
-def reading(*modules: Any) -> Iterator[None]:
-    """Within it, modules read their own values (`own_values`), with Pyro's effects, and sampled attributes once.
-
-    As within one call of `forward`, for code that calls several methods, some of them a user's.
-    """
-    with own_values(*modules), ExitStack() as stack:
-        for module in modules:
-            if isinstance(module, Module):
-                stack.enter_context(module._pyro_context)
-        yield
-
-
 def warn_of_shadowed(*modules: Any) -> None:
     """Warn if reading the modules under Pyro's handlers would overwrite them with other values from the store."""
     if not am_i_wrapped() or pyro.settings.get("module_local_params"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import check_priors_are_handled, reading, warn_of_shadowed
+from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
@@ -89,7 +89,7 @@ class SMC_ELBO(ELBO):
 
     def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History[Any]]:
         """Return the loss as a tensor to differentiate and the run behind it, for data that were checked before."""
-        with reading(model, guide):
+        with own_values(model, guide):
             history, scale = self._run(model, guide, args, kwargs)
             log_evidence = self.scheme.gradient.objective(history.increments, history.ancestor_log_probs)
             return -(surroundings().scale * scale * log_evidence).sum(), history

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import check_priors_are_handled, reading
+from pyro_lowrank.modules import check_priors_are_handled, own_values
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
@@ -90,7 +90,7 @@ class SMCFilter:
         """
         self._check_bin(args, kwargs)
         self._clear()
-        with reading(self.model, self.guide):
+        with own_values(self.model, self.guide):
             self._kernel = self._make_kernel()
             self._particles = start(self._kernel, self._slice(args, kwargs))
         check_alive(self._particles.increment[None])
@@ -104,7 +104,7 @@ class SMCFilter:
         self._check_bin(args, kwargs)
         like = self._particles.increment
         random = self.scheme.resampler.draw(1, self.num_particles, like.shape, dtype=like.dtype, device=like.device)
-        with reading(self.model, self.guide):
+        with own_values(self.model, self.guide):
             if self._kernel is None:
                 self._kernel = self._make_kernel()
             particles = advance(self._kernel, self._slice(args, kwargs), self._particles, self.scheme, random[0])
@@ -118,7 +118,7 @@ class SMCFilter:
         """Filter whole sequences, every tensor cut at its time dim -2: `run(y, u)`; the online state is left alone."""
         if isinstance(self.model, StateSpaceModel):
             self.model.check_data(*args, **kwargs)
-        with reading(self.model, self.guide):
+        with own_values(self.model, self.guide):
             kernel: Kernel[Any] = self._make_kernel()
             history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=True)
         return SMCPosterior.from_history(history, kernel.batch_dims)
