@@ -1,0 +1,96 @@
+"""The tutorials run from top to bottom, their claims hold, and what is committed is complete and clean."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
+NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(work|root|home|tmp|var|usr|opt|mnt|Users)/|[A-Z]:\\Users")
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def execute(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run a notebook in reduced size, asserting what it asserts, and return its `results`."""
+    monkeypatch.setenv("PYRO_LOWRANK_TUTORIAL_SCALE", "reduced")
+    # The kernel has one core; more threads than cores slow small tensors down many times.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(TUTORIALS / name, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("import json\n\nprint(json.dumps(results, default=float))"))
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}}
+    ).execute()
+    assert not texts(notebook, "stderr")
+    return json.loads(notebook.cells[-1].outputs[0]["text"])
+
+
+def texts(notebook: Any, stream: str) -> list[str]:
+    """Return what the cells of a notebook wrote to a stream."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output["text"] for output in outputs if output.get("name") == stream]
+
+
+@pytest.mark.parametrize("source", ["recording", "simulated"])
+def test_the_eeg_fit_raises_held_out_evidence(
+    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    recording = Path("no such file")
+    if source == "recording":
+        recording = request.getfixturevalue("shared_data") / "eeg_s001r01_smoothed.npy"
+    monkeypatch.setenv("PYRO_LOWRANK_EEG", str(recording))
+    results = execute("01_fit_eeg.ipynb", monkeypatch)
+    assert results["held_out_after"] > results["held_out_before"]
+    assert results["held_out_after"] > results["static"]
+    assert results["by_hand"][1] > results["by_hand"][0]
+    assert 0.9 < results["coverage"] <= 1.0
+    assert results["correlations"] > 0.6
+
+
+def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = execute("02_your_own_pyro_model.ipynb", monkeypatch)
+    evidence = results["evidence"]
+    assert evidence["before"] < evidence["StopGradient"] < evidence["true model"] + 0.1
+    for name in ("particle filter", "NUTS"):
+        assert results["latents"][name]["error"] < 0.4
+        assert results["drift"][name] < 0.2
+    assert results["apart"] < 0.25
+    assert max(results["filters"]["Pyro, 1 trial"], results["filters"]["ours, 1 trial"]) < 0.1
+    assert results["evidence_apart"] < 0.25
+    assert 0.05 < results["drift_scale"] < 0.2
+
+
+@every_notebook
+def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not texts(notebook, "stderr")
+
+
+@every_notebook
+def test_committed_notebooks_are_small_and_tell_nothing_of_a_machine(path: Path) -> None:
+    assert path.stat().st_size < 400_000
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        shown = [output.get("text", output.get("data", {}).get("text/plain", "")) for output in cell.get("outputs", [])]
+        for text in (cell.source, *shown):
+            assert not MACHINE_PATH.search(text), text
+
+
+def test_the_readme_lists_every_notebook() -> None:
+    listed = re.findall(r"\]\((\w+\.ipynb)\)", (TUTORIALS / "README.md").read_text(encoding="utf-8"))
+    assert listed == [path.name for path in NOTEBOOKS]
