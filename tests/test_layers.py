@@ -20,6 +20,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LAYERS = (
     {"errors"},
     {"types"},
+    {"compilation"},
     {"piecewise"},
     {"modules", "parameters", "shapes"},
     {"fixed_points"},
@@ -42,7 +43,7 @@ FRONT_DOORS = {"__init__", "__main__", "cli"}
 ONLY = {
     "data": {"errors", "types"},
     "export": {"errors", "types"},
-    "fixed_points": {"errors", "piecewise"},
+    "fixed_points": {"compilation", "errors", "piecewise"},
     "metrics": {"errors", "types"},
     "plots": {"errors", "types"},
 }
@@ -53,6 +54,7 @@ DEFERRED: dict[str, set[str]] = {
     "arviz": set(),
     "h5netcdf": {"data"},
     "matplotlib": {"plots"},
+    "numba": {"compilation"},
     "xarray": {"data", "export"},
 }
 

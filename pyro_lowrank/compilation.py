@@ -1,0 +1,106 @@
+"""Compiled loops: Numba where it is there, plain Python where it is not, and threads that run them side by side."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+"""Whether loops are compiled."""
+
+_log = logging.getLogger("pyro_lowrank")
+
+
+def compiled(*, inline: bool = False, fastmath: bool | set[str] = False) -> Callable[[FunctionT], FunctionT]:
+    """Compile a function of numbers and arrays with Numba when it is first called, and keep the result on disk.
+
+    Compiled code runs without the interpreter's lock, so that threads run side by side. Without Numba the function
+    stays as it is: the same numbers, much slower.
+
+    Args:
+        inline: paste the function into its callers, which lets loops around it be vectorised.
+        fastmath: the liberties with rounding that the compiler may take, as for `numba.njit`.
+
+    Example::
+
+        >>> @compiled()
+        ... def total(values):
+        ...     result = 0.0
+        ...     for value in values:
+        ...         result += value
+        ...     return result
+        >>> total((1.0, 2.0))
+        3.0
+    """
+
+    def decorate(function: FunctionT) -> FunctionT:
+        if not HAS_NUMBA:
+            return function
+        import numba
+
+        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+        options["inline"] = "always" if inline else "never"
+        try:
+            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        except RuntimeError:
+            # No folder to keep it in can be written to, or the source is not a file.
+            _log.debug("%s is compiled anew in every process: nowhere to keep it.", function.__qualname__)
+            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+class _Workers:
+    """Threads for compiled loops, made when first used, and anew in a forked process, which inherits none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._pools = {}
+
+    def pool(self, size: int) -> ThreadPoolExecutor:
+        """Return the pool of that many threads."""
+        with self._lock:
+            if size not in self._pools:
+                self._pools[size] = ThreadPoolExecutor(size, thread_name_prefix="pyro_lowrank")
+            return self._pools[size]
+
+
+_workers = _Workers()
+
+
+def run_side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run each task in a thread of its own, the first in this one, and return their results in order.
+
+    Tasks must spend their time in compiled functions to gain anything. If some raise, all are waited for, and the
+    first error is raised.
+
+    Example::
+
+        >>> run_side_by_side([lambda: 1, lambda: 2])
+        [1, 2]
+    """
+    if len(tasks) == 1:
+        return [tasks[0]()]
+    futures = [_workers.pool(len(tasks) - 1).submit(task) for task in tasks[1:]]
+    try:
+        first = tasks[0]()
+    finally:
+        # What the threads write into belongs to the caller: never leave while they run.
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+    return [first, *(future.result() for future in futures)]
