@@ -48,11 +48,11 @@ def compiled(*, inline: bool = False, fastmath: bool | set[str] = False) -> Call
         options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
         options["inline"] = "always" if inline else "never"
         try:
-            return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+            return numba.njit(cache=True, **options)(function)
         except RuntimeError:
             # No folder to keep it in can be written to, or the source is not a file.
             _log.debug("%s is compiled anew in every process: nowhere to keep it.", function.__qualname__)
-            return numba.njit(**options)(function)  # type: ignore[no-any-return]
+            return numba.njit(**options)(function)
 
     return decorate
 
