@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
+    from pyro_lowrank.encoders.convolutional import ConvEncoder as ConvEncoder
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
+    from pyro_lowrank.guides.encoder import EncoderGuide as EncoderGuide
     from pyro_lowrank.guides.optimal import OptimalGuide as OptimalGuide
     from pyro_lowrank.infer.elbo import SMC_ELBO as SMC_ELBO
     from pyro_lowrank.infer.filter import SMCFilter as SMCFilter
@@ -42,6 +44,8 @@ _HOMES = {
     "Activation": "dynamics.activations",
     "AffineReadout": "observations.readout",
     "BootstrapGuide": "guides.bootstrap",
+    "ConvEncoder": "encoders.convolutional",
+    "EncoderGuide": "guides.encoder",
     "FitResult": "training.result",
     "FullRankRNN": "dynamics.full_rank",
     "GaussianObservation": "observations.gaussian",

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
+from pyro_lowrank.guides.encoder import EncoderGuide
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
@@ -37,6 +39,8 @@ _CLASSES: dict[str, type[nn.Module]] = {
     for cls in (
         AffineReadout,
         BootstrapGuide,
+        ConvEncoder,
+        EncoderGuide,
         FullRankRNN,
         GaussianObservation,
         LowRankRNN,

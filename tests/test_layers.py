@@ -24,7 +24,7 @@ LAYERS = (
     {"piecewise"},
     {"modules", "parameters", "shapes"},
     {"fixed_points"},
-    {"dynamics", "observations"},
+    {"dynamics", "encoders", "observations"},
     {"handlers"},
     {"models"},
     {"guides"},

@@ -1,0 +1,1 @@
+"""Encoders: from recordings to Gaussian beliefs about the latents."""

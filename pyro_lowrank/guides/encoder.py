@@ -1,0 +1,140 @@
+"""The encoder guide: the transition times what an encoder reads from the recording."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_lowrank.dynamics.noise import GaussianNoise
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.guides.base import Bin, Encoding, Guide
+from pyro_lowrank.handlers import leave_out
+from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
+from pyro_lowrank.observations.base import Emission
+
+_LARGEST_LOG_VARIANCE = 20.0
+
+
+def _apply_per_trial(flat: Tensor, vectors: Tensor) -> Tensor:
+    rank = vectors.shape[-1]
+    return torch.einsum("bij,...bj->...bi", flat.unflatten(-1, (rank, rank)), vectors)
+
+
+@dataclass(frozen=True)
+class EncoderProposal:
+    r"""The transition N(m, Q) times the encoder's N(mu, S), normalised: N(m + G (mu - m), P).
+
+    With :math:`G = Q (Q + S)^{-1}` and :math:`P = (I - G) Q`.
+    """
+
+    transition: Transition
+    emission: Emission
+    encoder: nn.Module
+
+    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+        """Run the encoder on the recording, `trials x time x features`; return mu, G and the factor of P per bin."""
+        if not first and getattr(self.encoder, "lookback", 1) + getattr(self.encoder, "lookahead", 1) > 0:
+            raise ValueError(
+                "The encoder reads more than one time bin at a time: run the filter over whole sequences "
+                "(`SMCFilter.run`), or pass `step` its slice of `guide.encode(y, u)` as `encoding`."
+            )
+        missing = y.isnan()
+        filled = y.nan_to_num(nan=0.0) if missing.any() else y
+        takes_mask = len(inspect.signature(self.encoder.forward).parameters) > 1
+        output = self.encoder(filled, (~missing).to(y.dtype)) if takes_mask else self.encoder(filled)
+        shape = (*y.shape[:2], self.transition.rank)
+        shapes = [tuple(part.shape) for part in output] if isinstance(output, tuple) else type(output).__name__
+        if shapes != [shape, shape]:
+            raise ValueError(f"The encoder must return (mean, log_variance), each of shape {shape}, got {shapes}.")
+        mean, log_variance = output
+        variance = log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE).exp()
+        if not first:
+            return {"mean": mean, **_combine(self.transition.noise, variance)}
+        parts = [
+            _combine(self.transition.initial_noise, variance[:, :1]),
+            _combine(self.transition.noise, variance[:, 1:]),
+        ]
+        return {"mean": mean, **{name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}}
+
+    def _mean_shift(self, mean: Tensor, encoding: Encoding) -> Tensor:
+        return _apply_per_trial(encoding["gain"], encoding["mean"] - mean)
+
+    def distribution(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> dist.TorchDistribution:
+        """Return the normalised product."""
+        factor = encoding["scale_tril"].unflatten(-1, (self.transition.rank, self.transition.rank))
+        return dist.MultivariateNormal(mean + self._mean_shift(mean, encoding), scale_tril=factor, validate_args=False)
+
+    def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
+        """Return latents drawn from the product, and the log of their incremental weights."""
+        encoding = bin_t.encoding
+        # Kept apart from the mean, so that a far mean does not round away the small difference.
+        shift = self._mean_shift(mean, encoding) + _apply_per_trial(encoding["scale_tril"], white)
+        diagonal = encoding["scale_tril"].unflatten(-1, (self.transition.rank, -1)).diagonal(dim1=-2, dim2=-1)
+        log_proposal = -0.5 * (white.square() + math.log(2 * math.pi)).sum(-1) - diagonal.log().sum(-1)
+        z = mean + shift
+        density = self.emission.distribution(z, bin_t.v)
+        if bin_t.missing is not None:
+            density = leave_out(density, bin_t.missing)
+        return z, density.log_prob(bin_t.y) + noise.log_prob(shift) - log_proposal
+
+
+def _combine(noise: GaussianNoise, variance: Tensor) -> Encoding:
+    """Return G and the Cholesky factor of P for encoder variances `... x rank`, matrices flattened."""
+    if noise.diagonal:
+        q = noise.scale.square()
+        gain, factor = q / (q + variance), (q * variance / (q + variance)).sqrt()
+        return {"gain": torch.diag_embed(gain).flatten(-2), "scale_tril": torch.diag_embed(factor).flatten(-2)}
+    covariance = noise.covariance
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + torch.diag_embed(variance)))
+    # I - G = S (Q + S)^-1, without cancellation; off its diagonal G is minus that.
+    remain = variance.unsqueeze(-1) * inverse
+    own = torch.diag_embed((covariance @ inverse + remain).diagonal(dim1=-2, dim2=-1))
+    gain = own - remain
+    # Joseph's form stays positive definite under rounding.
+    posterior = remain @ covariance @ remain.mT + (gain * variance.unsqueeze(-2)) @ gain.mT
+    return {"gain": gain.flatten(-2), "scale_tril": torch.linalg.cholesky(posterior).flatten(-2)}
+
+
+class EncoderGuide(Guide):
+    r"""Proposes from :math:`q(z_t) \propto p(z_t \mid z_{t-1})\, N(z_t; \mu_t, \mathrm{diag}(s_t^2))`, normalised.
+
+    Mean and variance come from an encoder of the whole recording, run once per call.
+
+    Args:
+        model: the model that the guide is for.
+        encoder: from `trials x time x features` (zero where missing; and from a mask, one where recorded, if its
+            `forward` takes a second argument) to mean and log variance, each `trials x time x rank`.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> from pyro_lowrank.encoders.convolutional import ConvEncoder
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.PoissonObservation(rank=2, features=40))
+        >>> guide = EncoderGuide(model, ConvEncoder(features=40, rank=2))
+
+    References:
+        Pals et al. (2024), NeurIPS.
+    """
+
+    def __init__(self, model: StateSpaceModel, encoder: nn.Module) -> None:
+        super().__init__(model)
+        if not isinstance(encoder, nn.Module):
+            raise TypeError(f"`encoder` must be a torch.nn.Module, got {type(encoder).__name__}.")
+        for name, expected in (("features", model.observation.features), ("rank", model.dynamics.rank)):
+            if getattr(encoder, name, expected) != expected:
+                raise ValueError(f"The encoder has {name}={getattr(encoder, name)}, the model {name}={expected}.")
+        self.encoder = encoder
+
+    def bind(self, bound: BoundModel) -> EncoderProposal:
+        """Return the proposal at the present parameter values."""
+        return EncoderProposal(bound.transition, bound.emission, self.encoder)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments, beside the model, that build a guide of the same form."""
+        return {"encoder": self.encoder}
