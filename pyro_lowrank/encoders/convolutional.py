@@ -92,7 +92,8 @@ class ConvEncoder(Module):
         self.activation = check_choice("activation", activation, tuple(_ACTIVATIONS))
         self.constant_variance, self.sees_mask = bool(constant_variance), bool(sees_mask)
         widths = [features * (2 if sees_mask else 1), *self.channels, rank * (1 if constant_variance else 2)]
-        self.layers = PyroModule[nn.ModuleList](
+        container: Any = PyroModule[nn.ModuleList]
+        self.layers: Any = container(
             Convolution(widths[i], widths[i + 1], size, dtype, device) for i, size in enumerate(self.kernel_sizes)
         )
         if constant_variance:
