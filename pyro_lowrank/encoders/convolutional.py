@@ -15,7 +15,7 @@ from pyro_lowrank.modules import Module
 from pyro_lowrank.parameters import parameter
 
 _MODES = {"zeros": "constant", "replicate": "replicate", "reflect": "reflect"}
-_ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu, "tanh": torch.tanh}
+_ACTIVATIONS: dict[str, Any] = {"gelu": functional.gelu, "relu": functional.relu, "tanh": torch.tanh}
 
 
 class Convolution(Module):
