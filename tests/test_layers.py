@@ -49,7 +49,8 @@ ONLY = {
 }
 
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
-AT_TOP = {"arviz": {"export/arviz.py"}, "xarray": {"export/arviz.py"}}
+COMPILED = {f"smc/compiled/{name}.py" for name in ("adjoint", "arithmetic", "emissions", "forward", "units")}
+AT_TOP = {"arviz": {"export/arviz.py"}, "numba": COMPILED, "xarray": {"export/arviz.py"}}
 DEFERRED: dict[str, set[str]] = {
     "arviz": set(),
     "h5netcdf": {"data"},

@@ -14,14 +14,15 @@ from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
-from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
+from pyro_lowrank.smc.backends import BACKENDS, run_filter
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import History, Kernel, Scheme, run_loop
+from pyro_lowrank.smc.loop import History, Kernel, Scheme
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 
 
@@ -42,6 +43,10 @@ class SMC_ELBO(ELBO):
         resampler: how ancestors are drawn; systematic if None.
         gradient: how gradients see resampling; `PathwiseGradient` if None.
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
+        cut_every: gradients do not pass from a time bin that is a multiple of this to the one before, which bounds
+            how far back they reach in long recordings; None for never.
+        backend: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a compiled form
+            (the reason is logged where there is none).
 
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.
@@ -67,6 +72,8 @@ class SMC_ELBO(ELBO):
         resampler: Resampler | None = None,
         gradient: GradientEstimator | None = None,
         max_plate_nesting: int = 1,
+        cut_every: int | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__(
             num_particles=check_positive_int("num_particles", num_particles),
@@ -76,7 +83,9 @@ class SMC_ELBO(ELBO):
             resampler=SystematicResampling() if resampler is None else resampler,
             ess_threshold=ess_threshold,
             gradient=PathwiseGradient() if gradient is None else gradient,
+            cut_every=None if cut_every is None else check_positive_int("cut_every", cut_every),
         )
+        self.backend = check_choice("backend", backend, BACKENDS)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss as a tensor to differentiate."""
@@ -110,7 +119,7 @@ class SMC_ELBO(ELBO):
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[History[Any], float | Tensor]:
         kernel: Kernel[Any] = make_kernel(model, guide, self.num_particles, self.max_plate_nesting)
-        history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=False)
+        history = run_filter(kernel, args, kwargs, self.scheme, store=False, backend=self.backend)
         scale = 1.0 if not isinstance(kernel, EffectsKernel) or kernel.scale is None else kernel.scale
         return history, scale
 

@@ -8,15 +8,16 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values
+from pyro_lowrank.smc.backends import BACKENDS, run_filter
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import Kernel, Particles, Scheme, State, advance, check_alive, run_loop, start
+from pyro_lowrank.smc.loop import Kernel, Particles, Scheme, State, advance, check_alive, start
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 
 
@@ -36,6 +37,8 @@ class SMCFilter:
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
         ess_threshold: trials resample when their effective sample size falls below this share of the particles.
         resampler: how ancestors are drawn; systematic if None.
+        backend: of `run`: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a
+            compiled form (the reason is logged where there is none).
 
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.
@@ -63,6 +66,7 @@ class SMCFilter:
         *,
         ess_threshold: float = 0.5,
         resampler: Resampler | None = None,
+        backend: str = "auto",
     ) -> None:
         self.model = model
         self.guide = guide
@@ -73,6 +77,7 @@ class SMCFilter:
             ess_threshold=ess_threshold,
             gradient=PathwiseGradient(),
         )
+        self.backend = check_choice("backend", backend, BACKENDS)
         self._clear()
 
     def _clear(self) -> None:
@@ -120,7 +125,7 @@ class SMCFilter:
             self.model.check_data(*args, **kwargs)
         with own_values(self.model, self.guide):
             kernel: Kernel[Any] = self._make_kernel()
-            history = run_loop(kernel, kernel.slices(*args, **kwargs), self.scheme, store=True)
+            history = run_filter(kernel, args, kwargs, self.scheme, store=True, backend=self.backend)
         return SMCPosterior.from_history(history, kernel.batch_dims)
 
     def _make_kernel(self) -> BuiltInKernel | EffectsKernel:

@@ -35,10 +35,16 @@ class BuiltInKernel:
 
     def __init__(self, model: StateSpaceModel, guide: Guide, num_particles: int) -> None:
         bound = model.bind()
-        self.transition = bound.transition
+        self.transition, self.emission = bound.transition, bound.emission
         self.proposal = guide.bind(bound)
         self.num_particles = num_particles
         self.workspace = Workspace()
+
+    def draw_white(self, num_steps: int, num_trials: int) -> Tensor:
+        """Draw the standard normal numbers of a run, `time x particles x trials x rank`."""
+        like = self.transition.initial_mean
+        shape = (num_steps, self.num_particles, num_trials, self.transition.rank)
+        return torch.randn(shape, dtype=like.dtype, device=like.device)
 
     def slices(self, y: Tensor, u: Tensor | None = None) -> list[Slice]:
         """Cut whole sequences, `trials x time x ...`, into time bins."""
@@ -76,10 +82,7 @@ class BuiltInKernel:
         if missing.any():
             filled, missing_bins = y.nan_to_num(nan=0.0), missing.unbind(-2)
         inputs: tuple[Tensor | None, ...] = (None,) * num_steps if v is None else v.unbind(-2)
-        like = self.transition.initial_mean
-        white = torch.randn(
-            num_steps, self.num_particles, y.shape[0], self.transition.rank, dtype=like.dtype, device=like.device
-        )
+        white = self.draw_white(num_steps, y.shape[0])
         return [
             Slice(
                 Bin(y_t, missing_bins[t], inputs[t], {name: value[t] for name, value in encodings.items()}),

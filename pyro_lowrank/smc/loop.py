@@ -60,11 +60,13 @@ class Scheme:
         ess_threshold: trials resample when their effective sample size falls below this share of the particles;
             at 1 always.
         gradient: the gradient estimator.
+        cut_every: gradients do not pass from a time bin that is a multiple of this to the one before; None for never.
     """
 
     resampler: Resampler
     ess_threshold: float
     gradient: GradientEstimator
+    cut_every: int | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("resampler", Resampler), ("gradient", GradientEstimator)):
@@ -212,6 +214,12 @@ def advance(kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, schem
     )
 
 
+def without_gradients(particles: Particles) -> Particles:
+    """Return the particles, through which no gradient passes into the past."""
+    state = {name: value.detach() for name, value in particles.state.items()}
+    return replace(particles, state=state, log_weights=particles.log_weights.detach())
+
+
 def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *, store: bool) -> History[SliceT]:
     """Run the particle filter over whole sequences.
 
@@ -230,7 +238,9 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
     random = scheme.resampler.draw(
         len(slices) - 1, kernel.num_particles, like.shape, dtype=like.dtype, device=like.device
     )
-    for slice_t, random_t in zip(slices[1:], random, strict=True):
+    for t, (slice_t, random_t) in enumerate(zip(slices[1:], random, strict=True), start=1):
+        if scheme.cut_every is not None and t % scheme.cut_every == 0:
+            particles = without_gradients(particles)
         particles = advance(kernel, slice_t, particles, scheme, random_t)
         bins.append(particles if store else replace(particles, state={}))
     increments = torch.stack([p.increment for p in bins])

@@ -1,0 +1,192 @@
+"""The units of a network, in compiled loops: their rates, and the slopes of these.
+
+What is fixed when a loop is compiled is told by the length of a tuple: of zeros, the number of latents; of `kind`,
+which activation. So the compiler unrolls the small loops, and keeps one machine code per combination on disk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.cpython.unsafe.tuple import tuple_setitem
+
+from pyro_lowrank.compilation import compiled
+from pyro_lowrank.smc.compiled.arithmetic import ONE, ZERO, softplus_and_slope, tanh
+
+FAST = {"reassoc", "nsz", "contract", "arcp"}
+"""The order of sums may change; infinities and NaN are kept."""
+
+RELU, CLIPPED_RELU, IDENTITY, TANH, SOFTPLUS, HINGES = ((0,) * length for length in range(1, 7))
+
+
+@compiled(fastmath=FAST)
+def _positive_part(x: Any) -> Any:
+    # Written so that NaN stays NaN.
+    return ZERO * x if x < ZERO else x
+
+
+@compiled(fastmath=FAST)
+def rate_and_slopes(kind: Any, hinges: Any, x: Any, h: Any) -> Any:
+    """Return phi(x; h) and its derivatives by x and by h.
+
+    Args:
+        kind: which activation, by its length.
+        hinges: for `HINGES`, (first slope, changes of slope, knots, bias gains).
+        x: the current.
+        h: the bias.
+    """
+    zero, one = ZERO * h, ZERO * h + ONE
+    if len(kind) == 1:
+        slope = one if x - h > ZERO else zero
+        return _positive_part(x - h), slope, -slope
+    if len(kind) == 2:
+        first, second = (one if x + h > ZERO else zero), (one if x > ZERO else zero)
+        return _positive_part(x + h) - _positive_part(x), first - second, first
+    if len(kind) == 3:
+        return x - h, one, -one
+    if len(kind) == 4:
+        rate = tanh(x - h)
+        slope = ONE - rate * rate
+        return rate, slope, -slope
+    if len(kind) == 5:
+        rate, slope = softplus_and_slope(x - h)
+        return rate, slope, -slope
+    first_slope, changes, knots, gains = hinges
+    rate, slope, slope_h = first_slope * (x - h), zero + first_slope, zero - first_slope
+    for j in range(len(changes)):
+        distance = x - (knots[j] + gains[j] * h)
+        on = changes[j] if distance > ZERO else zero
+        rate += on * distance
+        slope += on
+        slope_h -= on * gains[j]
+    return rate, slope, slope_h
+
+
+@compiled(fastmath=FAST)
+def drive(zero: Any, kind: Any, hinges: Any, left: Any, right: Any, bias: Any, seen: Any) -> Any:
+    """Return V phi(M s; h), a tuple, for what one particle's units see, `seen`: its latents, then the inputs."""
+    total = zero
+    for i in range(bias.shape[0]):
+        x = ZERO * seen[0]
+        for d in range(len(seen)):
+            x += left[d, i] * seen[d]
+        rate, _, _ = rate_and_slopes(kind, hinges, x, bias[i])
+        for r in range(len(zero)):
+            total = tuple_setitem(total, r, total[r] + right[r, i] * rate)
+    return total
+
+
+@compiled(fastmath=FAST)
+def pull_back(kind: Any, hinges: Any, left: Any, right: Any, bias: Any, seen: Any, grad: Any) -> Any:
+    """Return the gradient of `seen`, a tuple, from that of the drive, a tuple."""
+    total = seen
+    for d in range(len(seen)):
+        total = tuple_setitem(total, d, ZERO * seen[d])
+    for i in range(bias.shape[0]):
+        x = ZERO * seen[0]
+        for d in range(len(seen)):
+            x += left[d, i] * seen[d]
+        _, slope, _ = rate_and_slopes(kind, hinges, x, bias[i])
+        grad_x = ZERO * x
+        for r in range(len(grad)):
+            grad_x += right[r, i] * grad[r]
+        grad_x *= slope
+        for d in range(len(seen)):
+            total = tuple_setitem(total, d, total[d] + left[d, i] * grad_x)
+    return total
+
+
+@compiled(fastmath=FAST)
+def _add_block(
+    kind: Any,
+    hinges: Any,
+    left: Any,
+    right: Any,
+    bias: Any,
+    seen: Any,
+    grad: Any,
+    size: Any,
+    zero_in: Any,
+    zero: Any,
+    grad_left: Any,
+    grad_right: Any,
+    grad_bias: Any,
+) -> None:
+    """Add the gradients of the units' weights from a block of particles, `seen` and `grad` transposed."""
+    for i in range(bias.shape[0]):
+        total_left, total_right, total_bias = zero_in, zero, zero[0]
+        h = bias[i]
+        row_left, row_right = zero_in, zero
+        for d in range(len(zero_in)):
+            row_left = tuple_setitem(row_left, d, left[d, i])
+        for r in range(len(zero)):
+            row_right = tuple_setitem(row_right, r, right[r, i])
+        for c in range(size):
+            x = zero[0]
+            for d in range(len(zero_in)):
+                x += row_left[d] * seen[d, c]
+            rate, slope, slope_h = rate_and_slopes(kind, hinges, x, h)
+            grad_rate = zero[0]
+            for r in range(len(zero)):
+                grad_rate += row_right[r] * grad[r, c]
+                total_right = tuple_setitem(total_right, r, total_right[r] + rate * grad[r, c])
+            total_bias += grad_rate * slope_h
+            for d in range(len(zero_in)):
+                total_left = tuple_setitem(total_left, d, total_left[d] + grad_rate * slope * seen[d, c])
+        for d in range(len(zero_in)):
+            grad_left[d, i] += total_left[d]
+        for r in range(len(zero)):
+            grad_right[r, i] += total_right[r]
+        grad_bias[i] += total_bias
+
+
+@compiled(fastmath=FAST)
+def grad_weights(
+    kind: Any,
+    hinges: Any,
+    left: Any,
+    right: Any,
+    bias: Any,
+    zero_in: Any,
+    zero: Any,
+    z: Any,
+    v: Any,
+    grad_drive: Any,
+    seen: Any,
+    grad: Any,
+    grad_left: Any,
+    grad_right: Any,
+    grad_bias: Any,
+) -> None:
+    """Add the gradients of M (with the input weights), V and h from the drives of all particles of some trials.
+
+    Drives without a gradient (of particles without descendants) are left out: they are gathered block by block.
+
+    Args:
+        z: latents, `bins x particles x rank`.
+        v: effective inputs, `bins x inputs`.
+        grad_drive: of the drive out of each particle, shaped as z.
+        seen: scratch, `rank + inputs x block`.
+        grad: scratch, `rank x block`.
+    """
+    rank, block, size = len(zero), seen.shape[1], 0
+    for t in range(z.shape[0]):
+        for k in range(z.shape[1]):
+            moved = False
+            for r in range(rank):
+                moved |= grad_drive[t, k, r] != ZERO
+            if not moved:
+                continue
+            for r in range(rank):
+                seen[r, size] = z[t, k, r]
+                grad[r, size] = grad_drive[t, k, r]
+            for d in range(rank, len(zero_in)):
+                seen[d, size] = v[t, d - rank]
+            size += 1
+            if size == block:
+                _add_block(
+                    *(kind, hinges, left, right, bias, seen, grad, size),
+                    *(zero_in, zero, grad_left, grad_right, grad_bias),
+                )
+                size = 0
+    _add_block(kind, hinges, left, right, bias, seen, grad, size, zero_in, zero, grad_left, grad_right, grad_bias)

@@ -1,0 +1,185 @@
+"""The compiled filter gives the plain one's numbers, and the gradient of every parameter, for the same noise."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_lowrank as plr
+
+pytest.importorskip("numba")
+
+TRIALS, TIME, UNITS, RANK, FEATURES, PARTICLES = 3, 12, 21, 2, 5, 9
+LEAKY = plr.PiecewiseLinear(knots=(-0.5, 0.5), slopes=(0.1, 1.0, 0.2), bias_gains=(1.0, 0.5), name="kinked")
+
+
+def observation(kind: str, inputs: int, dtype: torch.dtype) -> Any:
+    shape: dict[str, Any] = {"rank": RANK, "inputs": inputs, "dtype": dtype}
+    if kind == "gaussian":
+        return plr.GaussianObservation(features=FEATURES, **shape)
+    if kind == "gaussian rates":
+        return plr.GaussianObservation(readout=plr.UnitReadout(units=UNITS, source="rates", dtype=dtype), dtype=dtype)
+    if kind in ("currents", "rates"):
+        return plr.PoissonObservation(readout=plr.UnitReadout(units=UNITS, source=kind, scale=0.5, dtype=dtype))
+    return plr.PoissonObservation(features=FEATURES, link=kind, **shape)
+
+
+def build(
+    activation: Any = "clipped_relu",
+    noise: str = "full",
+    emission: str = "gaussian",
+    inputs: int = 0,
+    input_filter: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> plr.StateSpaceModel:
+    dynamics = plr.LowRankRNN(
+        rank=RANK,
+        units=UNITS,
+        activation=activation,
+        noise=noise,
+        inputs=inputs,
+        input_filter=input_filter,
+        noise_scale=0.4,
+        dtype=dtype,
+    )
+    return plr.StateSpaceModel(dynamics, observation(emission, inputs, dtype))
+
+
+def recording(model: plr.StateSpaceModel, inputs: int, *, missing: bool) -> tuple[Tensor, Tensor | None]:
+    dtype = next(model.parameters()).dtype
+    u = torch.randn(TRIALS, TIME, inputs, dtype=dtype) if inputs else None
+    y = model.simulate(num_trials=TRIALS, num_steps=TIME, u=u).y.clone()
+    if missing:
+        y[0, 3, 1] = y[1, 5] = y[2, 0] = torch.nan
+    return y, u
+
+
+def value_and_gradients(
+    model: plr.StateSpaceModel, guide: Any, y: Tensor, u: Tensor | None, backend: str, **options: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    parameters = dict(model.named_parameters()) | {f"guide.{n}": p for n, p in guide.named_parameters()}
+    elbo = plr.SMC_ELBO(PARTICLES, backend=backend, **options)
+    torch.manual_seed(7)
+    loss = elbo.differentiable_loss(model, guide, *((y,) if u is None else (y, u)))
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    grads = zip(parameters.items(), found, strict=True)
+    return loss.detach(), {name: torch.zeros_like(p) if g is None else g for (name, p), g in grads}
+
+
+def assert_equal(model: plr.StateSpaceModel, guide: Any, y: Tensor, u: Tensor | None = None, **options: Any) -> None:
+    plain, plain_grads = value_and_gradients(model, guide, y, u, "plain", **options)
+    compiled, grads = value_and_gradients(model, guide, y, u, "compiled", **options)
+    tolerance = 1e-9 if y.dtype == torch.float64 else 2e-4
+    torch.testing.assert_close(compiled, plain, rtol=tolerance, atol=tolerance)
+    for name, expected in plain_grads.items():
+        scale = expected.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(grads[name] / scale, expected / scale, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY])
+@pytest.mark.parametrize("guide", [plr.OptimalGuide, plr.BootstrapGuide])
+def test_for_every_activation(activation: Any, guide: Any) -> None:
+    model = build(activation)
+    assert_equal(model, guide(model), *recording(model, 0, missing=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("emission", ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates"])
+def test_for_every_likelihood(emission: str, dtype: torch.dtype) -> None:
+    model = build("tanh", "diagonal", emission, dtype=dtype)
+    assert_equal(model, plr.BootstrapGuide(model), *recording(model, 0, missing=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("noise", "missing"), list(itertools.product(["scalar", "diagonal", "full"], [False, True])))
+def test_for_every_noise_and_missing_data(noise: str, missing: bool, dtype: torch.dtype) -> None:
+    model = build(noise=noise, dtype=dtype)
+    assert_equal(model, plr.OptimalGuide(model), *recording(model, 0, missing=missing))
+
+
+@pytest.mark.parametrize("input_filter", [False, True])
+@pytest.mark.parametrize("emission", ["gaussian", "softplus", "rates"])
+def test_with_inputs(emission: str, input_filter: bool) -> None:
+    model = build("relu", emission=emission, inputs=2, input_filter=input_filter)
+    guide = plr.OptimalGuide(model) if emission == "gaussian" else plr.BootstrapGuide(model)
+    assert_equal(model, guide, *recording(model, 2, missing=True))
+
+
+@pytest.mark.parametrize(
+    "resampler",
+    [plr.SystematicResampling(), plr.StratifiedResampling(), plr.MultinomialResampling(), plr.NoResampling()],
+)
+@pytest.mark.parametrize("ess_threshold", [0.6, 1.0])
+def test_for_every_resampling_scheme(resampler: Any, ess_threshold: float) -> None:
+    model = build()
+    y, _ = recording(model, 0, missing=False)
+    assert_equal(model, plr.OptimalGuide(model), y, resampler=resampler, ess_threshold=ess_threshold)
+
+
+@pytest.mark.parametrize("gradient", [plr.StopGradient(), plr.ScoreFunctionGradient()])
+@pytest.mark.parametrize("ess_threshold", [0.6, 1.0])
+def test_for_every_gradient_estimator(gradient: Any, ess_threshold: float) -> None:
+    model = build()
+    y, _ = recording(model, 0, missing=False)
+    options = {"gradient": gradient, "resampler": plr.MultinomialResampling(), "ess_threshold": ess_threshold}
+    assert_equal(model, plr.BootstrapGuide(model), y, **options)
+
+
+@pytest.mark.parametrize("cut_every", [1, 5])
+@pytest.mark.parametrize("inputs", [0, 2])
+def test_with_gradients_cut(cut_every: int, inputs: int) -> None:
+    model = build(inputs=inputs, input_filter=inputs > 0)
+    y, u = recording(model, inputs, missing=False)
+    assert_equal(model, plr.OptimalGuide(model), y, u, cut_every=cut_every, ess_threshold=0.6)
+
+
+def test_of_a_full_rank_network() -> None:
+    dynamics = plr.FullRankRNN(units=6, activation="tanh", dtype=torch.float64)
+    model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=6, features=FEATURES, dtype=torch.float64))
+    assert_equal(model, plr.OptimalGuide(model), *recording(model, 0, missing=False))
+
+
+def test_of_a_single_particle_and_a_single_bin() -> None:
+    model = build()
+    y, _ = recording(model, 0, missing=False)
+    assert_equal(model, plr.OptimalGuide(model), y[:, :1])
+
+
+def test_posterior_of_a_filter_run() -> None:
+    model = build()
+    guide = plr.OptimalGuide(model)
+    y, _ = recording(model, 0, missing=True)
+    posteriors = []
+    for backend in ("plain", "compiled"):
+        torch.manual_seed(5)
+        posteriors.append(plr.SMCFilter(model, guide, 30, backend=backend).run(y))
+    plain, compiled = posteriors
+    assert torch.equal(plain.ancestors, compiled.ancestors)
+    assert torch.equal(plain.resampled, compiled.resampled)
+    for name in ("log_weights", "log_evidence_increments", "ess"):
+        torch.testing.assert_close(getattr(compiled, name), getattr(plain, name))
+    torch.testing.assert_close(compiled.particles["z"], plain.particles["z"])
+
+
+@pytest.mark.parametrize("emission", ["gaussian", "softplus"])
+def test_gradient_is_that_of_finite_differences(emission: str) -> None:
+    model = build("tanh", emission=emission)
+    guide = plr.OptimalGuide(model) if emission == "gaussian" else plr.BootstrapGuide(model)
+    y = recording(model, 0, missing=True)[0][:2, :4]
+    elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), backend="compiled")
+    parameters = tuple(model.parameters())
+
+    def loss(*values: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return elbo.differentiable_loss(model, guide, y)
+
+    assert torch.autograd.gradcheck(loss, parameters, atol=1e-4, rtol=1e-4)
