@@ -134,10 +134,8 @@ def smooth_slope(kind, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN2
 def relax_smooth(kind, low, high):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Slope, middle and half-width of a band around a smooth activation on an interval."""
     f_low, f_high = smooth_value(kind, low), smooth_value(kind, high)
-    if high - low < 1e-9:
-        slope = smooth_slope(kind, 0.5 * (low + high))
-    else:
-        slope = (f_high - f_low) / (high - low)
+    short = high - low < 1e-9
+    slope = smooth_slope(kind, 0.5 * (low + high)) if short else (f_high - f_low) / (high - low)
     bottom = min(f_low - slope * low, f_high - slope * high)
     top = max(f_low - slope * low, f_high - slope * high)
     if 0.0 < slope < 1.0:

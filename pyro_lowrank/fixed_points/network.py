@@ -198,7 +198,15 @@ def from_units(
     error_slope = rounding * (np.abs(affine) + (gain * steep) @ np.abs(weights))
     size = np.abs(intercepts).max(1, initial=0) + steep * np.abs(knots).max(1, initial=0) + (kind != PIECEWISE)
     error_constant = rounding * (np.abs(constant) + gain @ size)
-    parts = (affine, constant, weights, outputs, kind, knots, slopes, intercepts, error_slope, error_constant)
     return Network(
-        *(np.ascontiguousarray(part, dtype=float) if isinstance(part, np.ndarray) else part for part in parts)
+        affine=np.ascontiguousarray(affine),
+        constant=np.ascontiguousarray(constant),
+        weights=np.ascontiguousarray(weights),
+        outputs=np.ascontiguousarray(outputs),
+        kind=kind,
+        knots=np.ascontiguousarray(knots),
+        slopes=np.ascontiguousarray(slopes),
+        intercepts=np.ascontiguousarray(intercepts),
+        error_slope=error_slope,
+        error_constant=error_constant,
     )
