@@ -33,9 +33,9 @@ def milliseconds(steps: list[Callable[[], object]], rounds: int = 15) -> list[fl
 
 
 def optimiser_step(
-    model: object, guide: object, y: Tensor, num_particles: int, parameters: list[Tensor]
+    model: object, guide: object, y: Tensor, num_particles: int, parameters: list[Tensor], backend: str = "auto"
 ) -> Callable[[], None]:
-    elbo = plr.SMC_ELBO(num_particles)
+    elbo = plr.SMC_ELBO(num_particles, backend=backend)
     optimiser = torch.optim.Adam(parameters, lr=1e-3)
 
     def step() -> None:
@@ -57,15 +57,22 @@ def test_optimiser_step() -> None:
     parameters: list[Tensor] = list(model.parameters())
     print(f"\n{TRIALS} trials x {TIME} bins x {FEATURES} features, rank {RANK}, {UNITS} units, ", end="")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("particles  plain path  through Pyro's effects  ratio")
+    print("particles    compiled  plain path  through Pyro's effects  plain / compiled  effects / plain")
     for num_particles in (10, 64):
-        plain, effects = milliseconds(
+        losses = []
+        for backend in ("compiled", "plain"):
+            torch.manual_seed(0)
+            losses.append(plr.SMC_ELBO(num_particles, backend=backend).loss(model, guide, y))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        compiled, plain, effects = milliseconds(
             [
-                optimiser_step(model, guide, y, num_particles, parameters),
+                optimiser_step(model, guide, y, num_particles, parameters, "compiled"),
+                optimiser_step(model, guide, y, num_particles, parameters, "plain"),
                 optimiser_step(Delegate(model), Delegate(guide), y, num_particles, parameters),
             ]
         )
-        print(f"{num_particles:9d}  {plain:7.1f} ms  {effects:19.1f} ms  {effects / plain:5.1f}")
+        print(f"{num_particles:9d}  {compiled:7.1f} ms  {plain:7.1f} ms  {effects:19.1f} ms", end="")
+        print(f"  {plain / compiled:16.1f}  {effects / plain:15.1f}")
     assert model.dynamics.left.isfinite().all()
 
 
