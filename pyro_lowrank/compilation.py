@@ -1,4 +1,4 @@
-"""Compiled loops: Numba where it is there, plain Python where it is not, and threads that run them side by side."""
+"""Compiled loops, by Numba, and threads that run them side by side."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from typing import Any, TypeVar
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
-"""Whether loops are compiled."""
+"""Whether loops can be compiled."""
 
 _log = logging.getLogger("pyro_lowrank")
 
 
-def compiled(*, inline: bool = False, fastmath: bool | set[str] = False) -> Callable[[FunctionT], FunctionT]:
+def compiled(*, fastmath: bool | set[str] = False) -> Callable[[FunctionT], FunctionT]:
     """Compile a function of numbers and arrays with Numba when it is first called, and keep the result on disk.
 
-    Compiled code runs without the interpreter's lock, so that threads run side by side. Without Numba the function
-    stays as it is: the same numbers, much slower.
+    Compiled code runs without the interpreter's lock, so that threads run side by side.
 
     Args:
-        inline: paste the function into its callers, which lets loops around it be vectorised.
         fastmath: the liberties with rounding that the compiler may take, as for `numba.njit`.
 
     Example::
@@ -41,12 +39,9 @@ def compiled(*, inline: bool = False, fastmath: bool | set[str] = False) -> Call
     """
 
     def decorate(function: FunctionT) -> FunctionT:
-        if not HAS_NUMBA:
-            return function
         import numba
 
         options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
-        options["inline"] = "always" if inline else "never"
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -19,6 +20,22 @@ def apply_matrix(matrix: Tensor, vector: Tensor) -> Tensor:
     if matrix.dim() == 2:
         return vector @ matrix.mT
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def apply_per_trial(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Return `matrices @ vectors` for one matrix per trial, or one for all: `trials x rows x columns`.
+
+    Vectors are `particles x trials x columns`.
+
+    Example::
+
+        >>> import torch
+        >>> apply_per_trial(torch.ones(5, 2, 3), torch.ones(7, 5, 3)).shape
+        torch.Size([7, 5, 2])
+    """
+    if matrices.shape[0] == 1:
+        return vectors @ matrices[0].mT
+    return torch.einsum("bij,...bj->...bi", matrices, vectors)
 
 
 def time_in_front(sequence: Tensor, batch_dims: int) -> Tensor:

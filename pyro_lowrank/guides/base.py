@@ -11,9 +11,10 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
-from pyro_lowrank.handlers import trials_plate
+from pyro_lowrank.handlers import leave_out, trials_plate
 from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean
 from pyro_lowrank.modules import Module, effectful
+from pyro_lowrank.observations.base import Emission
 
 Encoding = dict[str, Tensor]
 
@@ -33,6 +34,13 @@ class Bin:
     missing: Tensor | None
     v: Tensor | None
     encoding: Encoding
+
+    def log_likelihood(self, emission: Emission, z: Tensor) -> Tensor:
+        """Return the log likelihood of the entries that are there, `particles x trials`, at latents `... x rank`."""
+        density = emission.distribution(z, self.v)
+        if self.missing is not None:
+            density = leave_out(density, self.missing)
+        return density.log_prob(self.y)
 
 
 class Proposal(Protocol):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
-from pyro_lowrank.handlers import leave_out
 from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.base import Emission
 
@@ -31,10 +30,7 @@ class BootstrapProposal:
     def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
         """Return latents drawn from the transition and the log likelihood of the time bin."""
         z = mean + noise.colour(white)
-        density = self.emission.distribution(z, bin_t.v)
-        if bin_t.missing is not None:
-            density = leave_out(density, bin_t.missing)
-        return z, density.log_prob(bin_t.y)
+        return z, bin_t.log_likelihood(self.emission, z)
 
 
 class BootstrapGuide(Guide):

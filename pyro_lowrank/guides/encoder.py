@@ -14,16 +14,11 @@ from torch import Tensor, nn
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
-from pyro_lowrank.handlers import leave_out
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.shapes import apply_per_trial
 
 _LARGEST_LOG_VARIANCE = 20.0
-
-
-def _apply_per_trial(flat: Tensor, vectors: Tensor) -> Tensor:
-    rank = vectors.shape[-1]
-    return torch.einsum("bij,...bj->...bi", flat.unflatten(-1, (rank, rank)), vectors)
 
 
 @dataclass(frozen=True)
@@ -62,26 +57,27 @@ class EncoderProposal:
         ]
         return {"mean": mean, **{name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}}
 
+    def _square(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(-1, (self.transition.rank, self.transition.rank))
+
     def _mean_shift(self, mean: Tensor, encoding: Encoding) -> Tensor:
-        return _apply_per_trial(encoding["gain"], encoding["mean"] - mean)
+        return apply_per_trial(self._square(encoding["gain"]), encoding["mean"] - mean)
 
     def distribution(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> dist.TorchDistribution:
         """Return the normalised product."""
-        factor = encoding["scale_tril"].unflatten(-1, (self.transition.rank, self.transition.rank))
+        factor = self._square(encoding["scale_tril"])
         return dist.MultivariateNormal(mean + self._mean_shift(mean, encoding), scale_tril=factor, validate_args=False)
 
     def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
         """Return latents drawn from the product, and the log of their incremental weights."""
         encoding = bin_t.encoding
         # Kept apart from the mean, so that a far mean does not round away the small difference.
-        shift = self._mean_shift(mean, encoding) + _apply_per_trial(encoding["scale_tril"], white)
-        diagonal = encoding["scale_tril"].unflatten(-1, (self.transition.rank, -1)).diagonal(dim1=-2, dim2=-1)
-        log_proposal = -0.5 * (white.square() + math.log(2 * math.pi)).sum(-1) - diagonal.log().sum(-1)
+        factor = self._square(encoding["scale_tril"])
+        shift = self._mean_shift(mean, encoding) + apply_per_trial(factor, white)
+        log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_proposal = -0.5 * (white.square() + math.log(2 * math.pi)).sum(-1) - log_scale
         z = mean + shift
-        density = self.emission.distribution(z, bin_t.v)
-        if bin_t.missing is not None:
-            density = leave_out(density, bin_t.missing)
-        return z, density.log_prob(bin_t.y) + noise.log_prob(shift) - log_proposal
+        return z, bin_t.log_likelihood(self.emission, z) + noise.log_prob(shift) - log_proposal
 
 
 def _combine(noise: GaussianNoise, variance: Tensor) -> Encoding:

@@ -14,13 +14,7 @@ from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.guides.conditioning import condition, pick
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian
-
-
-def _apply_per_trial(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Apply `trials x rank x rank` (or `1 x rank x rank`) to `particles x trials x rank`."""
-    if matrices.shape[0] == 1:
-        return vectors @ matrices[0].mT
-    return torch.einsum("bij,...bj->...bi", matrices, vectors)
+from pyro_lowrank.shapes import apply_per_trial
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class OptimalProposal:
 
     def _mean_and_weight(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
         delta = mean - encoding["reference"]
-        curved = _apply_per_trial(self._square(encoding["curvature"]), delta)
+        curved = apply_per_trial(self._square(encoding["curvature"]), delta)
         linear = encoding["linear"]
         log_weight = encoding["constant"].squeeze(-1) + ((linear - 0.5 * curved) * delta).sum(-1)
         return mean + (linear - curved) @ noise.covariance, log_weight
@@ -96,7 +90,7 @@ class OptimalProposal:
     def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
         """Return latents drawn from p(z_t | z_{t-1}, y_t) and log p(y_t | z_{t-1}), which does not depend on them."""
         loc, log_weight = self._mean_and_weight(noise, mean, bin_t.encoding)
-        z = loc + _apply_per_trial(self._square(bin_t.encoding["scale_tril"]), white)
+        z = loc + apply_per_trial(self._square(bin_t.encoding["scale_tril"]), white)
         return z, log_weight.expand(z.shape[:-1])
 
 

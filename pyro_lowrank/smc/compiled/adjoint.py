@@ -37,7 +37,6 @@ def _add_outer(target: Any, factor: Any, a: Any, b: Any) -> None:
 @compiled(fastmath=FAST)
 def _pull_back_particle(
     zero: Any,
-    z: Any,
     mean: Any,
     noise: Any,
     grad_z: Any,
@@ -52,33 +51,26 @@ def _pull_back_particle(
 
     `step` and `tables` are those of `forward.run_forward` at one time bin.
     """
-    reference, linear, end_linear = step
-    gain, curvature, end_curvature = tables
-    grad_reference, grad_shift, grad_linear, grad_end_linear = grad_step
-    grad_gain, grad_scale, grad_curvature, grad_end_curvature = grad_tables
-    delta, end = zero, zero
+    reference, linear = step
+    gain, curvature = tables
+    grad_reference, grad_shift, grad_linear = grad_step
+    grad_gain, grad_scale, grad_curvature = grad_tables
+    delta = zero
     for r in range(len(zero)):
         delta = tuple_setitem(delta, r, mean[r] - reference[r])
-        end = tuple_setitem(end, r, z[r] - reference[r])
-    start_slope = _less_curved(linear, curvature, delta)
-    end_slope = _less_curved(end_linear, end_curvature, end)
-    total = zero
+    slope = _less_curved(linear, curvature, delta)
     for r in range(len(zero)):
-        total = tuple_setitem(total, r, grad_z[r] + grad_weight * end_slope[r])
-    for r in range(len(zero)):
-        kept = ZERO * total[r]
+        kept = ZERO * grad_z[r]
         for j in range(len(zero)):
-            kept += gain[j, r] * total[j]
-        pulled = grad_weight * start_slope[r] - kept
-        grad_mean[r] += total[r] + pulled
-        grad_reference[r] -= pulled + grad_weight * end_slope[r]
-        grad_shift[r] += total[r]
+            kept += gain[j, r] * grad_z[j]
+        pulled = grad_weight * slope[r] - kept
+        grad_mean[r] += grad_z[r] + pulled
+        grad_reference[r] -= pulled
+        grad_shift[r] += grad_z[r]
         grad_linear[r] += grad_weight * delta[r]
-        grad_end_linear[r] += grad_weight * end[r]
-    _add_outer(grad_gain, -ONE, total, delta)
-    _add_outer(grad_scale, ONE, total, noise)
+    _add_outer(grad_gain, -ONE, grad_z, delta)
+    _add_outer(grad_scale, ONE, grad_z, noise)
     _add_outer(grad_curvature, -HALF * grad_weight, delta, delta)
-    _add_outer(grad_end_curvature, -HALF * grad_weight, end, end)
 
 
 @compiled(fastmath=FAST)
@@ -93,30 +85,15 @@ def _grad_log_weights(grad_own: Any, grad_increment: Any, log_weights: Any) -> N
 
 @compiled(fastmath=FAST)
 def _with_likelihood(
-    zero: Any,
-    link: Any,
-    readout: Any,
-    hinges: Any,
-    weights: Any,
-    y: Any,
-    present: Any,
-    offset: Any,
-    z: Any,
-    grad_z: Any,
-    grad_weight: Any,
-    scratch: Any,
-    grad_weights: Any,
-    grad_offset: Any,
+    zero: Any, emission: Any, data: Any, z: Any, grad_z: Any, grad_weight: Any, scratch: Any, grads_out: Any
 ) -> Any:
     """Return the gradient of one particle's latent, a tuple, with that through its likelihood; see `emissions`."""
     total, at = zero, zero
     for r in range(len(zero)):
         total = tuple_setitem(total, r, grad_z[r])
         at = tuple_setitem(at, r, z[r])
-    if len(link) > 1:
-        pulled = pull_back_likelihood(
-            *(link, readout, hinges, weights, y, present, offset, at, grad_weight, scratch, grad_weights, grad_offset)
-        )
+    if len(emission[0]) > 1:
+        pulled = pull_back_likelihood(emission, data, at, grad_weight, scratch, grads_out[0], grads_out[1])
         for r in range(len(zero)):
             total = tuple_setitem(total, r, total[r] + pulled[r])
     return total
@@ -126,12 +103,8 @@ def _with_likelihood(
 def _pull_back_bin(
     zero: Any,
     zero_in: Any,
-    kind: Any,
-    hinges: Any,
     decay: Any,
-    left: Any,
-    right: Any,
-    bias: Any,
+    units: Any,
     z: Any,
     v: Any,
     grad_drive: Any,
@@ -155,7 +128,7 @@ def _pull_back_bin(
             grad_decay[r] += grad_drive[k, r] * z[k, r]
         if not moved or (cut and len(zero_in) == rank):
             continue
-        pulled = pull_back(kind, hinges, left, right, bias, seen_by_units(zero_in, z[k], v, rank), grad)
+        pulled = pull_back(units, seen_by_units(zero_in, z[k], v, rank), grad)
         for d in range(len(zero_in)):
             if d >= rank:
                 grad_v[d - rank] += pulled[d]
@@ -199,7 +172,6 @@ def run_backward(
 
     Args:
         ran: (z, means out of each particle, log weights, ancestors, resampled), as `run_forward` left them.
-        code: the six compile-time arguments of `run_forward`.
         carries: whether resampled particles carry the gradient of their ancestors' weights.
         cut_every: gradients do not pass from a time bin that is a multiple of this to the one before; 0 for never.
         grads_in: of (increments, log probability of the ancestors), `trials x time`.
@@ -209,43 +181,43 @@ def run_backward(
     zero, zero_in, kind, hinges, link, readout = code
     grad_network, grad_step, grad_tables, grad_emission, grad_offset = grads_out
     decay, left, right, bias, first_mean, v = network
-    reference, _, linear, _, end_linear = step
-    gain, _, curvature, end_curvature = tables
+    units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
+    reference, _, linear, _ = step
+    gain, _, curvature = tables
     y, present, offset = data
     z, means, log_weights, ancestors, resampled = ran
     grad_decay, grad_first_mean, grad_v, grad_drive = grad_network
-    grad_reference, grad_shift, grad_linear, grad_constant, grad_end_linear = grad_step
-    grad_gain, grad_scale, grad_curvature, grad_end_curvature = grad_tables
+    grad_reference, grad_shift, grad_linear, grad_constant = grad_step
+    grad_gain, grad_scale, grad_curvature = grad_tables
     now = np.zeros(z.shape[2:], z.dtype)
     grad_own, grad_before = np.zeros(z.shape[2], z.dtype), np.zeros(z.shape[2], z.dtype)
-    scratch = np.empty((4, y.shape[2]), z.dtype)
+    scratch = np.empty((5, y.shape[2]), z.dtype)
     for b in range(z.shape[0]):
         now[:], grad_own[:] = ZERO, ZERO
         for t in range(z.shape[1] - 1, -1, -1):
             _grad_log_weights(grad_own, grads_in[0][b, t], log_weights[b, t])
             cut = cut_every > 0 and t % cut_every == 0
             grad_constant[b, t] += grad_own.sum()
-            bin_step = (reference[b, t], linear[b, t], end_linear[b, t])
-            bin_tables = (gain[b, t], curvature[b, t], end_curvature[b, t])
-            grad_bin_step = (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t], grad_end_linear[b, t])
-            grad_bin_tables = (grad_gain[b, t], grad_scale[b, t], grad_curvature[b, t], grad_end_curvature[b, t])
+            bin_step, bin_tables = (reference[b, t], linear[b, t]), (gain[b, t], curvature[b, t])
+            grad_bin_step = (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t])
+            grad_bin_tables = (grad_gain[b, t], grad_scale[b, t], grad_curvature[b, t])
+            bin_data, grads_seen = (y[b, t], present[b, t], offset[b, t]), (grad_emission, grad_offset[b, t])
             means_in, into = first_mean[b : b + 1], grad_first_mean[b : b + 1]
             if t > 0:
                 means_in, into = means[b, t - 1], grad_drive[b, t - 1]
             for k in range(z.shape[2]):
                 parent = ancestors[b, t, k] if t > 0 else 0
                 grad_z = _with_likelihood(
-                    *(zero, link, readout, hinges, emission, y[b, t], present[b, t], offset[b, t]),
-                    *(z[b, t, k], now[k], grad_own[k], scratch, grad_emission, grad_offset[b, t]),
+                    *(zero, observed, bin_data, z[b, t, k], now[k], grad_own[k], scratch, grads_seen)
                 )
                 _pull_back_particle(
-                    *(zero, z[b, t, k], means_in[parent], white[b, t, k], grad_z, grad_own[k]),
+                    *(zero, means_in[parent], white[b, t, k], grad_z, grad_own[k]),
                     *(bin_step, bin_tables, grad_bin_step, grad_bin_tables, into[parent]),
                 )
             _hand_down(ancestors[b, t], resampled[b, t], carries, cut, grads_in[1][b, t], grad_own, grad_before)
             grad_own[:] = grad_before
             if t > 0:
                 _pull_back_bin(
-                    *(zero, zero_in, kind, hinges, decay, left, right, bias),
+                    *(zero, zero_in, decay, units),
                     *(z[b, t - 1], v[b, t - 1], grad_drive[b, t - 1], cut, now, grad_v[b, t - 1], grad_decay),
                 )

@@ -41,20 +41,18 @@ def _log_prob_and_slope(link: Any, x: Any, y: Any, precision: Any) -> Any:
 
 
 @compiled(fastmath=FAST)
-def log_likelihood(link: Any, kind: Any, hinges: Any, weights: Any, y: Any, present: Any, offset: Any, z: Any) -> Any:
+def log_likelihood(emission: Any, data: Any, z: Any) -> Any:
     """Return the log likelihood of one particle at one time bin.
 
     Args:
-        link: which likelihood, by its length.
-        kind: which activation the readout passes, by its length; 0 for none.
-        hinges: as for `units.rate_and_slopes`.
-        weights: (C `rank x features`, h, scale, shift, precision), each of the last four `features`.
-        y: `features`, zero where missing.
-        present: 1 or 0, `features`.
-        offset: d, `features`.
+        emission: (which likelihood, by its length; which activation the readout passes, by its length, 0 for none;
+            hinges as for `units.rate_and_slopes`; weights). These are C, `rank x features`, and h, scale, shift and
+            precision, `features`.
+        data: (y, zero where missing; 1 or 0 where present or missing; offset d), each `features`.
         z: latents, a tuple.
     """
-    matrix, bias, scale, shift, precision = weights
+    link, kind, hinges, (matrix, bias, scale, shift, precision) = emission
+    y, present, offset = data
     total = ZERO * z[0]
     for i in range(y.shape[0]):
         x = offset[i]
@@ -70,27 +68,21 @@ def log_likelihood(link: Any, kind: Any, hinges: Any, weights: Any, y: Any, pres
 
 @compiled(fastmath=FAST)
 def pull_back_likelihood(
-    link: Any,
-    kind: Any,
-    hinges: Any,
-    weights: Any,
-    y: Any,
-    present: Any,
-    offset: Any,
-    z: Any,
-    grad: Any,
-    scratch: Any,
-    grad_weights: Any,
-    grad_offset: Any,
+    emission: Any, data: Any, z: Any, grad: Any, scratch: Any, grad_weights: Any, grad_offset: Any
 ) -> Any:
     """Return the gradient of the latents, a tuple, from `grad`, that of the log likelihood; add those of the weights.
 
     Args:
-        scratch: `4 x features`.
-        grad_weights: as `weights`, added to.
-        grad_offset: as `offset`, added to.
+        emission: as for `log_likelihood`.
+        data: as for `log_likelihood`.
+        z: latents, a tuple.
+        grad: a number.
+        scratch: `5 x features`.
+        grad_weights: as the weights, added to.
+        grad_offset: as the offset, added to.
     """
-    matrix, bias, scale, shift, precision = weights
+    link, kind, hinges, (matrix, bias, scale, shift, precision) = emission
+    y, present, offset = data
     total = z
     for r in range(len(z)):
         total = tuple_setitem(total, r, ZERO * z[r])
@@ -109,6 +101,7 @@ def pull_back_likelihood(
         scratch[1, i] = outer
         scratch[2, i] = outer * rate
         scratch[3, i] = outer * slope_h
+        scratch[4, i] = -HALF * grad * present[i] * (y[i] - x) * (y[i] - x)
         for r in range(len(z)):
             total = tuple_setitem(total, r, total[r] + matrix[r, i] * (outer * slope))
     grad_matrix, grad_bias, grad_scale, grad_shift, grad_precision = grad_weights
@@ -124,11 +117,5 @@ def pull_back_likelihood(
             grad_bias[i] += scratch[3, i]
     if len(link) == 4:
         for i in range(y.shape[0]):
-            x = offset[i]
-            for r in range(len(z)):
-                x += matrix[r, i] * z[r]
-            if len(kind) > 0:
-                rate, _, _ = rate_and_slopes(kind, hinges, x, bias[i])
-                x = scale[i] * rate + shift[i]
-            grad_precision[i] -= HALF * grad * present[i] * (y[i] - x) * (y[i] - x)
+            grad_precision[i] += scratch[4, i]
     return total

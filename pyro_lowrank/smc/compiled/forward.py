@@ -13,8 +13,6 @@ from pyro_lowrank.smc.compiled.arithmetic import HALF, ZERO, exp
 from pyro_lowrank.smc.compiled.emissions import log_likelihood
 from pyro_lowrank.smc.compiled.units import FAST, drive
 
-# Neither may lose its infinities: that of a trial whose particles are all dead is how that is noticed.
-
 
 @compiled()
 def normalise(log_weights: Any) -> Any:
@@ -114,22 +112,12 @@ def resample_bin(log_weights: Any, resample: Any, positions: Any, cumulative: An
 
 @compiled(fastmath=FAST)
 def move_parents(
-    zero: Any,
-    zero_in: Any,
-    kind: Any,
-    hinges: Any,
-    network: Any,
-    z: Any,
-    v: Any,
-    ancestors: Any,
-    done: Any,
-    means: Any,
+    zero: Any, zero_in: Any, decay: Any, units: Any, z: Any, v: Any, ancestors: Any, done: Any, means: Any
 ) -> None:
     """Write the means of the next latents, `particles x rank`, of every particle that has descendants.
 
     Particles with the same ancestor share its mean, which is all that the units cost.
     """
-    decay, left, right, bias = network
     rank = len(zero)
     done[:] = False
     for k in range(ancestors.shape[0]):
@@ -137,7 +125,7 @@ def move_parents(
         if done[parent]:
             continue
         done[parent] = True
-        driven = drive(zero, kind, hinges, left, right, bias, seen_by_units(zero_in, z[parent], v, rank))
+        driven = drive(zero, units, seen_by_units(zero_in, z[parent], v, rank))
         for r in range(rank):
             means[parent, r] = decay[r] * z[parent, r] + driven[r]
 
@@ -145,27 +133,21 @@ def move_parents(
 @compiled(fastmath=FAST)
 def move_and_weigh(zero: Any, mean: Any, white: Any, step: Any, tables: Any, z_out: Any) -> Any:
     """Write the latent of one particle; return it, a tuple, and the quadratic terms of its log weight."""
-    reference, shift, linear, constant, end_linear = step
-    gain, scale, curvature, end_curvature = tables
-    at, noise, end = zero, zero, zero
+    reference, shift, linear, constant = step
+    gain, scale, curvature = tables
+    at, noise = zero, zero
     for r in range(len(zero)):
         at = tuple_setitem(at, r, mean[r])
         noise = tuple_setitem(noise, r, white[r])
     z, delta = propose(zero, at, noise, shift, reference, gain, scale)
     for r in range(len(zero)):
         z_out[r] = z[r]
-        end = tuple_setitem(end, r, z[r] - reference[r])
-    return z, constant + quadratic(linear, curvature, delta) + quadratic(end_linear, end_curvature, end)
+    return z, constant + quadratic(linear, curvature, delta)
 
 
 @compiled(fastmath=FAST)
 def run_forward(
-    zero: Any,
-    zero_in: Any,
-    kind: Any,
-    hinges: Any,
-    link: Any,
-    readout: Any,
+    code: Any,
     network: Any,
     step: Any,
     tables: Any,
@@ -178,16 +160,12 @@ def run_forward(
     """Run the filter; every array holds the trials of this call only.
 
     Args:
-        zero: as many zeros as there are latents.
-        zero_in: as many zeros as there are latents and inputs.
-        kind: the activation, by its length.
-        hinges: as for `units.rate_and_slopes`.
-        link: the likelihood, by its length.
-        readout: the activation that the readout passes, by its length.
+        code: (as many zeros as there are latents; as many as latents and inputs; activation, by the length of a tuple;
+            hinges as for `units.rate_and_slopes`; likelihood; activation that the readout passes).
         network: (decay, left, right, bias, first mean, inputs).
-        step: (reference, shift, linear, constant, end linear), `trials x time x ...`.
-        tables: (gain, scale, curvature, end curvature), `trials x time x rank x rank`.
-        emission: weights as for `emissions.log_likelihood`.
+        step: (reference, shift, linear, constant), `trials x time x ...`.
+        tables: (gain, scale, curvature), `trials x time x rank x rank`.
+        emission: the weights for `emissions.log_likelihood`.
         data: (y, present, offset), `trials x time x features`.
         random: (white `trials x time x particles x rank`, positions `trials x time x particles`).
         threshold: trials resample when their effective sample size is below this; negative for never.
@@ -195,9 +173,11 @@ def run_forward(
             increments, ess, resampled and log probability of the ancestors, `trials x time`), written to. Means of
             particles without descendants are left as they were; their time dim is 1 where they need not be kept.
     """
+    zero, zero_in, kind, hinges, link, readout = code
     decay, left, right, bias, first_mean, v = network
-    reference, shift, linear, constant, end_linear = step
-    gain, scale, curvature, end_curvature = tables
+    units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
+    reference, shift, linear, constant = step
+    gain, scale, curvature = tables
     y, present, offset = data
     white, positions = random
     z_out, means_out, log_weights, ancestors, increments, ess, resampled, ancestor_log_probs = out
@@ -212,20 +192,17 @@ def run_forward(
                 ancestor_log_probs[b, t] = resample_bin(
                     *(log_weights[b, t - 1], resampled[b, t], positions[b, t - 1], cumulative, ancestors[b, t], own)
                 )
-                move_parents(
-                    *(zero, zero_in, kind, hinges, (decay, left, right, bias)),
-                    *(z_out[b, t - 1], v[b, t - 1], ancestors[b, t], done, means),
-                )
-            bin_step = (reference[b, t], shift[b, t], linear[b, t], constant[b, t], end_linear[b, t])
-            bin_tables = (gain[b, t], scale[b, t], curvature[b, t], end_curvature[b, t])
+                move_parents(*(zero, zero_in, decay, units, z_out[b, t - 1], v[b, t - 1], ancestors[b, t], done, means))
+            bin_step = (reference[b, t], shift[b, t], linear[b, t], constant[b, t])
+            bin_tables, bin_data = (gain[b, t], scale[b, t], curvature[b, t]), (y[b, t], present[b, t], offset[b, t])
             for k in range(num_particles):
                 mean = means[ancestors[b, t, k]] if t > 0 else first_mean[b]
                 z, weight = move_and_weigh(zero, mean, white[b, t, k], bin_step, bin_tables, z_out[b, t, k])
                 if len(link) > 1:
-                    weight += log_likelihood(link, readout, hinges, emission, y[b, t], present[b, t], offset[b, t], z)
+                    weight += log_likelihood(observed, bin_data, z)
                 own[k] = weight if t == 0 else own[k] + weight
             log_sum, ess[b, t] = normalise(own)
             increments[b, t] = log_sum - (math.log(num_particles) if t == 0 else 0.0)
-            # Nothing after this can be meant; the caller looks at the increments and raises.
+            # Particles that are all dead have no descendants; the caller finds the increment and raises.
             if not math.isfinite(log_sum):
                 break

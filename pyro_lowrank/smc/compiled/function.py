@@ -20,11 +20,11 @@ from pyro_lowrank.smc.compiled.forward import run_forward
 from pyro_lowrank.smc.compiled.plan import Code
 from pyro_lowrank.smc.compiled.units import grad_weights
 
-# Units are padded to whole vector registers, particles of a block stay in the fastest cache.
+# Units are padded to a whole number of vector registers; so many particles are gathered before the units are swept.
 _LANES, _BLOCK = 16, 512
-# A thread is not worth its start below this many evaluations of a unit.
+# Below this many evaluations of a unit per thread, fewer threads are used.
 _WORTH_A_THREAD = 100_000
-_NUM_NETWORK, _NUM_TABLES = 6, 9
+_NUM_NETWORK, _NUM_TABLES, _NUM_STEP = 6, 7, 4
 # Type checkers do not see through arguments that are unpacked.
 _forward: Any = run_forward
 _backward: Any = run_backward
@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         code: what is fixed when the loops are compiled.
+        units: how many units there are.
         y: the recording, zero where missing, `trials x time x features`; no features where no likelihood is left.
         present: 1 where it is there, shaped as y.
         white: standard normal numbers, `trials x time x particles x rank`.
@@ -44,9 +45,11 @@ class Run:
         threshold: trials resample when their effective sample size is below this; negative for never.
         carries: whether resampled particles carry the gradient of their ancestors' weights.
         cut_every: gradients do not pass from a bin that is a multiple of this to the one before; 0 for never.
+        differentiable: whether what the adjoint needs is kept.
     """
 
     code: Code
+    units: int
     y: Tensor
     present: Tensor
     white: Tensor
@@ -54,6 +57,7 @@ class Run:
     threshold: float
     carries: bool
     cut_every: int
+    differentiable: bool
 
 
 def _array(tensor: Tensor) -> Any:
@@ -65,18 +69,39 @@ def _padded(tensor: Tensor) -> Any:
     return _array(pad(tensor.detach(), (0, -tensor.shape[-1] % _LANES)))
 
 
-def _arrays(tensors: Sequence[Tensor], code: Code, y: Tensor) -> tuple[tuple[Any, ...], ...]:
-    """Return the arrays of the network, the tables and the emission, as the loops take them, and the offset."""
-    decay, left, right, bias, first_mean, v = tensors[:_NUM_NETWORK]
-    network = (_array(decay), _padded(left.mT), _padded(right), _padded(bias), _array(first_mean), _array(v))
-    tables = tuple(_array(tensor) for tensor in tensors[_NUM_NETWORK : _NUM_NETWORK + _NUM_TABLES])
-    rest = tensors[_NUM_NETWORK + _NUM_TABLES :]
-    if not rest:
-        nothing = y.new_zeros(0)
-        rest = (y.new_zeros(0, len(code.zero)), nothing, nothing, nothing, nothing, y)
-    weight, *vectors, offset = rest
-    emission = (_array(weight.mT), *(_array(vector) for vector in vectors))
-    return network, tables, emission, (_array(offset),)
+class _Arrays:
+    """Everything that the loops read, as they take it, made once for both passes.
+
+    Args:
+        run: data and random numbers.
+        tensors: the differentiable ones, of a `Plan`.
+    """
+
+    def __init__(self, run: Run, tensors: Sequence[Tensor]) -> None:
+        decay, left, right, bias, first_mean, v = tensors[:_NUM_NETWORK]
+        self.decay, self.first_mean, self.v = _array(decay), _array(first_mean), _array(v)
+        self.weights = _padded(left.mT), _padded(right), _padded(bias)
+        self.tables = tuple(_array(tensor) for tensor in tensors[_NUM_NETWORK : _NUM_NETWORK + _NUM_TABLES])
+        nothing = run.y.new_zeros(0)
+        none = (run.y.new_zeros(0, len(run.code.zero)), nothing, nothing, nothing, nothing, run.y)
+        matrix, *vectors, offset = tensors[_NUM_NETWORK + _NUM_TABLES :] or none
+        self.emission = (_array(matrix.mT), *(_array(vector) for vector in vectors))
+        self.data = _array(run.y), _array(run.present), _array(offset)
+        self.white, self.positions = _array(run.white), _array(run.positions)
+        self.work = self.white[..., 0].size * self.weights[0].shape[-1]
+
+    def of_trials(self, c: slice) -> tuple[Any, ...]:
+        """Return network, step, tables, emission and data of some trials, in the order of both loops."""
+        network = (self.decay, *self.weights, self.first_mean[c], self.v[c])
+        return network, *_step_and_tables(self.tables, c), self.emission, _cut(self.data, c)
+
+
+def _cut(arrays: Sequence[Any], trials: slice) -> tuple[Any, ...]:
+    return tuple(array[trials] for array in arrays)
+
+
+def _step_and_tables(arrays: Sequence[Any], trials: slice) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    return _cut(arrays[:_NUM_STEP], trials), _cut(arrays[_NUM_STEP:], trials)
 
 
 def _chunks(size: int, work: int) -> list[slice]:
@@ -84,10 +109,6 @@ def _chunks(size: int, work: int) -> list[slice]:
     number = max(1, min(torch.get_num_threads(), size, work // _WORTH_A_THREAD))
     edges = np.linspace(0, size, number + 1).round().astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]
-
-
-def _of_trials(arrays: Sequence[Any], trials: slice) -> tuple[Any, ...]:
-    return tuple(array[trials] for array in arrays)
 
 
 class CompiledFilter(torch.autograd.Function):
@@ -98,43 +119,31 @@ class CompiledFilter(torch.autograd.Function):
         """Return increments and log probability of the ancestors `trials x time`; then, without gradients, latents,
         log weights and ancestors `trials x time x particles`, effective sample sizes and who resampled.
         """
-        network, tables, emission, (offset,) = _arrays(tensors, run.code, run.y)
-        white, positions = _array(run.white), _array(run.positions)
-        data = (_array(run.y), _array(run.present), offset)
-        trials, steps, particles, rank = white.shape
-        keeps = any(ctx.needs_input_grad)
+        arrays = _Arrays(run, tensors)
+        dtype, (trials, steps, particles, rank) = arrays.white.dtype, arrays.white.shape
         out = (
-            np.empty_like(white),
-            np.zeros((trials, steps if keeps else 1, particles, rank), white.dtype),
-            np.zeros((trials, steps, particles), white.dtype),
+            np.empty_like(arrays.white),
+            np.zeros((trials, steps if run.differentiable else 1, particles, rank), dtype),
+            np.zeros((trials, steps, particles), dtype),
             np.zeros((trials, steps, particles), np.int64),
-            np.full((trials, steps), np.nan, white.dtype),
-            np.zeros((trials, steps), white.dtype),
+            np.full((trials, steps), np.nan, dtype),
+            np.zeros((trials, steps), dtype),
             np.zeros((trials, steps), np.bool_),
-            np.zeros((trials, steps), white.dtype),
+            np.zeros((trials, steps), dtype),
         )
         out[3][:, 0] = np.arange(particles)
-        decay, left, right, bias, first_mean, v = network
-        chunks = _chunks(trials, white[..., 0].size * left.shape[-1])
-        run_side_by_side(
-            [
-                partial(
-                    _forward,
-                    *run.code.arguments,
-                    (decay, left, right, bias, first_mean[c], v[c]),
-                    _of_trials(tables[:5], c),
-                    _of_trials(tables[5:], c),
-                    emission,
-                    _of_trials(data, c),
-                    (white[c], positions[c]),
-                    float(run.threshold),
-                    _of_trials(out, c),
-                )
-                for c in chunks
-            ]
-        )
+        tasks = [
+            partial(
+                _forward,
+                *(run.code.arguments, *arrays.of_trials(c), (arrays.white[c], arrays.positions[c])),
+                *(float(run.threshold), _cut(out, c)),
+            )
+            for c in _chunks(trials, arrays.work)
+        ]
+        run_side_by_side(tasks)
         z, means, log_weights, ancestors, increments, ess, resampled, log_probs = map(torch.from_numpy, out)
-        ctx.run, ctx.ran = run, (z, means, log_weights, ancestors, resampled)
+        ctx.run, ctx.arrays, ctx.ran = run, arrays, (z, means, log_weights, ancestors, resampled)
+        # The arrays may share their memory: this is how torch notices that a tensor was changed in between.
         ctx.save_for_backward(*tensors)
         kept = (z, log_weights, ancestors, ess, resampled)
         ctx.mark_non_differentiable(*kept)
@@ -145,63 +154,43 @@ class CompiledFilter(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the tensors."""
         tensors = ctx.saved_tensors
-        grads = _Adjoint(ctx.run, ctx.ran, tensors).gradients(grad_outputs[0], grad_outputs[1])
+        grads = _Adjoint(ctx.run, ctx.arrays, ctx.ran).gradients(grad_outputs[0], grad_outputs[1], len(tensors))
         return None, *grads
 
 
 class _Adjoint:
     """One backward pass: its arrays, and a set of sums over trials for each thread."""
 
-    def __init__(self, run: Run, ran: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-        self.run, self.tensors = run, tensors
-        self.network, self.tables, self.emission, (self.offset,) = _arrays(tensors, run.code, run.y)
+    def __init__(self, run: Run, arrays: _Arrays, ran: Sequence[Tensor]) -> None:
+        self.run, self.arrays = run, arrays
         self.ran = tuple(tensor.numpy() for tensor in ran)
-        z, v = self.ran[0], self.network[5]
-        self.work = z[..., 0].size * self.network[1].shape[-1]
-        self.grad_first_mean, self.grad_v = np.zeros_like(self.network[4]), np.zeros_like(v)
-        self.grad_drive, self.grad_offset = np.zeros_like(z), np.zeros_like(self.offset)
-        self.grad_tables = tuple(np.zeros_like(table) for table in self.tables)
+        self.grad_first_mean, self.grad_v = np.zeros_like(arrays.first_mean), np.zeros_like(arrays.v)
+        self.grad_drive, self.grad_offset = np.zeros_like(self.ran[0]), np.zeros_like(arrays.data[2])
+        self.grad_tables = tuple(np.zeros_like(table) for table in arrays.tables)
 
-    def gradients(self, grad_increments: Tensor, grad_log_probs: Tensor) -> list[Tensor | None]:
-        """Return the gradients of the tensors, in their order."""
-        decay, emission = self._through_time(_array(grad_increments), _array(grad_log_probs))
+    def gradients(self, grad_increments: Tensor, grad_log_probs: Tensor, number: int) -> list[Tensor | None]:
+        """Return the gradients of the first `number` tensors, in their order."""
+        decay, (matrix, *vectors) = self._through_time(_array(grad_increments), _array(grad_log_probs))
         left, right, bias = self._of_units()
-        units = self.tensors[3].shape[-1]
-        first_mean, v = self.grad_first_mean, self.grad_v
-        found = [decay, left[:, :units].T, right[:, :units], bias[:units], first_mean, v, *self.grad_tables]
-        weight, *vectors = emission
-        if len(self.tensors) > len(found):
-            found += [weight.T, *vectors, self.grad_offset]
-        return [torch.from_numpy(np.ascontiguousarray(grad)) for grad in found]
+        found = [decay, left.T, right, bias, self.grad_first_mean, self.grad_v, *self.grad_tables]
+        found += [matrix.T, *vectors, self.grad_offset]
+        return [torch.from_numpy(np.ascontiguousarray(grad)) for grad in found[:number]]
 
     def _through_time(self, *grads_in: Any) -> tuple[Any, tuple[Any, ...]]:
         """Run the adjoint of each trial; return the gradients of decay and emission."""
-        run, ran = self.run, self.ran
-        decay, left, right, bias, first_mean, v = self.network
-        chunks = _chunks(ran[0].shape[0], self.work)
-        white, data = _array(run.white), (_array(run.y), _array(run.present), self.offset)
-        decays = [np.zeros_like(decay) for _ in chunks]
-        emissions = [tuple(np.zeros_like(array) for array in self.emission) for _ in chunks]
+        run, arrays = self.run, self.arrays
+        chunks = _chunks(self.ran[0].shape[0], arrays.work)
+        decays = [np.zeros_like(arrays.decay) for _ in chunks]
+        emissions = [tuple(np.zeros_like(array) for array in arrays.emission) for _ in chunks]
         tasks: list[Callable[[], Any]] = [
             partial(
                 _backward,
-                run.code.arguments,
-                (decay, left, right, bias, first_mean[c], v[c]),
-                _of_trials(self.tables[:5], c),
-                _of_trials(self.tables[5:], c),
-                self.emission,
-                _of_trials(data, c),
-                white[c],
-                _of_trials(ran, c),
-                run.carries,
-                run.cut_every,
-                _of_trials(grads_in, c),
+                *(run.code.arguments, *arrays.of_trials(c), arrays.white[c], _cut(self.ran, c)),
+                *(run.carries, run.cut_every, _cut(grads_in, c)),
                 (
                     (grad_decay, self.grad_first_mean[c], self.grad_v[c], self.grad_drive[c]),
-                    _of_trials(self.grad_tables[:5], c),
-                    _of_trials(self.grad_tables[5:], c),
-                    grad_emission,
-                    self.grad_offset[c],
+                    *_step_and_tables(self.grad_tables, c),
+                    *(grad_emission, self.grad_offset[c]),
                 ),
             )
             for c, grad_decay, grad_emission in zip(chunks, decays, emissions, strict=True)
@@ -209,23 +198,20 @@ class _Adjoint:
         run_side_by_side(tasks)
         return sum(decays), tuple(sum(parts) for parts in zip(*emissions, strict=True))
 
-    def _of_units(self) -> tuple[Any, Any, Any]:
+    def _of_units(self) -> tuple[Any, ...]:
         """Return the gradients of the units' weights: all particles' drives at once, cut into equal numbers of bins."""
-        _, left, right, bias, _, v = self.network
-        code = self.run.code
-        z = self.ran[0].reshape(-1, *self.ran[0].shape[2:])
-        grad_drive, v = self.grad_drive.reshape(z.shape), v.reshape(z.shape[0], -1)
-        chunks = _chunks(z.shape[0], self.work)
-        sums = [tuple(np.zeros_like(array) for array in (left, right, bias)) for _ in chunks]
-        scratch = [tuple(np.zeros((len(rows), _BLOCK), z.dtype) for rows in (code.zero_in, code.zero)) for _ in chunks]
+        code, arrays = self.run.code, self.arrays
+        z, grad_drive = (array.reshape(-1, *array.shape[2:]) for array in (self.ran[0], self.grad_drive))
+        v = arrays.v.reshape(z.shape[0], -1)
+        chunks = _chunks(z.shape[0], arrays.work)
+        sums = [tuple(np.zeros_like(array) for array in arrays.weights) for _ in chunks]
         tasks: list[Callable[[], Any]] = [
             partial(
                 _grad_weights,
-                *(code.kind, code.hinges, left, right, bias, code.zero_in, code.zero),
-                *(z[c], v[c], grad_drive[c], *buffers, *total),
+                *(code.zero, code.zero_in, (code.kind, code.hinges, *arrays.weights), z[c], v[c], grad_drive[c]),
+                *(tuple(np.zeros((len(rows), _BLOCK), z.dtype) for rows in (code.zero_in, code.zero)), total),
             )
-            for c, total, buffers in zip(chunks, sums, scratch, strict=True)
+            for c, total in zip(chunks, sums, strict=True)
         ]
         run_side_by_side(tasks)
-        grad_left, grad_right, grad_bias = (sum(parts) for parts in zip(*sums, strict=True))
-        return grad_left, grad_right, grad_bias
+        return tuple(sum(parts)[..., : self.run.units] for parts in zip(*sums, strict=True))

@@ -9,17 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.activations import Activation
+from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.observations.gaussian import GaussianEmission
 from pyro_lowrank.observations.poisson import PoissonEmission
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
-from pyro_lowrank.piecewise import CLIPPED_RELU, IDENTITY, RELU
+from pyro_lowrank.piecewise import CLIPPED_RELU, IDENTITY, RELU, PiecewiseLinear
 from pyro_lowrank.smc.compiled import emissions, units
-from pyro_lowrank.smc.compiled.tables import Tables
+from pyro_lowrank.smc.compiled.tables import Tables, tables_of
 
-_FAST_SHAPES = {RELU: units.RELU, CLIPPED_RELU: units.CLIPPED_RELU, IDENTITY: units.IDENTITY}
+_FAST_SHAPES: dict[PiecewiseLinear | None, tuple[int, ...]] = {
+    RELU: units.RELU,
+    CLIPPED_RELU: units.CLIPPED_RELU,
+    IDENTITY: units.IDENTITY,
+}
 _SMOOTH = {"tanh": units.TANH, "softplus": units.SOFTPLUS}
+_NO_HINGES = (0.0, (0.0,), (0.0,), (0.0,))
 
 
 @dataclass(frozen=True)
@@ -67,21 +72,19 @@ class EmissionTensors:
         return self.weight, self.bias, self.scale, self.shift, self.precision, self.offset
 
 
-def kind_of(activation: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
+def kind_of(function: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
     """Return an activation's compile-time tuple and its hinges, or None if it has none."""
-    from pyro_lowrank.dynamics.activations import activation as built_in
-
-    nothing = (0.0, (0.0,), (0.0,), (0.0,))
-    if activation.shape is None:
-        named = _SMOOTH.get(activation.name)
-        is_ours = named is not None and activation is built_in(activation.name)
-        return (named, nothing) if named is not None and is_ours else None
-    if activation.shape in _FAST_SHAPES:
-        return _FAST_SHAPES[activation.shape], nothing
-    if not activation.shape.knots:
-        return None
-    changes, knots, gains = zip(*activation.shape.hinges, strict=True)
-    return units.HINGES, (activation.shape.slopes[0], changes, knots, gains)
+    shape = function.shape
+    if shape in _FAST_SHAPES:
+        return _FAST_SHAPES[shape], _NO_HINGES
+    if shape is not None:
+        # A straight line gets a knot at which nothing changes: a tuple without entries has no type.
+        changes, knots, gains = zip(*(shape.hinges or ((0.0, 0.0, 0.0),)), strict=True)
+        return units.HINGES, (shape.slopes[0], changes, knots, gains)
+    # By value: a copied model has a copy of its activation.
+    if function.name in _SMOOTH and function == activation(function.name):
+        return _SMOOTH[function.name], _NO_HINGES
+    return None
 
 
 def likelihood_of(emission: Any, y: Tensor, v: Tensor | None) -> EmissionTensors | None:
@@ -144,7 +147,7 @@ class Plan:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The differentiable tensors: 6 of the network, 9 of the tables, 6 of the likelihood if there is one."""
+        """The differentiable tensors: 6 of the network, 7 of the tables, 6 of the likelihood if there is one."""
         extra = () if self.likelihood is None else self.likelihood.tensors
         return (*self.network, *self.tables.tensors, *extra)
 
@@ -162,8 +165,6 @@ def network_of(transition: Transition, num_trials: int, num_steps: int, v: Tenso
 
 def make_plan(transition: Transition, emission: Any, proposal: Any, y: Tensor, v: Tensor | None) -> Plan | str:
     """Return the plan of a run over recordings `trials x time x features`, or why there is none."""
-    from pyro_lowrank.smc.compiled.tables import tables_of
-
     kind = kind_of(transition.activation)
     if kind is None:
         return f"the activation {transition.activation.name!r} has no compiled form"
@@ -173,21 +174,19 @@ def make_plan(transition: Transition, emission: Any, proposal: Any, y: Tensor, v
     likelihood, missing = None, y.isnan()
     filled = y.nan_to_num(nan=0.0)
     network = network_of(transition, y.shape[0], y.shape[1], v)
-    zero = np.zeros((), network[2].detach().numpy().dtype)[()]
+    number = network[2].detach().numpy().dtype.type
     if tables.needs_likelihood:
         likelihood = likelihood_of(emission, filled, v)
         if likelihood is None:
             return f"{type(emission).__name__} has no compiled form"
         tables = tables.with_constant(constant_of(emission, filled, missing))
-    reads_rates = likelihood is not None and likelihood.reads_rates
+    first_slope, *hinges = kind[1]
     code = Code(
-        zero=(zero,) * transition.rank,
-        zero_in=(zero,) * network[1].shape[1],
+        zero=(number(0),) * transition.rank,
+        zero_in=(number(0),) * network[1].shape[1],
         kind=kind[0],
-        hinges=tuple(
-            tuple(type(zero)(x) for x in part) if isinstance(part, tuple) else type(zero)(part) for part in kind[1]
-        ),
+        hinges=(number(first_slope), *(tuple(map(number, part)) for part in hinges)),
         link=emissions.NO_LIKELIHOOD if likelihood is None else likelihood.link,
-        readout=kind[0] if reads_rates else (),
+        readout=kind[0] if likelihood is not None and likelihood.reads_rates else (),
     )
     return Plan(code, network, tables, likelihood, filled, (~missing).to(y.dtype))

@@ -62,13 +62,16 @@ def _draw(kernel: BuiltInKernel, scheme: Scheme, plan: Plan) -> Run:
     shown = slice(None) if plan.likelihood is not None else slice(0)
     return Run(
         code=plan.code,
+        units=kernel.transition.bias.shape[-1],
         y=plan.y[..., shown],
         present=plan.present[..., shown],
-        white=white.permute(2, 0, 1, 3),
+        white=white.permute(2, 0, 1, 3).contiguous(),
         positions=positions,
         threshold=threshold,
         carries=isinstance(scheme.gradient, StopGradient),
         cut_every=0 if scheme.cut_every is None else scheme.cut_every,
+        # Asked here: inside a node of the graph gradients are always off.
+        differentiable=torch.is_grad_enabled(),
     )
 
 

@@ -18,24 +18,21 @@ from pyro_lowrank.guides.optimal import OptimalProposal
 class Tables:
     r"""How latents are proposed and weighed, at every time bin.
 
-    With m the mean of the transition, r the `reference`, :math:`\delta = m - r` and :math:`\zeta = z - r`:
+    With m the mean of the transition, r the `reference` and :math:`\delta = m - r`:
 
     .. math::
 
         z &= m + g - G \delta + S \varepsilon, \qquad \varepsilon \sim N(0, I) \\
-        \log w &= \mathrm{const} + c^T \delta - \tfrac{1}{2} \delta^T A \delta
-            + d^T \zeta - \tfrac{1}{2} \zeta^T B \zeta \quad (+ \log p(y \mid z))
+        \log w &= \mathrm{const} + c^T \delta - \tfrac{1}{2} \delta^T A \delta \quad (+ \log p(y \mid z))
 
     Attributes:
         reference: r, `trials x time x rank`.
         shift: g, `trials x time x rank`.
         linear: c, `trials x time x rank`.
         constant: `trials x time`.
-        end_linear: d, `trials x time x rank`.
         gain: G, `trials x time x rank x rank`.
         scale: S, lower triangular, `trials x time x rank x rank`.
         curvature: A, symmetric, `trials x time x rank x rank`.
-        end_curvature: B, symmetric, `trials x time x rank x rank`.
         needs_likelihood: whether the likelihood is still to be added.
     """
 
@@ -43,18 +40,15 @@ class Tables:
     shift: Tensor
     linear: Tensor
     constant: Tensor
-    end_linear: Tensor
     gain: Tensor
     scale: Tensor
     curvature: Tensor
-    end_curvature: Tensor
     needs_likelihood: bool
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The differentiable tensors, the `trials x time x rank x rank` ones last."""
-        vectors = (self.reference, self.shift, self.linear, self.constant, self.end_linear)
-        return (*vectors, self.gain, self.scale, self.curvature, self.end_curvature)
+        return self.reference, self.shift, self.linear, self.constant, self.gain, self.scale, self.curvature
 
     def with_constant(self, constant: Tensor) -> Tables:
         """Return the tables with another term, `trials x time`, that does not depend on the latents."""
@@ -89,12 +83,10 @@ def _optimal(proposal: OptimalProposal, transition: Transition, y: Tensor, v: Te
         shift=(linear.unsqueeze(-2) * covariance).sum(-1),
         linear=linear,
         constant=encoding["constant"].squeeze(-1).expand(linear.shape[:-1]),
-        end_linear=torch.zeros_like(linear),
         # A product of small matrices, without the overhead of a batched one.
         gain=(covariance.unsqueeze(-1) * curvature.expand(trials, *covariance.shape).unsqueeze(-3)).sum(-2),
         scale=scale.expand(trials, *covariance.shape),
         curvature=curvature.expand(trials, *covariance.shape),
-        end_curvature=torch.zeros((), dtype=y.dtype).expand(trials, *covariance.shape),
         needs_likelihood=False,
     )
 
@@ -106,7 +98,12 @@ def _bootstrap(proposal: BootstrapProposal, transition: Transition, y: Tensor, v
     nothing = torch.zeros((), dtype=factor.dtype)
     vectors, matrices = nothing.expand(*batch, rank), nothing.expand(*batch, rank, rank)
     return Tables(
-        *(vectors, vectors, vectors, nothing.expand(batch), vectors),
-        *(matrices, factor.expand(*batch, rank, rank), matrices, matrices),
+        reference=vectors,
+        shift=vectors,
+        linear=vectors,
+        constant=nothing.expand(batch),
+        gain=matrices,
+        scale=factor.expand(*batch, rank, rank),
+        curvature=matrices,
         needs_likelihood=True,
     )

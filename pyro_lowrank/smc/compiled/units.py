@@ -63,8 +63,12 @@ def rate_and_slopes(kind: Any, hinges: Any, x: Any, h: Any) -> Any:
 
 
 @compiled(fastmath=FAST)
-def drive(zero: Any, kind: Any, hinges: Any, left: Any, right: Any, bias: Any, seen: Any) -> Any:
-    """Return V phi(M s; h), a tuple, for what one particle's units see, `seen`: its latents, then the inputs."""
+def drive(zero: Any, units: Any, seen: Any) -> Any:
+    """Return V phi(M s; h), a tuple, for what one particle's units see, `seen`: its latents, then the inputs.
+
+    `units` are (kind, hinges, M `rank + inputs x units`, V `rank x units`, h `units`) here and below.
+    """
+    kind, hinges, left, right, bias = units
     total = zero
     for i in range(bias.shape[0]):
         x = ZERO * seen[0]
@@ -77,8 +81,9 @@ def drive(zero: Any, kind: Any, hinges: Any, left: Any, right: Any, bias: Any, s
 
 
 @compiled(fastmath=FAST)
-def pull_back(kind: Any, hinges: Any, left: Any, right: Any, bias: Any, seen: Any, grad: Any) -> Any:
+def pull_back(units: Any, seen: Any, grad: Any) -> Any:
     """Return the gradient of `seen`, a tuple, from that of the drive, a tuple."""
+    kind, hinges, left, right, bias = units
     total = seen
     for d in range(len(seen)):
         total = tuple_setitem(total, d, ZERO * seen[d])
@@ -97,22 +102,10 @@ def pull_back(kind: Any, hinges: Any, left: Any, right: Any, bias: Any, seen: An
 
 
 @compiled(fastmath=FAST)
-def _add_block(
-    kind: Any,
-    hinges: Any,
-    left: Any,
-    right: Any,
-    bias: Any,
-    seen: Any,
-    grad: Any,
-    size: Any,
-    zero_in: Any,
-    zero: Any,
-    grad_left: Any,
-    grad_right: Any,
-    grad_bias: Any,
-) -> None:
+def _add_block(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any, size: Any, grads_out: Any) -> None:
     """Add the gradients of the units' weights from a block of particles, `seen` and `grad` transposed."""
+    kind, hinges, left, right, bias = units
+    grad_left, grad_right, grad_bias = grads_out
     for i in range(bias.shape[0]):
         total_left, total_right, total_bias = zero_in, zero, zero[0]
         h = bias[i]
@@ -141,35 +134,23 @@ def _add_block(
 
 
 @compiled(fastmath=FAST)
-def grad_weights(
-    kind: Any,
-    hinges: Any,
-    left: Any,
-    right: Any,
-    bias: Any,
-    zero_in: Any,
-    zero: Any,
-    z: Any,
-    v: Any,
-    grad_drive: Any,
-    seen: Any,
-    grad: Any,
-    grad_left: Any,
-    grad_right: Any,
-    grad_bias: Any,
-) -> None:
-    """Add the gradients of M (with the input weights), V and h from the drives of all particles of some trials.
+def grad_weights(zero: Any, zero_in: Any, units: Any, z: Any, v: Any, grad_drive: Any, block: Any, out: Any) -> None:
+    """Add the gradients of M (with the input weights), V and h from the drives of all particles of some time bins.
 
     Drives without a gradient (of particles without descendants) are left out: they are gathered block by block.
 
     Args:
+        zero: as many zeros as there are latents.
+        zero_in: as many zeros as there are latents and inputs.
+        units: as for `drive`.
         z: latents, `bins x particles x rank`.
         v: effective inputs, `bins x inputs`.
         grad_drive: of the drive out of each particle, shaped as z.
-        seen: scratch, `rank + inputs x block`.
-        grad: scratch, `rank x block`.
+        block: scratch, (`rank + inputs x size`, `rank x size`).
+        out: gradients of (M, V, h), added to.
     """
-    rank, block, size = len(zero), seen.shape[1], 0
+    seen, grad = block
+    rank, size = len(zero), 0
     for t in range(z.shape[0]):
         for k in range(z.shape[1]):
             moved = False
@@ -183,10 +164,7 @@ def grad_weights(
             for d in range(rank, len(zero_in)):
                 seen[d, size] = v[t, d - rank]
             size += 1
-            if size == block:
-                _add_block(
-                    *(kind, hinges, left, right, bias, seen, grad, size),
-                    *(zero_in, zero, grad_left, grad_right, grad_bias),
-                )
+            if size == seen.shape[1]:
+                _add_block(zero, zero_in, units, seen, grad, size, out)
                 size = 0
-    _add_block(kind, hinges, left, right, bias, seen, grad, size, zero_in, zero, grad_left, grad_right, grad_bias)
+    _add_block(zero, zero_in, units, seen, grad, size, out)

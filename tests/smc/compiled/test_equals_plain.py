@@ -15,6 +15,7 @@ pytest.importorskip("numba")
 
 TRIALS, TIME, UNITS, RANK, FEATURES, PARTICLES = 3, 12, 21, 2, 5, 9
 LEAKY = plr.PiecewiseLinear(knots=(-0.5, 0.5), slopes=(0.1, 1.0, 0.2), bias_gains=(1.0, 0.5), name="kinked")
+STRAIGHT = plr.PiecewiseLinear(knots=(), slopes=(0.5,), name="straight")
 
 
 def observation(kind: str, inputs: int, dtype: torch.dtype) -> Any:
@@ -85,7 +86,7 @@ def seed() -> None:
     torch.manual_seed(3)
 
 
-@pytest.mark.parametrize("activation", ["relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY])
+@pytest.mark.parametrize("activation", ["relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY, STRAIGHT])
 @pytest.mark.parametrize("guide", [plr.OptimalGuide, plr.BootstrapGuide])
 def test_for_every_activation(activation: Any, guide: Any) -> None:
     model = build(activation)
@@ -140,6 +141,35 @@ def test_with_gradients_cut(cut_every: int, inputs: int) -> None:
     model = build(inputs=inputs, input_filter=inputs > 0)
     y, u = recording(model, inputs, missing=False)
     assert_equal(model, plr.OptimalGuide(model), y, u, cut_every=cut_every, ess_threshold=0.6)
+
+
+def test_a_cut_stops_gradients_from_the_bins_after_it() -> None:
+    model = build()
+    guide = plr.OptimalGuide(model)
+    y, _ = recording(model, 0, missing=False)
+    first = dict(model.named_parameters())["dynamics.initial_mean_unconstrained"]
+    torch.manual_seed(7)
+    _, history = plr.SMC_ELBO(PARTICLES, backend="plain").loss_and_history(model, guide, y)
+    (expected,) = torch.autograd.grad(-history.increments[:5].sum(), first)
+    for backend in ("plain", "compiled"):
+        # The first latent has no other way to the time bins from the cut on than through those before it.
+        torch.manual_seed(7)
+        loss = plr.SMC_ELBO(PARTICLES, cut_every=5, backend=backend).differentiable_loss(model, guide, y)
+        torch.testing.assert_close(torch.autograd.grad(loss, first)[0], expected)
+
+
+@pytest.mark.parametrize("emission", ["gaussian", "rates"])
+def test_cut_into_threads(emission: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_lowrank.smc.compiled.function._WORTH_A_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    model = build(emission=emission, inputs=2, input_filter=True)
+    guide = plr.OptimalGuide(model) if emission == "gaussian" else plr.BootstrapGuide(model)
+    assert_equal(model, guide, *recording(model, 2, missing=True))
+
+
+def test_of_a_copied_model() -> None:
+    model = build("tanh").change_basis(torch.tensor([[1.0, 0.5], [0.0, 2.0]], dtype=torch.float64))
+    assert_equal(model, plr.OptimalGuide(model), *recording(model, 0, missing=False))
 
 
 def test_of_a_full_rank_network() -> None:

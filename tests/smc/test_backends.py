@@ -1,0 +1,65 @@
+"""Which loop runs a filter, and what is said when it is not the compiled one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+import pyro_lowrank as plr
+from pyro_lowrank.smc import backends
+from pyro_lowrank.smc.loop import ParticlesDied
+from tests.smc.test_effects import Delegate
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet() -> None:
+    torch.manual_seed(0)
+    backends._say_once.cache_clear()
+
+
+def pair() -> tuple[Any, Any, torch.Tensor]:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=10), plr.GaussianObservation(rank=2, features=4))
+    return model, plr.OptimalGuide(model), torch.randn(3, 6, 4)
+
+
+def test_a_model_without_a_compiled_form_is_refused_or_runs_plainly(caplog: pytest.LogCaptureFixture) -> None:
+    model, guide, y = pair()
+    programs = Delegate(model), Delegate(guide)
+    with pytest.raises(ValueError, match=r"'auto' or 'plain'.*written by the user"):
+        plr.SMC_ELBO(5, backend="compiled").loss(*programs, y)
+    with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
+        for _ in range(2):
+            plr.SMC_ELBO(5).loss(*programs, y)
+    assert [record.message for record in caplog.records if "written by the user" in record.message] == [
+        "The filter runs on plain tensor operations, not compiled: the model or guide is written by the user."
+    ]
+
+
+def test_without_numba_it_runs_plainly_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, guide, y = pair()
+    monkeypatch.setattr(backends, "HAS_NUMBA", False)
+    losses = []
+    with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
+        for backend in ("auto", "auto", "plain"):
+            torch.manual_seed(1)
+            losses.append(plr.SMC_ELBO(5, backend=backend).loss(model, guide, y))
+    assert losses[0] == losses[1] == losses[2]
+    assert sum("Numba is not installed" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("backend", ["compiled", "plain"])
+def test_dead_particles_are_named_by_trial_and_time(backend: str) -> None:
+    model, _, y = pair()
+    y[1, 4] = 1e30
+    with pytest.raises(ParticlesDied, match="trial 1 are dead at time 4"):
+        plr.SMC_ELBO(5, backend=backend).loss(model, plr.BootstrapGuide(model), y)
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="`backend` must be one of 'auto', 'compiled', 'plain'"):
+        plr.SMC_ELBO(5, backend="fast")
