@@ -1,7 +1,8 @@
 """Exponentials and logarithms that a compiler can vectorise: in float32 polynomials, in float64 the C library's.
 
-The polynomials are Chebyshev interpolants, to within four times the spacing of float32 at 1. These functions keep the order of
-their operations, which the loops around them do not, or the sums that split an argument would be rounded away.
+The polynomials are Chebyshev interpolants; their relative error is at most four times the spacing of float32 at 1.
+These functions keep the order of their operations, which the loops around them do not, or the sums that split an
+argument would be rounded away.
 """
 
 from __future__ import annotations
