@@ -1,0 +1,55 @@
+"""What a method of finding fixed points hands back, before stability and a readable form are added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyro_lowrank.fixed_points.network import Array
+
+
+@dataclass(frozen=True)
+class FixedSet:
+    """A piece of a line, plane or higher-dimensional flat on which every point is fixed.
+
+    Attributes:
+        point: one of its points, `rank`.
+        directions: orthonormal directions that it extends in, `dimensions x rank`.
+        vertices: corners of the piece, `corners x rank`.
+        is_bounded: whether the corners span all of the piece, or it goes on beyond the box that was searched.
+    """
+
+    point: Array
+    directions: Array
+    vertices: Array
+    is_bounded: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """Zeros of a network's map and how they were found.
+
+    Attributes:
+        points: isolated zeros, `points x rank`, no two the same.
+        sets: pieces that are not isolated.
+        complete: whether it is proved that there are no others.
+        boxes: how many boxes, or linear regions, were looked at.
+        solves: how many systems of `rank` linear equations were solved.
+        open_boxes: boxes about which nothing is proved, `boxes x 2 x rank` (lowest and highest corner).
+        searched: the box outside of which no zero lies, or that the search was confined to, `2 x rank`.
+        index_sum: sum of the signs of det(I - J) over the isolated zeros, or None where it is not defined.
+        expected_index_sum: the degree that the map at infinity must have, or None where it is not known.
+        interrupted: whether the user stopped the search.
+    """
+
+    points: Array
+    sets: tuple[FixedSet, ...] = ()
+    complete: bool = False
+    boxes: int = 0
+    solves: int = 0
+    open_boxes: Array = field(default_factory=lambda: np.zeros((0, 2, 0)))
+    searched: Array | None = None
+    index_sum: int | None = None
+    expected_index_sum: int | None = None
+    interrupted: bool = False
