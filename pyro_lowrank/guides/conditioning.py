@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.shapes import apply_matrix
 
@@ -18,13 +17,14 @@ from pyro_lowrank.shapes import apply_matrix
 class Conditioning(ABC):
     r"""What conditioning on :math:`y \sim N(C z + d, S)` needs under :math:`z \sim N(m, Q)`, for each missing pattern.
 
-    With :math:`\Lambda = (C Q C^T + S)^{-1}` over the features that are there.
+    With :math:`\Lambda = (C Q C^T + S)^{-1}` over the features that are there. Time bins run through the covariances Q:
+    the first bin has the first of them, all others the last.
 
     Attributes:
         weight: C, `patterns x features x rank`, zero in the rows of missing features.
-        curvature: A = C^T Lambda C, `patterns x rank x rank`.
-        scale_tril: lower Cholesky factor of the posterior covariance Q - Q A Q, `patterns x rank x rank`.
-        log_normaliser: log det(2 pi Lambda^{-1}), `patterns`.
+        curvature: A = C^T Lambda C, `covariances x patterns x rank x rank`.
+        scale_tril: lower Cholesky factor of the posterior covariance Q - Q A Q, `covariances x patterns x rank x rank`.
+        log_normaliser: log det(2 pi Lambda^{-1}), `covariances x patterns`.
     """
 
     weight: Tensor
@@ -40,13 +40,30 @@ class Conditioning(ABC):
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
         """Return latents, `... x rank`, from which residuals `... x features` are small: a ridge regression."""
 
+    def log_normalisers(self, index: Tensor | None, num_steps: int) -> Tensor:
+        """Return the log normaliser of each time bin, `trials x time`, or `1 x time` if all trials share one."""
+        return torch.cat(
+            [
+                pick(self.log_normaliser[number], None if index is None else index[:, times]).expand(-1, length)
+                for number, times, length in self.sections(num_steps)
+            ],
+            1,
+        )
+
+    def sections(self, num_steps: int) -> list[tuple[int, slice, int]]:
+        """Return each covariance's number, the time bins that have it, and how many these are."""
+        if len(self.log_normaliser) == 1:
+            return [(0, slice(None), num_steps)]
+        return [(0, slice(None, 1), 1), (1, slice(1, None), num_steps - 1)]
+
 
 def pick(by_pattern: Tensor, index: Tensor | None) -> Tensor:
     """Return each time bin's entry of `patterns x ...`: `trials x time x ...`, or `1 x 1 x ...` if all share one."""
     return by_pattern.unsqueeze(0) if index is None else by_pattern[index]
 
 
-def _apply(by_pattern: Tensor, vector: Tensor, index: Tensor | None) -> Tensor:
+def apply_pattern(by_pattern: Tensor, vector: Tensor, index: Tensor | None) -> Tensor:
+    """Return the product of each time bin's matrix of `patterns x rows x columns` and `trials x time x columns`."""
     return apply_matrix(by_pattern[0] if index is None else by_pattern[index], vector)
 
 
@@ -64,15 +81,15 @@ class InformationForm(Conditioning):
 
     precision: Tensor  # of the noise, zero where missing: patterns x features
     gram: Tensor  # C^T S^-1 C: patterns x rank x rank
-    shrink: Tensor  # I - C^T S^-1 C P, with P the posterior covariance: patterns x rank x rank
+    shrink: Tensor  # I - C^T S^-1 C P, with P the posterior covariance: covariances x patterns x rank x rank
 
     @classmethod
-    def of(cls, noise: GaussianNoise, observation: AffineGaussian, missing: Tensor) -> InformationForm:
+    def of(cls, factors: Tensor, observation: AffineGaussian, missing: Tensor) -> InformationForm:
         """Return the conditioning for missing patterns `patterns x features`."""
         variance = observation.variance
         precision = torch.where(missing, 0.0, 1.0 / variance)
         weight = torch.where(missing.unsqueeze(-1), 0.0, observation.readout.weight)
-        factor = noise.scale_tril
+        factor = factors.unsqueeze(1)
         gram = weight.mT @ (precision.unsqueeze(-1) * weight)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         # B = I + L^T G L has no eigenvalue below 1, so its Cholesky factor exists even in float32.
@@ -101,28 +118,32 @@ class InformationForm(Conditioning):
     def weigh(self, residual: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return C^T Lambda e and e^T Lambda e, by the Woodbury identity."""
         scaled = pick(self.precision, index) * residual
-        projected = _apply(self.weight.mT, scaled, index)
-        root = _apply(self.scale_tril.mT, projected, index)
-        quadratic = (scaled * residual).sum(-1) - root.square().sum(-1)
-        return _apply(self.shrink, projected, index), quadratic
+        projected = apply_pattern(self.weight.mT, scaled, index)
+        linear, explained = [], []
+        for number, times, _ in self.sections(residual.shape[1]):
+            chosen, part = None if index is None else index[:, times], projected[:, times]
+            root = apply_pattern(self.scale_tril[number].mT, part, chosen)
+            linear.append(apply_pattern(self.shrink[number], part, chosen))
+            explained.append(root.square().sum(-1))
+        return torch.cat(linear, 1), (scaled * residual).sum(-1) - torch.cat(explained, 1)
 
     @torch.no_grad()
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
         """Return weighted least-squares latents."""
-        projected = _apply(self.weight.mT, pick(self.precision, index) * residual, index)
-        return _apply(torch.linalg.inv(_ridge(self.gram)), projected, index)
+        projected = apply_pattern(self.weight.mT, pick(self.precision, index) * residual, index)
+        return apply_pattern(torch.linalg.inv(_ridge(self.gram)), projected, index)
 
 
 @dataclass(frozen=True)
 class CovarianceForm(Conditioning):
     """Conditioning through `features x features` matrices: cheaper where there are fewer features than latents."""
 
-    evidence_precision: Tensor  # Lambda, zero where missing: patterns x features x features
+    evidence_precision: Tensor  # Lambda, zero where missing: covariances x patterns x features x features
 
     @classmethod
-    def of(cls, noise: GaussianNoise, observation: AffineGaussian, missing: Tensor) -> CovarianceForm:
+    def of(cls, factors: Tensor, observation: AffineGaussian, missing: Tensor) -> CovarianceForm:
         """Return the conditioning for missing patterns `patterns x features`."""
-        covariance = noise.covariance
+        covariance = (factors @ factors.mT).unsqueeze(1)
         weight = torch.where(missing.unsqueeze(-1), 0.0, observation.readout.weight)
         # A missing feature is replaced by one of unit variance that depends on nothing.
         variance = torch.where(missing, 1.0, observation.variance)
@@ -145,24 +166,32 @@ class CovarianceForm(Conditioning):
 
     def weigh(self, residual: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return C^T Lambda e and e^T Lambda e."""
-        scaled = _apply(self.evidence_precision, residual, index)
-        return _apply(self.weight.mT, scaled, index), (scaled * residual).sum(-1)
+        scaled = torch.cat(
+            [
+                apply_pattern(
+                    self.evidence_precision[number], residual[:, times], None if index is None else index[:, times]
+                )
+                for number, times, _ in self.sections(residual.shape[1])
+            ],
+            1,
+        )
+        return apply_pattern(self.weight.mT, scaled, index), (scaled * residual).sum(-1)
 
     @torch.no_grad()
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
         """Return the smallest least-squares latents."""
-        dual = _apply(torch.linalg.inv(_ridge(self.weight @ self.weight.mT)), residual, index)
-        return _apply(self.weight.mT, dual, index)
+        dual = apply_pattern(torch.linalg.inv(_ridge(self.weight @ self.weight.mT)), residual, index)
+        return apply_pattern(self.weight.mT, dual, index)
 
 
-def condition(noise: GaussianNoise, observation: AffineGaussian, missing: Tensor) -> Conditioning:
+def condition(factors: Tensor, observation: AffineGaussian, missing: Tensor) -> Conditioning:
     """Return the conditioning in the cheaper of its two forms.
 
     Args:
-        noise: of the latents, with covariance Q.
+        factors: Cholesky factors of the covariances Q, `covariances x rank x rank`.
         observation: the affine-Gaussian observation model.
         missing: which features are, `patterns x features`.
     """
     features, rank = observation.readout.weight.shape[-2:]
     form = CovarianceForm if features < rank else InformationForm
-    return form.of(noise, observation, missing)
+    return form.of(factors, observation, missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -11,10 +12,29 @@ from torch import Tensor
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
-from pyro_lowrank.guides.conditioning import condition, pick
+from pyro_lowrank.guides.conditioning import Conditioning, apply_pattern, condition, pick
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.shapes import apply_per_trial
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A recording as `OptimalProposal` sees it, in the letters used there.
+
+    Attributes:
+        reference: the reference latents, `trials x time x rank`.
+        linear: c, `trials x time x rank`.
+        constant: const(e), `trials x time`.
+        conditioning: what time bins share.
+        index: which pattern of missing features each time bin has, `trials x time`, or None if nothing is missing.
+    """
+
+    reference: Tensor
+    linear: Tensor
+    constant: Tensor
+    conditioning: Conditioning
+    index: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -36,8 +56,11 @@ class OptimalProposal:
     transition: Transition
     observation: AffineGaussian
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
-        """Reduce the recording, `trials x time x features`, to rank-sized tensors `trials x time x ...`."""
+    def reduce(self, y: Tensor, v: Tensor | None, noises: Sequence[GaussianNoise]) -> Reduced:
+        """Reduce the recording, `trials x time x features`, to rank-sized tensors.
+
+        The first of the noises leads into the first time bin, the last into all others.
+        """
         missing = y.isnan()
         index: Tensor | None = None
         patterns = missing.new_zeros(1, y.shape[-1])
@@ -47,29 +70,32 @@ class OptimalProposal:
             index = index.reshape(y.shape[:-1])
             # NaN would survive a multiplication by zero, in the backward pass too.
             residual = torch.where(missing, 0.0, y.nan_to_num(nan=0.0) - self.observation.readout.offset(v))
-        if not first:
-            return self._encode(self.transition.noise, residual, patterns, index)
-        sections = ((self.transition.initial_noise, slice(None, 1)), (self.transition.noise, slice(1, None)))
-        parts = [
-            self._encode(noise, residual[:, times], patterns, None if index is None else index[:, times])
-            for noise, times in sections
-        ]
-        return {name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}
-
-    def _encode(self, noise: GaussianNoise, residual: Tensor, patterns: Tensor, index: Tensor | None) -> Encoding:
-        """Encode time bins into which the same noise leads."""
-        conditioning = condition(noise, self.observation, patterns)
+        conditioning = condition(torch.stack([noise.scale_tril for noise in noises]), self.observation, patterns)
         reference = conditioning.reference(residual, index)
-        weight = pick(conditioning.weight, index)
-        remainder = residual - (weight @ reference.unsqueeze(-1)).squeeze(-1)
+        remainder = residual - apply_pattern(conditioning.weight, reference, index)
         linear, quadratic = conditioning.weigh(remainder, index)
-        num_steps = residual.shape[-2]
+        constant = -0.5 * (quadratic + conditioning.log_normalisers(index, y.shape[1]))
+        return Reduced(reference, linear, constant, conditioning, index)
+
+    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+        """Reduce the recording, `trials x time x features`, to rank-sized tensors `trials x time x ...`."""
+        noises = (self.transition.initial_noise, self.transition.noise)[0 if first else 1 :]
+        reduced = self.reduce(y, v, noises)
+        conditioning, index = reduced.conditioning, reduced.index
+
+        def per_bin(matrices: Tensor) -> Tensor:
+            chosen = [
+                pick(matrices[number].flatten(-2), None if index is None else index[:, times]).expand(-1, length, -1)
+                for number, times, length in conditioning.sections(y.shape[1])
+            ]
+            return torch.cat(chosen, 1)
+
         return {
-            "reference": reference,
-            "linear": linear,
-            "constant": -0.5 * (quadratic + pick(conditioning.log_normaliser, index)).unsqueeze(-1),
-            "curvature": pick(conditioning.curvature, index).flatten(-2).expand(-1, num_steps, -1),
-            "scale_tril": pick(conditioning.scale_tril, index).flatten(-2).expand(-1, num_steps, -1),
+            "reference": reduced.reference,
+            "linear": reduced.linear,
+            "constant": reduced.constant.unsqueeze(-1),
+            "curvature": per_bin(conditioning.curvature),
+            "scale_tril": per_bin(conditioning.scale_tril),
         }
 
     def _square(self, flat: Tensor) -> Tensor:

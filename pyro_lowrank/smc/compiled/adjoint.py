@@ -8,95 +8,34 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import HALF, ONE, ZERO, exp
+from pyro_lowrank.smc.compiled.arithmetic import ZERO
 from pyro_lowrank.smc.compiled.emissions import pull_back_likelihood
 from pyro_lowrank.smc.compiled.forward import seen_by_units
+from pyro_lowrank.smc.compiled.proposals import (
+    LANES,
+    add_to_step,
+    add_to_tables,
+    fill,
+    flush_step,
+    flush_tables,
+    new_rows,
+    pull_back_block,
+    vector,
+)
 from pyro_lowrank.smc.compiled.units import FAST, pull_back
+from pyro_lowrank.smc.compiled.weights import pull_back_normalisation, pull_back_resampling
 
 
 @compiled(fastmath=FAST)
-def _less_curved(linear: Any, curvature: Any, x: Any) -> Any:
-    """Return the gradient c - A x of `forward.quadratic`, for symmetric A."""
-    result = x
-    for r in range(len(x)):
-        value = linear[r]
-        for j in range(len(x)):
-            value -= curvature[r, j] * x[j]
-        result = tuple_setitem(result, r, value)
-    return result
-
-
-@compiled(fastmath=FAST)
-def _add_outer(target: Any, factor: Any, a: Any, b: Any) -> None:
-    """Add factor * a b^T."""
-    for r in range(len(a)):
-        for j in range(len(b)):
-            target[r, j] += factor * a[r] * b[j]
-
-
-@compiled(fastmath=FAST)
-def _pull_back_particle(
-    zero: Any,
-    mean: Any,
-    noise: Any,
-    grad_z: Any,
-    grad_weight: Any,
-    step: Any,
-    tables: Any,
-    grad_step: Any,
-    grad_tables: Any,
-    grad_mean: Any,
-) -> None:
-    """Add the gradients of one particle's transition mean, its step and its tables.
-
-    `step` and `tables` are those of `forward.run_forward` at one time bin.
-    """
-    reference, linear = step
-    gain, curvature = tables
-    grad_reference, grad_shift, grad_linear = grad_step
-    grad_gain, grad_scale, grad_curvature = grad_tables
-    delta = zero
-    for r in range(len(zero)):
-        delta = tuple_setitem(delta, r, mean[r] - reference[r])
-    slope = _less_curved(linear, curvature, delta)
-    for r in range(len(zero)):
-        kept = ZERO * grad_z[r]
-        for j in range(len(zero)):
-            kept += gain[j, r] * grad_z[j]
-        pulled = grad_weight * slope[r] - kept
-        grad_mean[r] += grad_z[r] + pulled
-        grad_reference[r] -= pulled
-        grad_shift[r] += grad_z[r]
-        grad_linear[r] += grad_weight * delta[r]
-    _add_outer(grad_gain, -ONE, grad_z, delta)
-    _add_outer(grad_scale, ONE, grad_z, noise)
-    _add_outer(grad_curvature, -HALF * grad_weight, delta, delta)
-
-
-@compiled(fastmath=FAST)
-def _grad_log_weights(grad_own: Any, grad_increment: Any, log_weights: Any) -> None:
-    """Turn the gradient of normalised log weights, in place, into that of those before normalisation."""
-    total = ZERO * grad_increment
-    for k in range(grad_own.shape[0]):
-        total += grad_own[k]
-    for k in range(grad_own.shape[0]):
-        grad_own[k] += (grad_increment - total) * exp(log_weights[k])
-
-
-@compiled(fastmath=FAST)
-def _with_likelihood(
+def _add_likelihood(
     zero: Any, emission: Any, data: Any, z: Any, grad_z: Any, grad_weight: Any, scratch: Any, grads_out: Any
-) -> Any:
-    """Return the gradient of one particle's latent, a tuple, with that through its likelihood; see `emissions`."""
-    total, at = zero, zero
+) -> None:
+    """Add the gradient of one particle's latent through its likelihood; see `emissions`."""
+    pulled = pull_back_likelihood(
+        emission, data, vector(zero, z), grad_weight, scratch, grads_out[0], grads_out[1]
+    )
     for r in range(len(zero)):
-        total = tuple_setitem(total, r, grad_z[r])
-        at = tuple_setitem(at, r, z[r])
-    if len(emission[0]) > 1:
-        pulled = pull_back_likelihood(emission, data, at, grad_weight, scratch, grads_out[0], grads_out[1])
-        for r in range(len(zero)):
-            total = tuple_setitem(total, r, total[r] + pulled[r])
-    return total
+        grad_z[r] += pulled[r]
 
 
 @compiled(fastmath=FAST)
@@ -137,20 +76,37 @@ def _pull_back_bin(
 
 
 @compiled(fastmath=FAST)
-def _hand_down(
-    ancestors: Any, resampled: Any, carries: Any, cut: Any, grad_log_prob: Any, grad_own: Any, grad_before: Any
+def _pull_back_proposals(
+    zero: Any, square: Any, weighing: Any, parents: Any, own: Any, bin_step: Any, bin_tables: Any, work: Any, bin_: Any
 ) -> None:
-    """Write the gradient of the log weights of the time bin before from that of the carried ones, `grad_own`."""
-    grad_before[:] = ZERO
-    if cut:
-        return
-    for k in range(ancestors.shape[0]):
-        if not resampled:
-            grad_before[k] = grad_own[k]
-        else:
-            grad_before[ancestors[k]] += grad_log_prob
-            if carries:
-                grad_before[ancestors[k]] += grad_own[k]
+    """Pull the gradients of one time bin back through its proposals; arguments as for `forward.propose_bin`, and
+
+    Args:
+        work: (rows, sums over the particles for the step, sums for the tables): scratch.
+        bin_: (means, white, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of the
+            means, added to).
+    """
+    rows, step_sums, table_sums = work
+    means, white, grad_z, grad_weights, grad_means = bin_
+    rank, num_particles = len(zero), grad_weights.shape[0]
+    lanes = rows.shape[0] // (8 * rank + 1)
+    for start in range(0, num_particles, LANES):
+        size = min(LANES, num_particles - start)
+        fill(rows, 0, means, parents, start, size, rank)
+        fill(rows, rank, white, own, start, size, rank)
+        fill(rows, 2 * rank, grad_z, own, start, size, rank)
+        for lane in range(size):
+            rows[3 * rank * LANES + lane] = grad_weights[start + lane]
+        for lane in range(size, LANES):
+            # Lanes without a particle still hold one of the block before, which must not count twice.
+            for r in range(3 * rank + 1):
+                rows[r * LANES + lane] = ZERO
+        pull_back_block(zero, square, weighing, bin_step, bin_tables, rows, lanes)
+        add_to_step(zero, weighing, rows, lanes, step_sums)
+        add_to_tables(zero, weighing, rows, lanes, table_sums)
+        for lane in range(size):
+            for r in range(rank):
+                grad_means[parents[start + lane], r] += rows[(7 * rank + 1 + r) * LANES + lane]
 
 
 @compiled(fastmath=FAST)
@@ -176,45 +132,51 @@ def run_backward(
         cut_every: gradients do not pass from a time bin that is a multiple of this to the one before; 0 for never.
         grads_in: of (increments, log probability of the ancestors), `trials x time`.
         grads_out: added to: of the network (decay, first mean, inputs, and the drive out of each particle
-            `trials x time x particles x rank`), of the step, the tables, the emission and the offset in `data`.
+            `trials x time x particles x rank`), of the step (less the index), the tables, the emission
+            and the offset in `data`.
     """
-    zero, zero_in, kind, hinges, link, readout = code
+    zero, zero_in, square, weighing, kind, hinges, link, readout = code
     grad_network, grad_step, grad_tables, grad_emission, grad_offset = grads_out
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
-    reference, _, linear, _ = step
-    gain, _, curvature = tables
+    reference, shift, linear, constant, index = step
+    gain, scale, metric = tables
     y, present, offset = data
-    z, means, log_weights, ancestors, resampled = ran
+    z, means_out, log_weights, ancestors, resampled = ran
     grad_decay, grad_first_mean, grad_v, grad_drive = grad_network
     grad_reference, grad_shift, grad_linear, grad_constant = grad_step
-    grad_gain, grad_scale, grad_curvature = grad_tables
-    now = np.zeros(z.shape[2:], z.dtype)
-    grad_own, grad_before = np.zeros(z.shape[2], z.dtype), np.zeros(z.shape[2], z.dtype)
+    grad_gain, grad_scale, grad_metric = grad_tables
+    rank, num_particles = len(zero), z.shape[2]
+    now = np.zeros((num_particles, rank), z.dtype)
+    grad_own, grad_before = np.zeros(num_particles, z.dtype), np.zeros(num_particles, z.dtype)
+    own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
+    work = (new_rows(8 * rank + 1, white), new_rows(3 * rank, white), new_rows(3 * rank * rank, white))
     scratch = np.empty((5, y.shape[2]), z.dtype)
     for b in range(z.shape[0]):
         now[:], grad_own[:] = ZERO, ZERO
         for t in range(z.shape[1] - 1, -1, -1):
-            _grad_log_weights(grad_own, grads_in[0][b, t], log_weights[b, t])
+            pull_back_normalisation(grad_own, grads_in[0][b, t], log_weights[b, t])
             cut = cut_every > 0 and t % cut_every == 0
             grad_constant[b, t] += grad_own.sum()
-            bin_step, bin_tables = (reference[b, t], linear[b, t]), (gain[b, t], curvature[b, t])
-            grad_bin_step = (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t])
-            grad_bin_tables = (grad_gain[b, t], grad_scale[b, t], grad_curvature[b, t])
-            bin_data, grads_seen = (y[b, t], present[b, t], offset[b, t]), (grad_emission, grad_offset[b, t])
-            means_in, into = first_mean[b : b + 1], grad_first_mean[b : b + 1]
+            if len(link) > 1:
+                bin_data, grads_seen = (y[b, t], present[b, t], offset[b, t]), (grad_emission, grad_offset[b, t])
+                for k in range(num_particles):
+                    _add_likelihood(*(zero, observed, bin_data, z[b, t, k], now[k], grad_own[k], scratch, grads_seen))
+            means, parents, grad_means = first_mean[b : b + 1], first, grad_first_mean[b : b + 1]
             if t > 0:
-                means_in, into = means[b, t - 1], grad_drive[b, t - 1]
-            for k in range(z.shape[2]):
-                parent = ancestors[b, t, k] if t > 0 else 0
-                grad_z = _with_likelihood(
-                    *(zero, observed, bin_data, z[b, t, k], now[k], grad_own[k], scratch, grads_seen)
-                )
-                _pull_back_particle(
-                    *(zero, means_in[parent], white[b, t, k], grad_z, grad_own[k]),
-                    *(bin_step, bin_tables, grad_bin_step, grad_bin_tables, into[parent]),
-                )
-            _hand_down(ancestors[b, t], resampled[b, t], carries, cut, grads_in[1][b, t], grad_own, grad_before)
+                means, parents, grad_means = means_out[b, t - 1], ancestors[b, t], grad_drive[b, t - 1]
+            i = index[b, t]
+            _pull_back_proposals(
+                *(zero, square, weighing, parents, own),
+                *((reference[b, t], shift[b, t], linear[b, t], ZERO), (gain[i], scale[i], metric[i])),
+                *(work, (means, white[b, t], now, grad_own, grad_means)),
+            )
+            flush_step(work[1], (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t]))
+            if t == 0 or index[b, t - 1] != i:
+                flush_tables(work[2], (grad_gain[i], grad_scale[i], grad_metric[i]))
+            pull_back_resampling(
+                ancestors[b, t], resampled[b, t], carries, cut, grads_in[1][b, t], grad_own, grad_before
+            )
             grad_own[:] = grad_before
             if t > 0:
                 _pull_back_bin(

@@ -24,7 +24,7 @@ from pyro_lowrank.smc.compiled.units import grad_weights
 _LANES, _BLOCK = 16, 512
 # Below this many evaluations of a unit per thread, fewer threads are used.
 _WORTH_A_THREAD = 100_000
-_NUM_NETWORK, _NUM_TABLES, _NUM_STEP = 6, 7, 4
+_NUM_NETWORK, _NUM_STEP, _NUM_TABLES = 6, 4, 3
 # Type checkers do not see through arguments that are unpacked.
 _forward: Any = run_forward
 _backward: Any = run_backward
@@ -40,6 +40,7 @@ class Run:
         units: how many units there are.
         y: the recording, zero where missing, `trials x time x features`; no features where no likelihood is left.
         present: 1 where it is there, shaped as y.
+        index: of the tables that each time bin uses, `trials x time`.
         white: standard normal numbers, `trials x time x particles x rank`.
         positions: where in [0, 1) the descendants fall, `trials x time x particles`.
         threshold: trials resample when their effective sample size is below this; negative for never.
@@ -52,6 +53,7 @@ class Run:
     units: int
     y: Tensor
     present: Tensor
+    index: Tensor
     white: Tensor
     positions: Tensor
     threshold: float
@@ -79,13 +81,16 @@ class _Arrays:
 
     def __init__(self, run: Run, tensors: Sequence[Tensor]) -> None:
         decay, left, right, bias, first_mean, v = tensors[:_NUM_NETWORK]
+        step, rest = tensors[_NUM_NETWORK : _NUM_NETWORK + _NUM_STEP], tensors[_NUM_NETWORK + _NUM_STEP :]
         self.decay, self.first_mean, self.v = _array(decay), _array(first_mean), _array(v)
         self.weights = _padded(left.mT), _padded(right), _padded(bias)
-        self.tables = tuple(_array(tensor) for tensor in tensors[_NUM_NETWORK : _NUM_NETWORK + _NUM_TABLES])
+        self.step = tuple(_array(tensor) for tensor in step)
+        self.tables = tuple(_array(tensor) for tensor in rest[:_NUM_TABLES])
         nothing = run.y.new_zeros(0)
         none = (run.y.new_zeros(0, len(run.code.zero)), nothing, nothing, nothing, nothing, run.y)
-        matrix, *vectors, offset = tensors[_NUM_NETWORK + _NUM_TABLES :] or none
+        matrix, *vectors, offset = rest[_NUM_TABLES:] or none
         self.emission = (_array(matrix.mT), *(_array(vector) for vector in vectors))
+        self.index = _array(run.index)
         self.data = _array(run.y), _array(run.present), _array(offset)
         self.white, self.positions = _array(run.white), _array(run.positions)
         self.work = self.white[..., 0].size * self.weights[0].shape[-1]
@@ -93,15 +98,11 @@ class _Arrays:
     def of_trials(self, c: slice) -> tuple[Any, ...]:
         """Return network, step, tables, emission and data of some trials, in the order of both loops."""
         network = (self.decay, *self.weights, self.first_mean[c], self.v[c])
-        return network, *_step_and_tables(self.tables, c), self.emission, _cut(self.data, c)
+        return network, _cut((*self.step, self.index), c), self.tables, self.emission, _cut(self.data, c)
 
 
 def _cut(arrays: Sequence[Any], trials: slice) -> tuple[Any, ...]:
     return tuple(array[trials] for array in arrays)
-
-
-def _step_and_tables(arrays: Sequence[Any], trials: slice) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    return _cut(arrays[:_NUM_STEP], trials), _cut(arrays[_NUM_STEP:], trials)
 
 
 def _chunks(size: int, work: int) -> list[slice]:
@@ -166,37 +167,42 @@ class _Adjoint:
         self.ran = tuple(tensor.numpy() for tensor in ran)
         self.grad_first_mean, self.grad_v = np.zeros_like(arrays.first_mean), np.zeros_like(arrays.v)
         self.grad_drive, self.grad_offset = np.zeros_like(self.ran[0]), np.zeros_like(arrays.data[2])
-        self.grad_tables = tuple(np.zeros_like(table) for table in arrays.tables)
+        self.grad_step = tuple(np.zeros_like(array) for array in arrays.step)
 
     def gradients(self, grad_increments: Tensor, grad_log_probs: Tensor, number: int) -> list[Tensor | None]:
         """Return the gradients of the first `number` tensors, in their order."""
-        decay, (matrix, *vectors) = self._through_time(_array(grad_increments), _array(grad_log_probs))
+        decay, tables, (matrix, *vectors) = self._through_time(_array(grad_increments), _array(grad_log_probs))
         left, right, bias = self._of_units()
-        found = [decay, left.T, right, bias, self.grad_first_mean, self.grad_v, *self.grad_tables]
+        found = [decay, left.T, right, bias, self.grad_first_mean, self.grad_v, *self.grad_step, *tables]
         found += [matrix.T, *vectors, self.grad_offset]
         return [torch.from_numpy(np.ascontiguousarray(grad)) for grad in found[:number]]
 
-    def _through_time(self, *grads_in: Any) -> tuple[Any, tuple[Any, ...]]:
-        """Run the adjoint of each trial; return the gradients of decay and emission."""
+    def _through_time(self, *grads_in: Any) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+        """Run the adjoint of each trial; return the gradients of decay, tables and emission."""
         run, arrays = self.run, self.arrays
         chunks = _chunks(self.ran[0].shape[0], arrays.work)
-        decays = [np.zeros_like(arrays.decay) for _ in chunks]
-        emissions = [tuple(np.zeros_like(array) for array in arrays.emission) for _ in chunks]
+        # What all trials share has a sum of its own in every thread.
+        decays, tables, emissions = (
+            [tuple(np.zeros_like(array) for array in shared) for _ in chunks]
+            for shared in ((arrays.decay,), arrays.tables, arrays.emission)
+        )
         tasks: list[Callable[[], Any]] = [
             partial(
                 _backward,
                 *(run.code.arguments, *arrays.of_trials(c), arrays.white[c], _cut(self.ran, c)),
                 *(run.carries, run.cut_every, _cut(grads_in, c)),
                 (
-                    (grad_decay, self.grad_first_mean[c], self.grad_v[c], self.grad_drive[c]),
-                    *_step_and_tables(self.grad_tables, c),
-                    *(grad_emission, self.grad_offset[c]),
+                    (decays[i][0], self.grad_first_mean[c], self.grad_v[c], self.grad_drive[c]),
+                    *(_cut(self.grad_step, c), tables[i], emissions[i], self.grad_offset[c]),
                 ),
             )
-            for c, grad_decay, grad_emission in zip(chunks, decays, emissions, strict=True)
+            for i, c in enumerate(chunks)
         ]
         run_side_by_side(tasks)
-        return sum(decays), tuple(sum(parts) for parts in zip(*emissions, strict=True))
+        (decay,), total_tables, emission = (
+            tuple(sum(parts) for parts in zip(*each, strict=True)) for each in (decays, tables, emissions)
+        )
+        return decay, total_tables, emission
 
     def _of_units(self) -> tuple[Any, ...]:
         """Return the gradients of the units' weights: all particles' drives at once, cut into equal numbers of bins."""

@@ -29,10 +29,12 @@ _NO_HINGES = (0.0, (0.0,), (0.0,), (0.0,))
 
 @dataclass(frozen=True)
 class Code:
-    """What is fixed when a loop is compiled, see `units` and `emissions`."""
+    """What is fixed when a loop is compiled, see `forward.run_forward`."""
 
     zero: tuple[Any, ...]
     zero_in: tuple[Any, ...]
+    square: tuple[Any, ...]
+    weighing: tuple[int, ...]
     kind: tuple[int, ...]
     hinges: tuple[Any, ...]
     link: tuple[int, ...]
@@ -41,7 +43,8 @@ class Code:
     @property
     def arguments(self) -> tuple[Any, ...]:
         """In the order of the loops."""
-        return self.zero, self.zero_in, self.kind, self.hinges, self.link, self.readout
+        proposal = self.zero, self.zero_in, self.square, self.weighing
+        return *proposal, self.kind, self.hinges, self.link, self.readout
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ def make_plan(transition: Transition, emission: Any, proposal: Any, y: Tensor, v
     code = Code(
         zero=(number(0),) * transition.rank,
         zero_in=(number(0),) * network[1].shape[1],
+        square=(number(0),) * transition.rank**2,
+        weighing=tables.weighing,
         kind=kind[0],
         hinges=(number(first_slope), *(tuple(map(number, part)) for part in hinges)),
         link=emissions.NO_LIKELIHOOD if likelihood is None else likelihood.link,

@@ -65,6 +65,7 @@ def _draw(kernel: BuiltInKernel, scheme: Scheme, plan: Plan) -> Run:
         units=kernel.transition.bias.shape[-1],
         y=plan.y[..., shown],
         present=plan.present[..., shown],
+        index=plan.tables.index.contiguous(),
         white=white.permute(2, 0, 1, 3).contiguous(),
         positions=positions,
         threshold=threshold,

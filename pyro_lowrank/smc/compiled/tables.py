@@ -11,28 +11,25 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.bootstrap import BootstrapProposal
+from pyro_lowrank.guides.encoder import EncoderProposal
 from pyro_lowrank.guides.optimal import OptimalProposal
+from pyro_lowrank.smc.compiled import proposals
 
 
 @dataclass(frozen=True)
 class Tables:
-    r"""How latents are proposed and weighed, at every time bin.
-
-    With m the mean of the transition, r the `reference` and :math:`\delta = m - r`:
-
-    .. math::
-
-        z &= m + g - G \delta + S \varepsilon, \qquad \varepsilon \sim N(0, I) \\
-        \log w &= \mathrm{const} + c^T \delta - \tfrac{1}{2} \delta^T A \delta \quad (+ \log p(y \mid z))
+    r"""How latents are proposed and weighed, at every time bin, in the letters of `proposals`.
 
     Attributes:
         reference: r, `trials x time x rank`.
         shift: g, `trials x time x rank`.
         linear: c, `trials x time x rank`.
         constant: `trials x time`.
-        gain: G, `trials x time x rank x rank`.
-        scale: S, lower triangular, `trials x time x rank x rank`.
-        curvature: A, symmetric, `trials x time x rank x rank`.
+        gain: G, `sets x rank x rank`.
+        scale: S, lower triangular, `sets x rank x rank`.
+        metric: A, symmetric, `sets x rank x rank`.
+        index: which of the sets each time bin uses, `trials x time`.
+        weighing: which of the weights.
         needs_likelihood: whether the likelihood is still to be added.
     """
 
@@ -42,27 +39,19 @@ class Tables:
     constant: Tensor
     gain: Tensor
     scale: Tensor
-    curvature: Tensor
+    metric: Tensor
+    index: Tensor
+    weighing: tuple[int, ...]
     needs_likelihood: bool
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The differentiable tensors, the `trials x time x rank x rank` ones last."""
-        return self.reference, self.shift, self.linear, self.constant, self.gain, self.scale, self.curvature
+        """The differentiable tensors, those that time bins share last."""
+        return self.reference, self.shift, self.linear, self.constant, self.gain, self.scale, self.metric
 
     def with_constant(self, constant: Tensor) -> Tables:
         """Return the tables with another term, `trials x time`, that does not depend on the latents."""
         return replace(self, constant=self.constant + constant)
-
-
-def first_and_rest(transition: Transition, num_steps: int) -> tuple[Tensor, Tensor]:
-    """Return covariance and Cholesky factor of the noise into each time bin, `time x rank x rank`."""
-
-    def stack(first: Tensor, rest: Tensor) -> Tensor:
-        return torch.cat([first.unsqueeze(0), rest.expand(num_steps - 1, *rest.shape)])
-
-    initial, noise = transition.initial_noise, transition.noise
-    return stack(initial.covariance, noise.covariance), stack(initial.scale_tril, noise.scale_tril)
 
 
 @singledispatch
@@ -71,39 +60,70 @@ def tables_of(proposal: Any, transition: Transition, y: Tensor, v: Tensor | None
     return None
 
 
+def _first_or_rest(y: Tensor) -> Tensor:
+    """Return 0 in the first time bins and 1 in the others, `trials x time`."""
+    return (torch.arange(y.shape[1]) > 0).long().expand(y.shape[:2])
+
+
 @tables_of.register
 def _optimal(proposal: OptimalProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables:
-    encoding = proposal.encode(y, v, first=True)
-    linear, rank = encoding["linear"], transition.rank
-    curvature, scale = (encoding[name].unflatten(-1, (rank, rank)) for name in ("curvature", "scale_tril"))
-    covariance, _ = first_and_rest(transition, y.shape[-2])
-    trials = y.shape[0]
+    reduced = proposal.reduce(y, v, (transition.initial_noise, transition.noise))
+    conditioning, linear = reduced.conditioning, reduced.linear
+    covariances = torch.stack([transition.initial_noise.covariance, transition.noise.covariance])
+    shift = torch.cat([linear[:, :1] @ covariances[0], linear[:, 1:] @ covariances[1]], 1)
+    patterns = conditioning.curvature.shape[1]
+    index = _first_or_rest(y) * patterns
     return Tables(
-        reference=encoding["reference"],
-        shift=(linear.unsqueeze(-2) * covariance).sum(-1),
+        reference=reduced.reference,
+        shift=shift,
         linear=linear,
-        constant=encoding["constant"].squeeze(-1).expand(linear.shape[:-1]),
-        # A product of small matrices, without the overhead of a batched one.
-        gain=(covariance.unsqueeze(-1) * curvature.expand(trials, *covariance.shape).unsqueeze(-3)).sum(-2),
-        scale=scale.expand(trials, *covariance.shape),
-        curvature=curvature.expand(trials, *covariance.shape),
+        constant=reduced.constant,
+        gain=(covariances.unsqueeze(1) @ conditioning.curvature).flatten(0, 1),
+        scale=conditioning.scale_tril.flatten(0, 1),
+        metric=conditioning.curvature.flatten(0, 1),
+        index=index if reduced.index is None else index + reduced.index,
+        weighing=proposals.QUADRATIC,
         needs_likelihood=False,
     )
 
 
 @tables_of.register
 def _bootstrap(proposal: BootstrapProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables:
-    _, factor = first_and_rest(transition, y.shape[-2])
-    batch, rank = y.shape[:-1], transition.rank
-    nothing = torch.zeros((), dtype=factor.dtype)
-    vectors, matrices = nothing.expand(*batch, rank), nothing.expand(*batch, rank, rank)
+    scale = torch.stack([transition.initial_noise.scale_tril, transition.noise.scale_tril])
+    nothing = torch.zeros((), dtype=scale.dtype)
+    vectors = nothing.expand(*y.shape[:-1], transition.rank)
     return Tables(
         reference=vectors,
         shift=vectors,
         linear=vectors,
-        constant=nothing.expand(batch),
-        gain=matrices,
-        scale=factor.expand(*batch, rank, rank),
-        curvature=matrices,
+        constant=nothing.expand(y.shape[:-1]),
+        gain=nothing.expand(scale.shape),
+        scale=scale,
+        metric=nothing.expand(scale.shape),
+        index=_first_or_rest(y),
+        weighing=proposals.NO_WEIGHT,
+        needs_likelihood=True,
+    )
+
+
+@tables_of.register
+def _encoder(proposal: EncoderProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables:
+    encoding = proposal.encode(y, v, first=True)
+    batch, rank = y.shape[:-1], transition.rank
+    gain, scale = (encoding[name].reshape(-1, rank, rank) for name in ("gain", "scale_tril"))
+    factors = torch.stack([transition.initial_noise.scale_tril, transition.noise.scale_tril])
+    first_or_rest = _first_or_rest(y)
+    log_scales = (factors.diagonal(dim1=-2, dim2=-1).log().sum(-1), scale.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+    nothing = torch.zeros((), dtype=scale.dtype).expand(*batch, rank)
+    return Tables(
+        reference=encoding["mean"],
+        shift=nothing,
+        linear=nothing,
+        constant=log_scales[1].reshape(batch) - log_scales[0][first_or_rest],
+        gain=gain,
+        scale=scale,
+        metric=torch.cholesky_inverse(factors)[first_or_rest.reshape(-1)],
+        index=torch.arange(gain.shape[0]).reshape(batch),
+        weighing=proposals.RATIO,
         needs_likelihood=True,
     )
