@@ -8,17 +8,19 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import ZERO
+from pyro_lowrank.smc.compiled.arithmetic import ONE, ZERO
 from pyro_lowrank.smc.compiled.emissions import pull_back_likelihood
-from pyro_lowrank.smc.compiled.forward import seen_by_units
+from pyro_lowrank.smc.compiled.forward import seen_by_pair
 from pyro_lowrank.smc.compiled.proposals import (
     LANES,
     add_to_step,
     add_to_tables,
+    at,
     fill,
     flush_step,
     flush_tables,
     new_rows,
+    of_bin,
     pull_back_block,
     vector,
 )
@@ -39,6 +41,19 @@ def _add_likelihood(
 
 
 @compiled(fastmath=FAST)
+def _moved(grad_drive: Any, moved: Any) -> Any:
+    """Write which particles have a gradient of their drive; return how many do."""
+    size = 0
+    for k in range(grad_drive.shape[0]):
+        any_ = False
+        for r in range(grad_drive.shape[1]):
+            any_ |= grad_drive[k, r] != ZERO
+        moved[size] = k
+        size += 1 if any_ else 0
+    return size
+
+
+@compiled(fastmath=FAST)
 def _pull_back_bin(
     zero: Any,
     zero_in: Any,
@@ -48,6 +63,7 @@ def _pull_back_bin(
     v: Any,
     grad_drive: Any,
     cut: Any,
+    moved: Any,
     grad_z: Any,
     grad_v: Any,
     grad_decay: Any,
@@ -55,39 +71,46 @@ def _pull_back_bin(
     """Write the gradients of the latents of one time bin, `grad_z`, from those of the means of the next.
 
     Descendants of a particle share its units, so their gradients are added up first; a particle without any is
-    passed over.
+    passed over. `moved` is scratch.
     """
-    rank = len(zero)
+    rank, inputs = len(zero), len(zero_in)
     grad_z[:] = ZERO
     for k in range(z.shape[0]):
-        grad, moved = zero, False
         for r in range(rank):
-            grad = tuple_setitem(grad, r, grad_drive[k, r])
-            moved |= grad_drive[k, r] != ZERO
             grad_decay[r] += grad_drive[k, r] * z[k, r]
-        if not moved or (cut and len(zero_in) == rank):
-            continue
-        pulled = pull_back(units, seen_by_units(zero_in, z[k], v, rank), grad)
-        for d in range(len(zero_in)):
-            if d >= rank:
-                grad_v[d - rank] += pulled[d]
-            elif not cut:
-                grad_z[k, d] = decay[d] * grad[d] + pulled[d]
+    if cut and inputs == rank:
+        return
+    size = _moved(grad_drive, moved)
+    for i in range(0, size, 2):
+        first, second = moved[i], moved[min(i + 1, size - 1)]
+        # The last particle of an odd number is its own second, with no gradient.
+        share = ONE if i + 1 < size else ZERO
+        grad = zero + zero
+        for r in range(rank):
+            grad = tuple_setitem(grad, r, grad_drive[first, r])
+            grad = tuple_setitem(grad, rank + r, share * grad_drive[second, r])
+        pulled = pull_back(zero, zero_in, units, seen_by_pair(zero_in, z, v, rank, first, second), grad)
+        for d in range(rank, inputs):
+            grad_v[d - rank] += pulled[d] + pulled[inputs + d]
+        if not cut:
+            for d in range(rank):
+                grad_z[first, d] += decay[d] * grad[d] + pulled[d]
+                grad_z[second, d] += decay[d] * grad[rank + d] + pulled[inputs + d]
 
 
 @compiled(fastmath=FAST)
 def _pull_back_proposals(
-    zero: Any, square: Any, weighing: Any, parents: Any, own: Any, bin_step: Any, bin_tables: Any, work: Any, bin_: Any
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, work: Any, particles: Any
 ) -> None:
     """Pull the gradients of one time bin back through its proposals; arguments as for `forward.propose_bin`, and
 
     Args:
         work: (rows, sums over the particles for the step, sums for the tables): scratch.
-        bin_: (means, white, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of the
+        particles: (means, white, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of the
             means, added to).
     """
     rows, step_sums, table_sums = work
-    means, white, grad_z, grad_weights, grad_means = bin_
+    means, white, grad_z, grad_weights, grad_means = particles
     rank, num_particles = len(zero), grad_weights.shape[0]
     lanes = rows.shape[0] // (8 * rank + 1)
     for start in range(0, num_particles, LANES):
@@ -96,17 +119,17 @@ def _pull_back_proposals(
         fill(rows, rank, white, own, start, size, rank)
         fill(rows, 2 * rank, grad_z, own, start, size, rank)
         for lane in range(size):
-            rows[3 * rank * LANES + lane] = grad_weights[start + lane]
+            rows[at(3 * rank, lane)] = grad_weights[start + lane]
         for lane in range(size, LANES):
             # Lanes without a particle still hold one of the block before, which must not count twice.
             for r in range(3 * rank + 1):
-                rows[r * LANES + lane] = ZERO
-        pull_back_block(zero, square, weighing, bin_step, bin_tables, rows, lanes)
+                rows[at(r, lane)] = ZERO
+        pull_back_block(zero, weighing, bin_, rows, lanes)
         add_to_step(zero, weighing, rows, lanes, step_sums)
         add_to_tables(zero, weighing, rows, lanes, table_sums)
         for lane in range(size):
             for r in range(rank):
-                grad_means[parents[start + lane], r] += rows[(7 * rank + 1 + r) * LANES + lane]
+                grad_means[parents[start + lane], r] += rows[at(7 * rank + 1 + r, lane)]
 
 
 @compiled(fastmath=FAST)
@@ -139,8 +162,7 @@ def run_backward(
     grad_network, grad_step, grad_tables, grad_emission, grad_offset = grads_out
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
-    reference, shift, linear, constant, index = step
-    gain, scale, metric = tables
+    index = step[4]
     y, present, offset = data
     z, means_out, log_weights, ancestors, resampled = ran
     grad_decay, grad_first_mean, grad_v, grad_drive = grad_network
@@ -151,7 +173,7 @@ def run_backward(
     grad_own, grad_before = np.zeros(num_particles, z.dtype), np.zeros(num_particles, z.dtype)
     own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
     work = (new_rows(8 * rank + 1, white), new_rows(3 * rank, white), new_rows(3 * rank * rank, white))
-    scratch = np.empty((5, y.shape[2]), z.dtype)
+    scratch, moved = np.empty((5, y.shape[2]), z.dtype), np.empty(num_particles, np.int64)
     for b in range(z.shape[0]):
         now[:], grad_own[:] = ZERO, ZERO
         for t in range(z.shape[1] - 1, -1, -1):
@@ -165,13 +187,10 @@ def run_backward(
             means, parents, grad_means = first_mean[b : b + 1], first, grad_first_mean[b : b + 1]
             if t > 0:
                 means, parents, grad_means = means_out[b, t - 1], ancestors[b, t], grad_drive[b, t - 1]
-            i = index[b, t]
-            _pull_back_proposals(
-                *(zero, square, weighing, parents, own),
-                *((reference[b, t], shift[b, t], linear[b, t], ZERO), (gain[i], scale[i], metric[i])),
-                *(work, (means, white[b, t], now, grad_own, grad_means)),
-            )
+            particles = (means, white[b, t], now, grad_own, grad_means)
+            _pull_back_proposals(zero, weighing, parents, own, of_bin(zero, square, step, tables, b, t), work, particles)
             flush_step(work[1], (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t]))
+            i = index[b, t]
             if t == 0 or index[b, t - 1] != i:
                 flush_tables(work[2], (grad_gain[i], grad_scale[i], grad_metric[i]))
             pull_back_resampling(
@@ -181,5 +200,5 @@ def run_backward(
             if t > 0:
                 _pull_back_bin(
                     *(zero, zero_in, decay, units),
-                    *(z[b, t - 1], v[b, t - 1], grad_drive[b, t - 1], cut, now, grad_v[b, t - 1], grad_decay),
+                    *(z[b, t - 1], v[b, t - 1], grad_drive[b, t - 1], cut, moved, now, grad_v[b, t - 1], grad_decay),
                 )

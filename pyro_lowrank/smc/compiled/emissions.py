@@ -12,7 +12,7 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.smc.compiled.arithmetic import HALF, ONE, ZERO, exp, log, softplus_and_slope
-from pyro_lowrank.smc.compiled.units import FAST, rate_and_slopes
+from pyro_lowrank.smc.compiled.units import FAST, rate_and_pulls
 
 NO_LIKELIHOOD, POISSON_SOFTPLUS, POISSON_EXP, GAUSSIAN = ((0,) * length for length in range(1, 5))
 
@@ -46,7 +46,7 @@ def log_likelihood(emission: Any, data: Any, z: Any) -> Any:
 
     Args:
         emission: (which likelihood, by its length; which activation the readout passes, by its length, 0 for none;
-            hinges as for `units.rate_and_slopes`; weights). These are C, `rank x features`, and h, scale, shift and
+            hinges as for `units.rate_and_pulls`; weights). These are C, `rank x features`, and h, scale, shift and
             precision, `features`.
         data: (y, zero where missing; 1 or 0 where present or missing; offset d), each `features`.
         z: latents, a tuple.
@@ -59,7 +59,7 @@ def log_likelihood(emission: Any, data: Any, z: Any) -> Any:
         for r in range(len(z)):
             x += matrix[r, i] * z[r]
         if len(kind) > 0:
-            rate, _, _ = rate_and_slopes(kind, hinges, x, bias[i])
+            rate, _, _ = rate_and_pulls(kind, hinges, x, bias[i], ONE)
             x = scale[i] * rate + shift[i]
         value, _ = _log_prob_and_slope(link, x, y[i], precision[i])
         total += present[i] * value
@@ -92,7 +92,7 @@ def pull_back_likelihood(
             x += matrix[r, i] * z[r]
         slope, slope_h, rate = ZERO * x + ONE, ZERO * x, ZERO * x
         if len(kind) > 0:
-            rate, slope, slope_h = rate_and_slopes(kind, hinges, x, bias[i])
+            rate, slope, slope_h = rate_and_pulls(kind, hinges, x, bias[i], ONE)
             x = scale[i] * rate + shift[i]
             slope, slope_h = scale[i] * slope, scale[i] * slope_h
         _, value = _log_prob_and_slope(link, x, y[i], precision[i])

@@ -10,68 +10,79 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.smc.compiled.emissions import log_likelihood
-from pyro_lowrank.smc.compiled.proposals import LANES, fill, new_rows, propose_block, vector
+from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block, vector
 from pyro_lowrank.smc.compiled.units import FAST, drive
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
 
 @compiled(fastmath=FAST)
-def seen_by_units(zero_in: Any, z: Any, v: Any, rank: Any) -> Any:
-    """Return what the units see: latents, then inputs."""
-    seen = zero_in
+def seen_by_pair(zero_in: Any, z: Any, v: Any, rank: Any, first: Any, second: Any) -> Any:
+    """Return what the units of two particles see: latents, then inputs, of one and then the other."""
+    seen = zero_in + zero_in
     for d in range(len(zero_in)):
-        seen = tuple_setitem(seen, d, z[d] if d < rank else v[d - rank])
+        seen = tuple_setitem(seen, d, z[first, d] if d < rank else v[d - rank])
+        seen = tuple_setitem(seen, len(zero_in) + d, z[second, d] if d < rank else v[d - rank])
     return seen
 
 
 @compiled(fastmath=FAST)
+def _different(ancestors: Any, done: Any, parents: Any) -> Any:
+    """Write which particles have descendants; return how many do."""
+    done[:] = False
+    size = 0
+    for k in range(ancestors.shape[0]):
+        parent = ancestors[k]
+        parents[size] = parent
+        size += 0 if done[parent] else 1
+        done[parent] = True
+    return size
+
+
+@compiled(fastmath=FAST)
 def move_parents(
-    zero: Any, zero_in: Any, decay: Any, units: Any, z: Any, v: Any, ancestors: Any, done: Any, means: Any
+    zero: Any, zero_in: Any, decay: Any, units: Any, z: Any, v: Any, parents: Any, size: Any, means: Any
 ) -> None:
-    """Write the means of the next latents, `particles x rank`, of every particle that has descendants.
+    """Write the means of the next latents, `particles x rank`, of the first `size` of the particles `parents`.
 
     Particles with the same ancestor share its mean, which is all that the units cost.
     """
     rank = len(zero)
-    done[:] = False
-    for k in range(ancestors.shape[0]):
-        parent = ancestors[k]
-        if done[parent]:
-            continue
-        done[parent] = True
-        driven = drive(zero, units, seen_by_units(zero_in, z[parent], v, rank))
+    for k in range(0, size, 2):
+        first, second = parents[k], parents[min(k + 1, size - 1)]
+        driven = drive(zero, zero_in, units, seen_by_pair(zero_in, z, v, rank, first, second))
         for r in range(rank):
-            means[parent, r] = decay[r] * z[parent, r] + driven[r]
+            means[first, r] = decay[r] * z[first, r] + driven[r]
+            means[second, r] = decay[r] * z[second, r] + driven[rank + r]
 
 
 @compiled(fastmath=FAST)
 def propose_bin(
-    zero: Any, square: Any, weighing: Any, parents: Any, own: Any, bin_step: Any, bin_tables: Any, rows: Any, bin_: Any
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, rows: Any, particles: Any
 ) -> None:
     """Propose and weigh the particles of one time bin.
 
     Args:
         zero: as many zeros as there are latents.
-        square: as many as there are entries in a matrix.
         weighing: see `proposals`.
         parents: index of each particle's mean.
         own: 0, 1, 2 and so on.
-        bin_step: of the bin, see `run_forward`.
-        bin_tables: of the bin.
+        bin_: see `proposals.of_bin`.
         rows: scratch.
-        bin_: (means, white, latents to write, `particles x rank`; log weights, added to).
+        particles: (means, white, latents to write, `particles x rank`; log weights, added to).
     """
-    means, white, z, log_weights = bin_
+    means, white, z, log_weights = particles
     rank, num_particles = len(zero), log_weights.shape[0]
+    # LANES, but as a number that the compiler does not know: it would unroll the loops before it vectorises them.
+    lanes = rows.shape[0] // (3 * rank + 1)
     for start in range(0, num_particles, LANES):
         size = min(LANES, num_particles - start)
         fill(rows, 0, means, parents, start, size, rank)
         fill(rows, rank, white, own, start, size, rank)
-        propose_block(zero, square, weighing, bin_step, bin_tables, rows, rows.shape[0] // (3 * rank + 1))
+        propose_block(zero, weighing, bin_, rows, lanes)
         for lane in range(size):
             for r in range(rank):
-                z[start + lane, r] = rows[(2 * rank + r) * LANES + lane]
-            log_weights[start + lane] += rows[3 * rank * LANES + lane]
+                z[start + lane, r] = rows[at(2 * rank + r, lane)]
+            log_weights[start + lane] += rows[at(3 * rank, lane)]
 
 
 @compiled(fastmath=FAST)
@@ -91,7 +102,7 @@ def run_forward(
     Args:
         code: (as many zeros as there are latents; as many as latents and inputs; as many as the latents' square; how
             particles are weighed, see `proposals`; activation, by the length of a tuple; hinges as for
-            `units.rate_and_slopes`; likelihood; activation that the readout passes).
+            `units.rate_and_pulls`; likelihood; activation that the readout passes).
         network: (decay, left, right, bias, first mean, inputs).
         step: (reference, shift, linear, constant, index of the tables), `trials x time x ...`.
         tables: (gain, scale, metric), `sets x rank x rank`.
@@ -106,8 +117,6 @@ def run_forward(
     zero, zero_in, square, weighing, kind, hinges, link, readout = code
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
-    reference, shift, linear, constant, index = step
-    gain, scale, metric = tables
     y, present, offset = data
     white, positions = random
     z, means_out, log_weights, ancestors, increments, ess, resampled, ancestor_log_probs = out
@@ -115,6 +124,7 @@ def run_forward(
     cumulative, done = np.empty(num_particles, z.dtype), np.empty(num_particles, np.bool_)
     shares, rows = np.empty(num_particles, z.dtype), new_rows(3 * len(zero) + 1, white)
     own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
+    different = np.empty(num_particles, np.int64)
     for b in range(z.shape[0]):
         for t in range(z.shape[1]):
             means, parents = first_mean[b : b + 1], first
@@ -125,13 +135,11 @@ def run_forward(
                     *(log_weights[b, t - 1], shares, resampled[b, t], positions[b, t - 1], cumulative),
                     *(parents, log_weights[b, t]),
                 )
-                move_parents(*(zero, zero_in, decay, units, z[b, t - 1], v[b, t - 1], parents, done, means))
-            i = index[b, t]
-            propose_bin(
-                *(zero, square, weighing, parents, own),
-                *((reference[b, t], shift[b, t], linear[b, t], constant[b, t]), (gain[i], scale[i], metric[i])),
-                *(rows, (means, white[b, t], z[b, t], log_weights[b, t])),
-            )
+                size = _different(parents, done, different)
+                move_parents(*(zero, zero_in, decay, units, z[b, t - 1], v[b, t - 1], different, size, means))
+            bin_ = of_bin(zero, square, step, tables, b, t)
+            particles = (means, white[b, t], z[b, t], log_weights[b, t])
+            propose_bin(zero, weighing, parents, own, bin_, rows, particles)
             if len(link) > 1:
                 bin_data = (y[b, t], present[b, t], offset[b, t])
                 for k in range(num_particles):

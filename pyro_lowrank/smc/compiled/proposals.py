@@ -29,6 +29,12 @@ NO_WEIGHT, QUADRATIC, RATIO = ((0,) * length for length in range(1, 4))
 LANES = 16
 
 
+@compiled()
+def at(row: Any, lane: Any) -> Any:
+    """Return the place of a lane of a row, unsigned: an index that could be negative would be tested, lane by lane."""
+    return np.uintp(row * LANES + lane)
+
+
 @compiled(fastmath=FAST)
 def vector(zero: Any, values: Any) -> Any:
     result = zero
@@ -48,29 +54,40 @@ def _matrix(square: Any, values: Any) -> Any:
 
 
 @compiled(fastmath=FAST)
+def of_bin(zero: Any, square: Any, step: Any, tables: Any, b: Any, t: Any) -> Any:
+    """Return r, g, c, const, G, S and A of a time bin, as tuples and a number; arguments as for `forward.run_forward`.
+
+    Once per bin: arrays that are handed on to functions are counted, which costs more than a block of particles.
+    """
+    reference, shift, linear, constant, index = step
+    gain, scale, metric = tables
+    i = index[b, t]
+    vectors = vector(zero, reference[b, t]), vector(zero, shift[b, t]), vector(zero, linear[b, t])
+    return *vectors, constant[b, t], _matrix(square, gain[i]), _matrix(square, scale[i]), _matrix(square, metric[i])
+
+
+@compiled(fastmath=FAST)
 def fill(rows: Any, first: Any, values: Any, indices: Any, start: Any, size: Any, rank: Any) -> None:
     """Write `values[indices[k]]`, `particles x rank`, of a block of `size` particles into rows from `first` on."""
     for lane in range(size):
         k = indices[start + lane]
         for r in range(rank):
-            rows[(first + r) * LANES + lane] = values[k, r]
+            rows[at(first + r, lane)] = values[k, r]
 
 
 @compiled(fastmath=FAST)
-def propose_block(zero: Any, square: Any, weighing: Any, step: Any, tables: Any, rows: Any, lanes: Any) -> None:
-    """Propose and weigh a block of particles; `step` and `tables` are those of `forward.run_forward` at one time bin.
+def propose_block(zero: Any, weighing: Any, bin_: Any, rows: Any, lanes: Any) -> None:
+    """Propose and weigh a block of particles at a time bin, as `of_bin` returns it.
 
     Rows are: m (rank of them), eps (rank), z (rank), log weight.
     """
     rank = len(zero)
-    reference, shift, linear = vector(zero, step[0]), vector(zero, step[1]), vector(zero, step[2])
-    gain, scale, metric = _matrix(square, tables[0]), _matrix(square, tables[1]), _matrix(square, tables[2])
-    constant = step[3]
+    reference, shift, linear, constant, gain, scale, metric = bin_
     for lane in range(lanes):
         delta, noise, moved = zero, zero, zero
         for r in range(rank):
-            delta = tuple_setitem(delta, r, rows[r * LANES + lane] - reference[r])
-            noise = tuple_setitem(noise, r, rows[(rank + r) * LANES + lane])
+            delta = tuple_setitem(delta, r, rows[at(r, lane)] - reference[r])
+            noise = tuple_setitem(noise, r, rows[at(rank + r, lane)])
         for r in range(rank):
             value = shift[r]
             for j in range(rank):
@@ -79,41 +96,40 @@ def propose_block(zero: Any, square: Any, weighing: Any, step: Any, tables: Any,
                 if j <= r:
                     value += scale[r * rank + j] * noise[j]
             moved = tuple_setitem(moved, r, value)
-            rows[(2 * rank + r) * LANES + lane] = rows[r * LANES + lane] + value
+            rows[at(2 * rank + r, lane)] = rows[at(r, lane)] + value
         weight = constant
         if len(weighing) == 2:
             for r in range(rank):
-                curved = ZERO * weight
+                curved = ZERO
                 for j in range(rank):
                     curved += metric[r * rank + j] * delta[j]
                 weight += delta[r] * (linear[r] - HALF * curved)
         if len(weighing) == 3:
             for r in range(rank):
-                curved = ZERO * weight
+                curved = ZERO
                 for j in range(rank):
                     curved += metric[r * rank + j] * moved[j]
                 weight += HALF * (noise[r] * noise[r] - moved[r] * curved)
-        rows[3 * rank * LANES + lane] = weight
+        rows[at(3 * rank, lane)] = weight
 
 
 @compiled(fastmath=FAST)
-def pull_back_block(zero: Any, square: Any, weighing: Any, step: Any, tables: Any, rows: Any, lanes: Any) -> None:
+def pull_back_block(zero: Any, weighing: Any, bin_: Any, rows: Any, lanes: Any) -> None:
     """The adjoint of `propose_block`.
 
     Rows are: m (rank of them), eps (rank), gradient of z (rank), gradient of the log weight; written to are those of
     d (rank), s (rank), the gradient of s (rank), what reaches m through d (rank), the gradient of m (rank).
     """
     rank = len(zero)
-    reference, shift, linear = vector(zero, step[0]), vector(zero, step[1]), vector(zero, step[2])
-    gain, scale, metric = _matrix(square, tables[0]), _matrix(square, tables[1]), _matrix(square, tables[2])
+    reference, shift, linear, _, gain, scale, metric = bin_
     for lane in range(lanes):
         delta, noise, moved, grad = zero, zero, zero, zero
-        grad_weight = rows[3 * rank * LANES + lane]
+        grad_weight = rows[at(3 * rank, lane)]
         for r in range(rank):
-            delta = tuple_setitem(delta, r, rows[r * LANES + lane] - reference[r])
-            noise = tuple_setitem(noise, r, rows[(rank + r) * LANES + lane])
-            grad = tuple_setitem(grad, r, rows[(2 * rank + r) * LANES + lane])
-            rows[(3 * rank + 1 + r) * LANES + lane] = delta[r]
+            delta = tuple_setitem(delta, r, rows[at(r, lane)] - reference[r])
+            noise = tuple_setitem(noise, r, rows[at(rank + r, lane)])
+            grad = tuple_setitem(grad, r, rows[at(2 * rank + r, lane)])
+            rows[at(3 * rank + 1 + r, lane)] = delta[r]
         if len(weighing) == 3:
             for r in range(rank):
                 value = shift[r]
@@ -123,14 +139,14 @@ def pull_back_block(zero: Any, square: Any, weighing: Any, step: Any, tables: An
                     if j <= r:
                         value += scale[r * rank + j] * noise[j]
                 moved = tuple_setitem(moved, r, value)
-                rows[(4 * rank + 1 + r) * LANES + lane] = value
+                rows[at(4 * rank + 1 + r, lane)] = value
             for r in range(rank):
-                curved = ZERO * grad_weight
+                curved = ZERO
                 for j in range(rank):
                     curved += metric[r * rank + j] * moved[j]
                 grad = tuple_setitem(grad, r, grad[r] - grad_weight * curved)
         for r in range(rank):
-            pulled = ZERO * grad_weight
+            pulled = ZERO
             if len(weighing) == 2:
                 pulled = linear[r]
                 for j in range(rank):
@@ -138,9 +154,9 @@ def pull_back_block(zero: Any, square: Any, weighing: Any, step: Any, tables: An
                 pulled *= grad_weight
             for j in range(rank):
                 pulled -= gain[j * rank + r] * grad[j]
-            rows[(5 * rank + 1 + r) * LANES + lane] = grad[r]
-            rows[(6 * rank + 1 + r) * LANES + lane] = pulled
-            rows[(7 * rank + 1 + r) * LANES + lane] = rows[(2 * rank + r) * LANES + lane] + pulled
+            rows[at(5 * rank + 1 + r, lane)] = grad[r]
+            rows[at(6 * rank + 1 + r, lane)] = pulled
+            rows[at(7 * rank + 1 + r, lane)] = rows[at(2 * rank + r, lane)] + pulled
 
 
 @compiled(fastmath=FAST)
@@ -149,11 +165,11 @@ def add_to_step(zero: Any, weighing: Any, rows: Any, lanes: Any, sums: Any) -> N
     rank = len(zero)
     for r in range(rank):
         for lane in range(lanes):
-            sums[r * LANES + lane] -= rows[(6 * rank + 1 + r) * LANES + lane]
-            sums[(rank + r) * LANES + lane] += rows[(5 * rank + 1 + r) * LANES + lane]
+            sums[at(r, lane)] -= rows[at(6 * rank + 1 + r, lane)]
+            sums[at(rank + r, lane)] += rows[at(5 * rank + 1 + r, lane)]
             if len(weighing) == 2:
-                delta = rows[(3 * rank + 1 + r) * LANES + lane]
-                sums[(2 * rank + r) * LANES + lane] += rows[3 * rank * LANES + lane] * delta
+                delta = rows[at(3 * rank + 1 + r, lane)]
+                sums[at(2 * rank + r, lane)] += rows[at(3 * rank, lane)] * delta
 
 
 @compiled(fastmath=FAST)
@@ -164,26 +180,26 @@ def add_to_tables(zero: Any, weighing: Any, rows: Any, lanes: Any, sums: Any) ->
     bent = 4 * rank + 1 if len(weighing) == 3 else 3 * rank + 1
     for r in range(rank):
         for j in range(rank):
-            at = r * rank + j
+            entry = r * rank + j
             for lane in range(lanes):
-                grad = rows[(5 * rank + 1 + r) * LANES + lane]
-                sums[at * LANES + lane] -= grad * rows[(3 * rank + 1 + j) * LANES + lane]
+                grad = rows[at(5 * rank + 1 + r, lane)]
+                sums[at(entry, lane)] -= grad * rows[at(3 * rank + 1 + j, lane)]
                 if j <= r:
-                    sums[(square + at) * LANES + lane] += grad * rows[(rank + j) * LANES + lane]
+                    sums[at(square + entry, lane)] += grad * rows[at(rank + j, lane)]
             if len(weighing) > 1:
                 for lane in range(lanes):
-                    half = HALF * rows[3 * rank * LANES + lane]
-                    product = rows[(bent + r) * LANES + lane] * rows[(bent + j) * LANES + lane]
-                    sums[(2 * square + at) * LANES + lane] -= half * product
+                    half = HALF * rows[at(3 * rank, lane)]
+                    product = rows[at(bent + r, lane)] * rows[at(bent + j, lane)]
+                    sums[at(2 * square + entry, lane)] -= half * product
 
 
 @compiled(fastmath=FAST)
 def row_sum(sums: Any, row: Any) -> Any:
     """Return the sum over the lanes of one row, and set it to zero."""
-    total = ZERO * sums[0]
+    total = ZERO
     for lane in range(LANES):
-        total += sums[row * LANES + lane]
-        sums[row * LANES + lane] = ZERO
+        total += sums[at(row, lane)]
+        sums[at(row, lane)] = ZERO
     return total
 
 

@@ -21,83 +21,87 @@ RELU, CLIPPED_RELU, IDENTITY, TANH, SOFTPLUS, HINGES = ((0,) * length for length
 
 @compiled(fastmath=FAST)
 def _positive_part(x: Any) -> Any:
-    # Written so that NaN stays NaN.
-    return ZERO * x if x < ZERO else x
+    # Written so that NaN stays NaN, and in the one way that is a single instruction.
+    return ZERO if ZERO > x else x
 
 
 @compiled(fastmath=FAST)
-def rate_and_slopes(kind: Any, hinges: Any, x: Any, h: Any) -> Any:
-    """Return phi(x; h) and its derivatives by x and by h.
+def rate_and_pulls(kind: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return phi(x; h), and the gradients of x and of h from `grad`, that of phi.
 
     Args:
         kind: which activation, by its length.
         hinges: for `HINGES`, (first slope, changes of slope, knots, bias gains).
         x: the current.
         h: the bias.
+        grad: a number.
     """
-    zero, one = ZERO * h, ZERO * h + ONE
     if len(kind) == 1:
-        slope = one if x - h > ZERO else zero
-        return _positive_part(x - h), slope, -slope
+        pull = grad if x - h > ZERO else ZERO
+        return _positive_part(x - h), pull, -pull
     if len(kind) == 2:
-        first, second = (one if x + h > ZERO else zero), (one if x > ZERO else zero)
+        first, second = (grad if x + h > ZERO else ZERO), (grad if x > ZERO else ZERO)
         return _positive_part(x + h) - _positive_part(x), first - second, first
     if len(kind) == 3:
-        return x - h, one, -one
+        return x - h, grad, -grad
     if len(kind) == 4:
         rate = tanh(x - h)
-        slope = ONE - rate * rate
-        return rate, slope, -slope
+        pull = grad * (ONE - rate * rate)
+        return rate, pull, -pull
     if len(kind) == 5:
         rate, slope = softplus_and_slope(x - h)
-        return rate, slope, -slope
+        return rate, grad * slope, -grad * slope
     first_slope, changes, knots, gains = hinges
-    rate, slope, slope_h = first_slope * (x - h), zero + first_slope, zero - first_slope
+    rate, slope, slope_h = first_slope * (x - h), first_slope, -first_slope
     for j in range(len(changes)):
         distance = x - (knots[j] + gains[j] * h)
-        on = changes[j] if distance > ZERO else zero
+        on = changes[j] if distance > ZERO else ZERO
         rate += on * distance
         slope += on
         slope_h -= on * gains[j]
-    return rate, slope, slope_h
+    return rate, grad * slope, grad * slope_h
 
 
 @compiled(fastmath=FAST)
-def drive(zero: Any, units: Any, seen: Any) -> Any:
-    """Return V phi(M s; h), a tuple, for what one particle's units see, `seen`: its latents, then the inputs.
+def drive(zero: Any, zero_in: Any, units: Any, seen: Any) -> Any:
+    """Return V phi(M s; h), a tuple, for what two particles' units see: two for the price of loading the weights once.
 
-    `units` are (kind, hinges, M `rank + inputs x units`, V `rank x units`, h `units`) here and below.
+    Args:
+        zero: as many zeros as there are latents.
+        zero_in: as many zeros as there are latents and inputs.
+        units: (kind, hinges, M `rank + inputs x units`, V `rank x units`, h `units`), here and below.
+        seen: the first particle's latents and inputs, then those of the second.
     """
     kind, hinges, left, right, bias = units
-    total = zero
+    total = zero + zero
     for i in range(bias.shape[0]):
-        x = ZERO * seen[0]
-        for d in range(len(seen)):
-            x += left[d, i] * seen[d]
-        rate, _, _ = rate_and_slopes(kind, hinges, x, bias[i])
-        for r in range(len(zero)):
-            total = tuple_setitem(total, r, total[r] + right[r, i] * rate)
+        for p in range(2):
+            x = ZERO * bias[0]
+            for d in range(len(zero_in)):
+                x += left[d, i] * seen[p * len(zero_in) + d]
+            rate, _, _ = rate_and_pulls(kind, hinges, x, bias[i], ONE)
+            for r in range(len(zero)):
+                at = p * len(zero) + r
+                total = tuple_setitem(total, at, total[at] + right[r, i] * rate)
     return total
 
 
 @compiled(fastmath=FAST)
-def pull_back(units: Any, seen: Any, grad: Any) -> Any:
-    """Return the gradient of `seen`, a tuple, from that of the drive, a tuple."""
+def pull_back(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any) -> Any:
+    """Return the gradient of `seen`, a tuple, from that of the drive, a tuple; both for two particles, as in `drive`."""
     kind, hinges, left, right, bias = units
-    total = seen
-    for d in range(len(seen)):
-        total = tuple_setitem(total, d, ZERO * seen[d])
+    total = zero_in + zero_in
     for i in range(bias.shape[0]):
-        x = ZERO * seen[0]
-        for d in range(len(seen)):
-            x += left[d, i] * seen[d]
-        _, slope, _ = rate_and_slopes(kind, hinges, x, bias[i])
-        grad_x = ZERO * x
-        for r in range(len(grad)):
-            grad_x += right[r, i] * grad[r]
-        grad_x *= slope
-        for d in range(len(seen)):
-            total = tuple_setitem(total, d, total[d] + left[d, i] * grad_x)
+        for p in range(2):
+            x, grad_rate = ZERO * bias[0], ZERO * bias[0]
+            for d in range(len(zero_in)):
+                x += left[d, i] * seen[p * len(zero_in) + d]
+            for r in range(len(zero)):
+                grad_rate += right[r, i] * grad[p * len(zero) + r]
+            _, grad_x, _ = rate_and_pulls(kind, hinges, x, bias[i], grad_rate)
+            for d in range(len(zero_in)):
+                at = p * len(zero_in) + d
+                total = tuple_setitem(total, at, total[at] + left[d, i] * grad_x)
     return total
 
 
@@ -118,14 +122,15 @@ def _add_block(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any, size: 
             x = zero[0]
             for d in range(len(zero_in)):
                 x += row_left[d] * seen[d, c]
-            rate, slope, slope_h = rate_and_slopes(kind, hinges, x, h)
             grad_rate = zero[0]
             for r in range(len(zero)):
                 grad_rate += row_right[r] * grad[r, c]
+            rate, grad_x, grad_h = rate_and_pulls(kind, hinges, x, h, grad_rate)
+            total_bias += grad_h
+            for r in range(len(zero)):
                 total_right = tuple_setitem(total_right, r, total_right[r] + rate * grad[r, c])
-            total_bias += grad_rate * slope_h
             for d in range(len(zero_in)):
-                total_left = tuple_setitem(total_left, d, total_left[d] + grad_rate * slope * seen[d, c])
+                total_left = tuple_setitem(total_left, d, total_left[d] + grad_x * seen[d, c])
         for d in range(len(zero_in)):
             grad_left[d, i] += total_left[d]
         for r in range(len(zero)):
