@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         options.data, key=options.key, time_axis=options.time_axis, trials_axis=options.trials_axis
     )
     print(recording.orientation)
-    y = torch.as_tensor(recording.values, dtype=torch.float64)
+    y = torch.as_tensor(recording.data, dtype=torch.float64)
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
     split = _split(y, options.held_out)
     print(split.sentence)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +11,9 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.data.orientation import orient
 from pyro_lowrank.data.readers import Contents, is_numeric, read_csv, read_netcdf, read_npy, read_npz
+from pyro_lowrank.data.recording import Recording
 
 READERS = {".csv": read_csv, ".nc": read_netcdf, ".npy": read_npy, ".npz": read_npz}
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """A recording, ready for `model(y)` once it is made a tensor.
-
-    Args:
-        values: `trials x time x features`, float32 where the file holds float32, else float64; NaN is missing.
-        bin_size: seconds per time bin, or None where the file does not say.
-        feature_names: one name per feature, those of the file or `feature_0`, `feature_1`, ...
-        orientation: a sentence that says which axis was taken as what, and why.
-
-    Example:
-        >>> recording = Recording(np.zeros((1, 100, 2)), 0.01, ("left", "right"), "as given")
-        >>> recording.values.shape, recording.bin_size
-        ((1, 100, 2), 0.01)
-    """
-
-    values: NDArray[np.floating]
-    bin_size: float | None
-    feature_names: tuple[str, ...]
-    orientation: str
 
 
 def read_recording(
@@ -52,7 +30,7 @@ def read_recording(
     time, of a 2-d array the longer axis is time (the first where both are equally long), a 3-d array is
     `trials x time x features`. `Recording.orientation` tells the outcome. Nothing is ever unpickled.
 
-    Shapes: `Recording.values` is `trials x time x features`, with one trial or one feature where the file has no
+    Shapes: `Recording.data` is `trials x time x features`, with one trial or one feature where the file has no
     such axis.
 
     Args:
@@ -71,7 +49,7 @@ def read_recording(
     Example:
         >>> np.save("eeg.npy", np.zeros((500, 64), dtype=np.float32))
         >>> recording = read_recording("eeg.npy")
-        >>> recording.values.shape
+        >>> recording.data.shape
         (1, 500, 64)
         >>> print(recording.orientation)
         2-d array (500, 64): took axis 0 as time because it is the longer axis, axis 1 as features;
@@ -97,7 +75,7 @@ def read_recording(
     values: NDArray[np.floating] = np.ascontiguousarray(orientation.arrange(contents.array).astype(dtype))
     _check_values(path, values)
     return Recording(
-        values=values,
+        data=values,
         bin_size=_bin_size(path, contents),
         feature_names=_feature_names(path, contents, values.shape[-1]),
         orientation=orientation.sentence + contents.remark,

@@ -37,18 +37,18 @@ def written(path: Path, text: str) -> Path:
 def test_numbers_keep_their_values(tmp_path: Path, stored: str, read: str) -> None:
     array = np.array([[0, 1], [1, 1], [1, 0]], dtype=stored)
     recording = read_recording(saved(tmp_path / "y.npy", array))
-    assert recording.values.dtype == read
-    np.testing.assert_array_equal(recording.values[0], array)
+    assert recording.data.dtype == read
+    np.testing.assert_array_equal(recording.data[0], array)
 
 
 def test_missing_entries_stay_missing(tmp_path: Path) -> None:
     array = RNG.normal(size=(30, 4))
     array[3, 1] = array[7] = np.nan
-    np.testing.assert_array_equal(read_recording(saved(tmp_path / "y.npy", array)).values[0], array)
+    np.testing.assert_array_equal(read_recording(saved(tmp_path / "y.npy", array)).data[0], array)
 
 
 def test_a_single_time_bin_is_read(tmp_path: Path) -> None:
-    assert read_recording(saved(tmp_path / "y.npy", np.ones((1, 4))), time_axis=0).values.shape == (1, 1, 4)
+    assert read_recording(saved(tmp_path / "y.npy", np.ones((1, 4))), time_axis=0).data.shape == (1, 1, 4)
 
 
 def test_features_without_names_are_numbered(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_npz_with_names_and_sampling_rate(tmp_path: Path) -> None:
     array = RNG.normal(size=(3, 30))
     np.savez(tmp_path / "y.npz", eeg=array, fs=160.0, ch_names=np.array(["Fz", "Cz", "Pz"]))
     recording = read_recording(tmp_path / "y.npz")
-    np.testing.assert_array_equal(recording.values[0], array.T)
+    np.testing.assert_array_equal(recording.data[0], array.T)
     assert recording.bin_size == pytest.approx(1 / 160)
     assert recording.feature_names == ("Fz", "Cz", "Pz")
 
@@ -73,7 +73,7 @@ def test_the_number_of_names_tells_features_from_time(tmp_path: Path) -> None:
     # Two bins of three channels: by the shape alone the longer axis would be time.
     np.savez(tmp_path / "y.npz", eeg=np.ones((2, 3)), ch_names=np.array(["Fz", "Cz", "Pz"]))
     recording = read_recording(tmp_path / "y.npz")
-    assert recording.values.shape == (1, 2, 3)
+    assert recording.data.shape == (1, 2, 3)
     assert "axis 1 as features because the file names 3 features" in recording.orientation
 
 
@@ -104,7 +104,7 @@ def test_several_arrays_need_a_key(tmp_path: Path) -> None:
         read_recording(tmp_path / "y.npz")
     with pytest.raises(ValueError, match=r"got key='speed'; it holds: pcs \(30, 4\), velocity \(30, 2\)"):
         read_recording(tmp_path / "y.npz", key="speed")
-    np.testing.assert_array_equal(read_recording(tmp_path / "y.npz", key="velocity").values[0], velocity)
+    np.testing.assert_array_equal(read_recording(tmp_path / "y.npz", key="velocity").data[0], velocity)
 
 
 def test_an_archive_without_numbers(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="array of Python objects, which are never unpickled"):
         read_recording(tmp_path / "y.npy")
     np.savez(tmp_path / "y.npz", extra=objects, spikes=np.ones((30, 4)))
-    assert read_recording(tmp_path / "y.npz").values.shape == (1, 30, 4)
+    assert read_recording(tmp_path / "y.npz").data.shape == (1, 30, 4)
     with pytest.raises(ValueError, match="array of Python objects, which are never unpickled"):
         read_recording(tmp_path / "y.npz", key="extra")
 
@@ -130,28 +130,28 @@ def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
 def test_csv_with_header_and_missing_entries(tmp_path: Path) -> None:
     path = written(tmp_path / "y.csv", "left, right\n1,2\n,4\nnan,6\n7,8.5e0\n\n")
     recording = read_recording(path)
-    np.testing.assert_array_equal(recording.values[0], [[1, 2], [np.nan, 4], [np.nan, 6], [7, 8.5]])
+    np.testing.assert_array_equal(recording.data[0], [[1, 2], [np.nan, 4], [np.nan, 6], [7, 8.5]])
     assert recording.feature_names == ("left", "right")
 
 
 def test_csv_without_header(tmp_path: Path) -> None:
     array = RNG.normal(size=(30, 4))
     np.savetxt(tmp_path / "y.csv", array, delimiter=",", fmt="%.18e")
-    np.testing.assert_array_equal(read_recording(tmp_path / "y.csv").values[0], array)
+    np.testing.assert_array_equal(read_recording(tmp_path / "y.csv").data[0], array)
 
 
 def test_csv_of_one_column_keeps_empty_lines_as_missing_bins(tmp_path: Path) -> None:
     recording = read_recording(written(tmp_path / "y.csv", "rate\n1\n\n3\n"))
-    np.testing.assert_array_equal(recording.values, [[[1], [np.nan], [3]]])
+    np.testing.assert_array_equal(recording.data, [[[1], [np.nan], [3]]])
 
 
 def test_csv_columns_with_names_are_features_even_if_longer(tmp_path: Path) -> None:
-    assert read_recording(written(tmp_path / "y.csv", "a,b,c\n1,2,3\n4,5,6\n")).values.shape == (1, 2, 3)
+    assert read_recording(written(tmp_path / "y.csv", "a,b,c\n1,2,3\n4,5,6\n")).data.shape == (1, 2, 3)
 
 
 def test_csv_column_of_times_gives_the_bin_size(tmp_path: Path) -> None:
     recording = read_recording(written(tmp_path / "y.csv", "time,a\n0.00,1\n0.02,2\n0.04,3\n"))
-    np.testing.assert_array_equal(recording.values, [[[1], [2], [3]]])
+    np.testing.assert_array_equal(recording.data, [[[1], [2], [3]]])
     assert recording.bin_size == pytest.approx(0.02)
     assert recording.feature_names == ("a",)
     assert "Column 'time' was taken as times in seconds" in recording.orientation
@@ -159,7 +159,7 @@ def test_csv_column_of_times_gives_the_bin_size(tmp_path: Path) -> None:
 
 def test_csv_row_numbers_are_no_feature(tmp_path: Path) -> None:
     recording = read_recording(written(tmp_path / "y.csv", ",a,index\n0,1,3\n1,2,1\n2,3,2\n"))
-    np.testing.assert_array_equal(recording.values, [[[1, 3], [2, 1], [3, 2]]])
+    np.testing.assert_array_equal(recording.data, [[[1, 3], [2, 1], [3, 2]]])
     assert recording.feature_names == ("a", "index")
     assert "Column '' counts the rows" in recording.orientation
 
@@ -205,7 +205,7 @@ def netcdf(path: Path, **options: object) -> Path:
 
 def test_netcdf_dimensions_are_taken_by_name(tmp_path: Path) -> None:
     recording = read_recording(netcdf(tmp_path / "y.nc"))
-    np.testing.assert_array_equal(recording.values, np.arange(420.0).reshape(3, 7, 20).transpose(1, 2, 0))
+    np.testing.assert_array_equal(recording.data, np.arange(420.0).reshape(3, 7, 20).transpose(1, 2, 0))
     assert recording.feature_names == ("a", "b", "c")
     assert recording.bin_size == pytest.approx(0.05)
     assert "axis 2 ('time') as time by its name, axis 1 ('trial') as trials by its name" in recording.orientation
@@ -213,7 +213,7 @@ def test_netcdf_dimensions_are_taken_by_name(tmp_path: Path) -> None:
 
 def test_netcdf_axes_asked_for_win_over_names(tmp_path: Path) -> None:
     recording = read_recording(netcdf(tmp_path / "y.nc"), time_axis=1, trials_axis=2)
-    np.testing.assert_array_equal(recording.values, np.arange(420.0).reshape(3, 7, 20).transpose(2, 1, 0))
+    np.testing.assert_array_equal(recording.data, np.arange(420.0).reshape(3, 7, 20).transpose(2, 1, 0))
 
 
 def test_netcdf_time_in_milliseconds(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_netcdf_with_several_variables_needs_a_key(tmp_path: Path) -> None:
         dataset.assign(position=(("time", "space"), np.ones((20, 2)))).to_netcdf(tmp_path / "y.nc", engine="h5netcdf")
     with pytest.raises(ValueError, match="pass `key` .* rates .*'unit': 3.* position .*'space': 2"):
         read_recording(tmp_path / "y.nc")
-    assert read_recording(tmp_path / "y.nc", key="position").values.shape == (1, 20, 2)
+    assert read_recording(tmp_path / "y.nc", key="position").data.shape == (1, 20, 2)
 
 
 def test_netcdf_without_its_extra_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,13 +341,13 @@ def test_key_for_a_file_of_one_array(tmp_path: Path) -> None:
 
 
 def shape_and_bin_size(recording: Recording) -> tuple[tuple[int, ...], float | None]:
-    return recording.values.shape, recording.bin_size
+    return recording.data.shape, recording.bin_size
 
 
 def test_real_eeg(shared_data: Path) -> None:
     smoothed = read_recording(shared_data / "eeg_s001r01_smoothed.npy")
     assert shape_and_bin_size(smoothed) == ((1, 9640, 64), None)
-    assert smoothed.values.dtype == np.float32
+    assert smoothed.data.dtype == np.float32
     raw = read_recording(shared_data / "eeg_s001r01_raw.npz")
     assert shape_and_bin_size(raw) == ((1, 9600, 64), 1 / 160)
     assert "Cz" in {name.strip(".") for name in raw.feature_names}
@@ -360,12 +360,12 @@ def test_real_spikes(shared_data: Path) -> None:
     assert shape_and_bin_size(delay) == ((210, 400, 61), 0.001)
     with pytest.raises(ValueError, match="pass `key`"):
         read_recording(shared_data / "m1_flint_pcs_velocity.npz")
-    assert read_recording(shared_data / "m1_flint_pcs_velocity.npz", key="neural_pcs").values.shape == (1, 7792, 10)
+    assert read_recording(shared_data / "m1_flint_pcs_velocity.npz", key="neural_pcs").data.shape == (1, 7792, 10)
 
 
 def test_trials_of_the_published_tutorial(shared_data: Path) -> None:
     path = shared_data / "tutorial_continuous.npy"
     trials = read_recording(path, time_axis=2)
-    np.testing.assert_array_equal(trials.values, np.load(path).transpose(0, 2, 1))
+    np.testing.assert_array_equal(trials.data, np.load(path).transpose(0, 2, 1))
     assert trials.orientation.startswith("3-d array (200, 20, 75): took axis 2 as time as asked, axis 0 as trials")
     assert "pass `time_axis` to override" in read_recording(path).orientation
