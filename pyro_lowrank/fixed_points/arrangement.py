@@ -32,10 +32,10 @@ class Arrangement:
     has a vertex, and :math:`\xi` either has its minimum over the cell at exactly one of its vertices or is unbounded
     below on it.
 
-    1. *Cells with a lowest vertex p.* Where exactly d hyperplanes meet in p there is one cell with its minimum there: the
-       one whose d edges at p all go up. Where more meet, the cell looks near p like a cone that goes up, and so cuts the
-       plane :math:`\xi \cdot (z - p) = 1`, on which the hyperplanes through p form an arrangement of d - 1 dimensions;
-       all of its cells are taken.
+    1. *Cells with a lowest vertex p.* Where exactly d hyperplanes meet in p there is one cell with its minimum there:
+       the one whose d edges at p all go up. Where more meet, the cell looks near p like a cone that goes up, and so
+       cuts the plane :math:`\xi \cdot (z - p) = 1`, on which the hyperplanes through p form an arrangement of d - 1
+       dimensions; all of its cells are taken.
     2. *The others* go down without end and have all of their vertices above the plane :math:`\xi \cdot z = t`, if t
        is below all vertices, so they cut it; a cell with a lowest vertex does not. On that plane too there is an
        arrangement of d - 1 dimensions.

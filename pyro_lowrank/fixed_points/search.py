@@ -1,0 +1,232 @@
+"""A search for fixed points from random starts: fast at any rank, and without any proof."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from pyro_lowrank.fixed_points.found import Found
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
+from pyro_lowrank.fixed_points.progress import Progress
+from pyro_lowrank.fixed_points.regions import Collection, Pieces, prune
+from pyro_lowrank.fixed_points.zeros import RegionZeros
+
+BATCH = 64
+"""Walks that go side by side."""
+
+NEWTON_STEPS = 60
+
+
+def search(
+    network: Network,
+    *,
+    max_boxes: int = 10_000,
+    num_starts: int = 10_000,
+    max_seconds: float | None = None,
+    constrained: bool = True,
+    seed: int | np.random.Generator = 0,
+    progress: Progress | None = None,
+) -> Found:
+    """Look for zeros of G from random starts; what is found is true, what is not found may exist.
+
+    For piecewise-linear units: solve for the zero of a region's affine map; if it lies in that region it is a fixed
+    point, else go on in the region where it does lie. A walk ends at a fixed point, at a singular matrix, or where any
+    walk was before, and another starts in a random region. For smooth units: Newton's method with shorter steps where
+    a full one does not help, from points where some of the units are near the middle of their range.
+
+    Args:
+        network: of any units.
+        max_boxes: most regions to solve, or starts of Newton's method.
+        num_starts: most walks.
+        max_seconds: most time.
+        constrained: start only in regions that exist, at random vertices of the hyperplane arrangement (one more solve
+            per start), and not at any combination of pieces.
+        seed: of the starts; the same seed finds the same points.
+        progress: called now and then with the numbers of regions, or starts, and fixed points.
+
+    Example::
+
+        >>> from pyro_lowrank.fixed_points.network import build_network
+        >>> found = search(build_network(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0]), seed=1)
+        >>> sorted(found.points.ravel().round(9).tolist()), found.complete
+        ([0.0, 1.333333333, 4.0], False)
+
+    References:
+        Eisenmann, Monfared, Goering and Durstewitz (2023), "Bifurcations and loss jumps in RNN training", NeurIPS.
+    """
+    generator = np.random.default_rng(seed)
+    network = prune(network)
+    until = math.inf if max_seconds is None else time.monotonic() + max_seconds
+    hunt = (
+        _Walks(network, generator, max_boxes, num_starts, constrained)
+        if network.kind == PIECEWISE
+        else _Newton(network, generator, min(max_boxes, num_starts))
+    )
+    interrupted = False
+    try:
+        for count, known in hunt.rounds():
+            if progress is not None:
+                progress(count, known)
+            if time.monotonic() > until:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+    return hunt.found(interrupted=interrupted)
+
+
+def _random_sets(generator: np.random.Generator, count: int, of: int, size: int) -> Array:
+    """Sets of distinct numbers below `of`, `count x size`."""
+    return np.argsort(generator.random((count, of)), axis=1)[:, :size]
+
+
+class _Walks:
+    """Walks from region to region."""
+
+    def __init__(
+        self, network: Network, generator: np.random.Generator, max_boxes: int, num_starts: int, constrained: bool
+    ) -> None:
+        self.network, self.generator = network, generator
+        self.max_boxes, self.num_starts, self.constrained = max_boxes, num_starts, constrained
+        self.zeros = RegionZeros(network)
+        self.starts = self.vertices = 0
+        self.seen: set[bytes] = set()
+
+    def rounds(self) -> Iterator[tuple[int, int]]:
+        """Take one step of every walk at a time; yield the numbers of regions and zeros."""
+        pieces = np.zeros((0, self.network.units), dtype=np.int64)
+        while self.zeros.count < self.max_boxes:
+            fresh = min(BATCH - len(pieces), self.num_starts - self.starts)
+            if fresh > 0:
+                pieces = np.concatenate([pieces, self._start(fresh)])
+            if not len(pieces):
+                return
+            pieces = self._unseen(pieces)[: self.max_boxes - self.zeros.count]
+            solved = self.zeros.visit(pieces)
+            onward = (solved.signs != 0) & ~solved.inside
+            pieces = self.network.rates(solved.points[onward])[2]
+            yield self.zeros.count, len(self.zeros)
+
+    def _unseen(self, pieces: Pieces) -> Pieces:
+        rows = []
+        for row, one in enumerate(pieces.astype(np.int16)):
+            key = one.tobytes()
+            if key not in self.seen:
+                self.seen.add(key)
+                rows.append(row)
+        return pieces[rows]
+
+    def _start(self, count: int) -> Pieces:
+        """Random regions, `count x units`."""
+        network, generator = self.network, self.generator
+        units, knots = network.knots.shape
+        self.starts += count
+        if not units * knots or not self.constrained:
+            return generator.integers(0, knots + 1, size=(count, units))
+        size = min(network.rank, units)
+        self.vertices += count
+        chosen = _random_sets(generator, count, units, size)
+        which = generator.integers(0, knots, size=chosen.shape)
+        levels = network.knots[chosen, which]
+        z = (np.linalg.pinv(network.weights[chosen]) @ levels[..., None])[..., 0]
+        pieces = network.rates(z)[2]
+        np.put_along_axis(pieces, chosen, which + generator.integers(0, 2, size=chosen.shape), axis=1)
+        return pieces
+
+    def found(self, *, interrupted: bool) -> Found:
+        """Return what was found so far."""
+        points, sets, index_sum = self.zeros.collect()
+        return Found(
+            points=points,
+            sets=sets,
+            boxes=self.zeros.count,
+            solves=self.zeros.count + self.vertices,
+            open_boxes=np.zeros((0, 2, self.network.rank)),
+            index_sum=index_sum,
+            expected_index_sum=_degree(self.network),
+            interrupted=interrupted,
+        )
+
+
+class _Newton:
+    """Newton's method from many starts."""
+
+    def __init__(self, network: Network, generator: np.random.Generator, num_starts: int) -> None:
+        self.network, self.generator, self.num_starts = network, generator, num_starts
+        self.zeros = Collection()
+        self.starts = self.solves = 0
+
+    def rounds(self) -> Iterator[tuple[int, int]]:
+        """Take a batch of starts to its end at a time; yield the numbers of starts and zeros."""
+        while self.starts < self.num_starts:
+            z = self._polish(self._start(min(BATCH, self.num_starts - self.starts)))
+            self._keep(z)
+            yield self.starts, len(self.zeros.points)
+
+    def _start(self, count: int) -> Array:
+        network, generator = self.network, self.generator
+        self.starts += count
+        size = min(network.rank, network.units)
+        if not size:
+            return np.zeros((count, network.rank))
+        chosen = _random_sets(generator, count, network.units, size)
+        levels = 2 * generator.normal(size=chosen.shape) - network.intercepts[chosen, 0]
+        return np.asarray((np.linalg.pinv(network.weights[chosen]) @ levels[..., None])[..., 0])
+
+    def _jacobians(self, z: Array) -> Array:
+        slopes = self.network.rates(z)[1]
+        return self.network.affine + np.einsum("jr,nj,js->nrs", self.network.outputs, slopes, self.network.weights)
+
+    def _steps(self, z: Array) -> Array:
+        """Newton's steps; least squares where the Jacobian is singular."""
+        self.solves += len(z)
+        return np.asarray(-(np.linalg.pinv(self._jacobians(z)) @ self.network.value(z)[..., None])[..., 0])
+
+    def _polish(self, z: Array) -> Array:
+        size = np.linalg.norm(self.network.value(z), axis=1)
+        for _ in range(NEWTON_STEPS):
+            active = (size > np.linalg.norm(self.network.error(z), axis=1)) & np.isfinite(size)
+            if not active.any():
+                break
+            step = self._steps(z[active])
+            trial, value = z[active] + step, np.full(len(step), np.inf)
+            for shrink in 0.5 ** np.arange(8):
+                worse = ~(value < size[active])
+                trial[worse] = (z[active] + shrink * step)[worse]
+                value[worse] = np.linalg.norm(self.network.value(trial[worse]), axis=1)
+            better = value < size[active]
+            rows = np.flatnonzero(active)[better]
+            if not len(rows):
+                break
+            z[rows], size[rows] = trial[better], value[better]
+        return z
+
+    def _keep(self, z: Array) -> None:
+        jacobians = self._jacobians(z)
+        residuals = np.abs(self.network.value(z))
+        for row in np.flatnonzero((residuals <= 4 * self.network.error(z)).all(1)):
+            inverse = np.linalg.pinv(jacobians[row])
+            error = float((np.abs(inverse) @ self.network.error(z[row])).max()) * 8
+            sign = int(np.sign(np.linalg.det(-jacobians[row])))
+            self.zeros.add(z[row], error, sign)
+
+    def found(self, *, interrupted: bool) -> Found:
+        """Return what was found so far."""
+        return Found(
+            points=self.zeros.array(self.network.rank),
+            boxes=self.starts,
+            solves=self.solves,
+            open_boxes=np.zeros((0, 2, self.network.rank)),
+            index_sum=self.zeros.index_sum(),
+            expected_index_sum=_degree(self.network),
+            interrupted=interrupted,
+        )
+
+
+def _degree(network: Network) -> int | None:
+    """The degree of the map where the units are bounded, so that their linear part decides far out."""
+    if not network.is_bounded:
+        return None
+    return int(np.sign(np.linalg.det(-network.affine))) or None
