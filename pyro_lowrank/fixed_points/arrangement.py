@@ -89,18 +89,19 @@ class Arrangement:
         if dimensions == 1:
             yield from self._intervals()
             return
-        up = self._generator.normal(size=dimensions)
-        up /= np.linalg.norm(up)
+        direction = self._generator.normal(size=dimensions)
+        up: Array = direction / np.linalg.norm(direction)
         # The rest of an orthonormal basis that starts with `up`.
         across = np.linalg.svd(up[None])[2][1:].T
-        lowest, highest, seen = math.inf, -math.inf, set[bytes]()
+        lowest, highest = math.inf, -math.inf
+        seen = set[bytes]()
         for corners in self._subsets(dimensions):
             vertices, inverses, room = self._solve(corners)
             if not len(vertices[0]):
                 continue
             corners, points = vertices
             heights = points @ up
-            lowest, highest = min(lowest, heights.min()), max(highest, heights.max())
+            lowest, highest = min(lowest, float(heights.min())), max(highest, float(heights.max()))
             distances = points @ self.normals.T - self.offsets
             through = np.abs(distances) <= room[:, None]
             np.put_along_axis(through, corners, True, axis=1)

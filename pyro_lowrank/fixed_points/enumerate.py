@@ -25,16 +25,16 @@ def enumerate_regions(
 ) -> Found:
     r"""Solve :math:`G(z) = 0` on every linear region of a network of piecewise-linear units.
 
-    The knots of unit j are the hyperplanes :math:`w_j \cdot z = c_{jk}`, which cut latent space into regions where G is
-    affine. `Arrangement` gives all of them, whatever their position, through the vertices; that is Proposition 1 of the
-    paper made independent of general position. Of each region with an invertible matrix, the one zero of its affine map
-    is a fixed point if it lies in the region's closure. Where the matrix is singular, the zeros are a flat, and the
-    part within the region is reported as a set. So the list is complete up to rounding: `complete` is False where the
-    vertices are badly determined, a zero may hide in a region thinner than the error of its vertex, or a singular matrix
-    leaves it open whether there are zeros.
+    The knots of unit j are the hyperplanes :math:`w_j \cdot z = c_{jk}`, which cut latent space into regions where G
+    is affine. `Arrangement` gives all of them, whatever their position, through the vertices; that is Proposition 1 of
+    the paper made independent of general position. Of each region with an invertible matrix, the one zero of its
+    affine map is a fixed point if it lies in the region's closure. Where the matrix is singular, the zeros are a flat,
+    and the part within the region is reported as a set. So the list is complete up to rounding: `complete` is False
+    where vertices are badly determined, where a zero may hide in a region thinner than the error of its vertex, or
+    where a singular matrix leaves it open whether there are zeros.
 
-    The expected index sum counts, with signs, where G takes another value, drawn at random. G maps every bounded set to
-    a bounded one and goes to infinity with z if no region is singular; then both sums are its degree.
+    The expected index sum counts, with signs, where G takes another value, drawn at random. If no region is singular, G
+    goes to infinity with z, and both sums are its degree; else it is None, unless the units are bounded.
 
     Args:
         network: of piecewise-linear units.
@@ -47,7 +47,7 @@ def enumerate_regions(
 
     Example::
 
-        >>>     from pyro_lowrank.fixed_points.network import build_network
+        >>> from pyro_lowrank.fixed_points.network import build_network
         >>> found = enumerate_regions(build_network(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0]))
         >>> sorted(found.points.ravel().round(9).tolist()), found.complete, found.index_sum
         ([0.0, 1.333333333, 4.0], True, 1)

@@ -90,7 +90,7 @@ def _corners(normals: Array, limits: Array, slack: Array) -> Array:
         matrix = normals[list(rows)]
         if abs(np.linalg.det(matrix)) < 1e-10:
             continue
-        t = np.linalg.solve(matrix, limits[list(rows)])
+        t: Array = np.linalg.solve(matrix, limits[list(rows)]).astype(np.float64)
         if (normals @ t <= limits + slack + 1e-12 * np.abs(t).max()).all() and not _near(t, corners):
             corners.append(t)
     return np.array(corners).reshape(-1, dimensions)

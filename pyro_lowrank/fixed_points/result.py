@@ -158,7 +158,7 @@ def complete_result(network: Network, found: Found, *, method: str, seconds: flo
     jacobians = np.array([network.jacobian(z) + identity for z in points]).reshape(-1, network.rank, network.rank)
     eigenvalues = spectra(jacobians)
     on_knot = knots_at(network, points)
-    labels, num_unstable, is_spiral = classify(eigenvalues, on_knot.any(1))
+    labels, num_unstable, is_spiral = classify(eigenvalues, np.asarray(on_knot.any(1)))
     _, slopes, pieces = network.rates(points)
     return FixedPoints(
         points=points,
@@ -167,7 +167,7 @@ def complete_result(network: Network, found: Found, *, method: str, seconds: flo
         num_unstable=num_unstable,
         is_spiral=is_spiral,
         residuals=np.abs(network.value(points)).max(1, initial=0),
-        pieces=pieces,
+        pieces=pieces.astype(np.int64),
         active=slopes != 0,
         on_knot=on_knot,
         sets=found.sets,

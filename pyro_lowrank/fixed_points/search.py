@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyro_lowrank.fixed_points.found import Found
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
@@ -77,7 +78,7 @@ def search(
     return hunt.found(interrupted=interrupted)
 
 
-def _random_sets(generator: np.random.Generator, count: int, of: int, size: int) -> Array:
+def _random_sets(generator: np.random.Generator, count: int, of: int, size: int) -> NDArray[np.int64]:
     """Sets of distinct numbers below `of`, `count x size`."""
     return np.argsort(generator.random((count, of)), axis=1)[:, :size]
 
@@ -106,7 +107,7 @@ class _Walks:
             pieces = self._unseen(pieces)[: self.max_boxes - self.zeros.count]
             solved = self.zeros.visit(pieces)
             onward = (solved.signs != 0) & ~solved.inside
-            pieces = self.network.rates(solved.points[onward])[2]
+            pieces = self.network.rates(solved.points[onward])[2].astype(np.int64)
             yield self.zeros.count, len(self.zeros)
 
     def _unseen(self, pieces: Pieces) -> Pieces:
@@ -131,7 +132,7 @@ class _Walks:
         which = generator.integers(0, knots, size=chosen.shape)
         levels = network.knots[chosen, which]
         z = (np.linalg.pinv(network.weights[chosen]) @ levels[..., None])[..., 0]
-        pieces = network.rates(z)[2]
+        pieces = network.rates(z)[2].astype(np.int64)
         np.put_along_axis(pieces, chosen, which + generator.integers(0, 2, size=chosen.shape), axis=1)
         return pieces
 

@@ -58,7 +58,7 @@ def classify(eigenvalues: Complex, on_knot: NDArray[np.bool_]) -> Stability:
         "saddle",
     )
     turning = np.abs(eigenvalues.imag) > MARGIN * np.maximum(sizes, MARGIN)
-    return Stability(labels.astype(str), num_unstable, turning.any(-1))
+    return Stability(labels.astype(str), num_unstable, np.asarray(turning.any(-1)))
 
 
 def knots_at(network: Network, points: Array) -> NDArray[np.bool_]:
