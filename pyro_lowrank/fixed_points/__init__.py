@@ -1,1 +1,9 @@
 """Fixed points of low-rank networks: numpy and compiled loops only, without torch or pyro."""
+
+from __future__ import annotations
+
+from pyro_lowrank.fixed_points.find import find_fixed_points, fixed_points_of
+from pyro_lowrank.fixed_points.found import FixedSet
+from pyro_lowrank.fixed_points.result import Certificate, FixedPoints
+
+__all__ = ["Certificate", "FixedPoints", "FixedSet", "find_fixed_points", "fixed_points_of"]

@@ -90,7 +90,7 @@ class Arrangement:
             yield from self._intervals()
             return
         direction = self._generator.normal(size=dimensions)
-        up: Array = direction / np.linalg.norm(direction)
+        up = np.asarray(direction / np.linalg.norm(direction), dtype=np.float64)
         # The rest of an orthonormal basis that starts with `up`.
         across = np.linalg.svd(up[None])[2][1:].T
         lowest, highest = math.inf, -math.inf

@@ -131,7 +131,7 @@ class FixedPoints:
         lines += [self._row(index) for index in range(min(len(self), MOST_ROWS))]
         if len(self) > MOST_ROWS:
             lines.append(f"  ... and {len(self) - MOST_ROWS} more")
-        lines += [f"  set {index + 1}: {piece}" for index, piece in enumerate(self.sets[:MOST_ROWS])]
+        lines += [f"  set {index + 1}: {describe_set(piece)}" for index, piece in enumerate(self.sets[:MOST_ROWS])]
         return "\n".join(lines)
 
     def _row(self, index: int) -> str:
@@ -147,6 +147,16 @@ class FixedPoints:
             return f"boundary, {int(self.on_knot[index].sum())} units at a knot"
         unstable = f", {self.num_unstable[index]} unstable" if label in ("saddle", "marginal") else ""
         return f"{label}{unstable}, {'spiral' if self.is_spiral[index] else 'node'}"
+
+
+def describe_set(piece: FixedSet) -> str:
+    """Return a line or plane of fixed points in words."""
+    kinds = {1: "line", 2: "plane"}
+    kind = kinds.get(len(piece.directions), f"{len(piece.directions)}-dimensional flat")
+    if len(piece.directions) == 1 and len(piece.vertices) == 2:
+        ends = " to ".join("(" + ", ".join(f"{value:.4g}" for value in corner) + ")" for corner in piece.vertices)
+        return f"{kind} from {ends}" + ("" if piece.is_bounded else " and beyond")
+    return f"piece of a {kind}, {len(piece.vertices)} corners" + ("" if piece.is_bounded else ", and beyond")
 
 
 def complete_result(network: Network, found: Found, *, method: str, seconds: float) -> FixedPoints:

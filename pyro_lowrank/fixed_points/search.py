@@ -20,6 +20,9 @@ BATCH = 64
 
 NEWTON_STEPS = 60
 
+STALE = 512
+"""After so many starts in a row that lead nowhere new, a search takes it that it has seen all that it can reach."""
+
 
 def search(
     network: Network,
@@ -92,19 +95,20 @@ class _Walks:
         self.network, self.generator = network, generator
         self.max_boxes, self.num_starts, self.constrained = max_boxes, num_starts, constrained
         self.zeros = RegionZeros(network)
-        self.starts = self.vertices = 0
+        self.starts = self.vertices = self.stale = 0
         self.seen: set[bytes] = set()
 
     def rounds(self) -> Iterator[tuple[int, int]]:
         """Take one step of every walk at a time; yield the numbers of regions and zeros."""
         pieces = np.zeros((0, self.network.units), dtype=np.int64)
-        while self.zeros.count < self.max_boxes:
+        while self.zeros.count < self.max_boxes and self.stale < STALE:
             fresh = min(BATCH - len(pieces), self.num_starts - self.starts)
             if fresh > 0:
                 pieces = np.concatenate([pieces, self._start(fresh)])
             if not len(pieces):
                 return
             pieces = self._unseen(pieces)[: self.max_boxes - self.zeros.count]
+            self.stale = 0 if len(pieces) else self.stale + fresh
             solved = self.zeros.visit(pieces)
             onward = (solved.signs != 0) & ~solved.inside
             pieces = self.network.rates(solved.points[onward])[2].astype(np.int64)
