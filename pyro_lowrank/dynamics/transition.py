@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -60,7 +61,7 @@ class Transition:
         """The number of input channels."""
         return self.input_weights.shape[-1]
 
-    @property
+    @cached_property
     def batch_shape(self) -> torch.Size:
         """The batch dims of the parameters: none, unless some of them are sampled."""
         matrices = [self.right, self.input_weights] + ([] if self.left is None else [self.left])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -127,11 +128,16 @@ class InformationForm(Conditioning):
             explained.append(root.square().sum(-1))
         return torch.cat(linear, 1), (scaled * residual).sum(-1) - torch.cat(explained, 1)
 
+    @cached_property
+    def _regression(self) -> Tensor:
+        with torch.no_grad():
+            return torch.linalg.inv(_ridge(self.gram))
+
     @torch.no_grad()
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
         """Return weighted least-squares latents."""
         projected = apply_pattern(self.weight.mT, pick(self.precision, index) * residual, index)
-        return apply_pattern(torch.linalg.inv(_ridge(self.gram)), projected, index)
+        return apply_pattern(self._regression, projected, index)
 
 
 @dataclass(frozen=True)
@@ -177,11 +183,15 @@ class CovarianceForm(Conditioning):
         )
         return apply_pattern(self.weight.mT, scaled, index), (scaled * residual).sum(-1)
 
+    @cached_property
+    def _regression(self) -> Tensor:
+        with torch.no_grad():
+            return self.weight.mT @ torch.linalg.inv(_ridge(self.weight @ self.weight.mT))
+
     @torch.no_grad()
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
         """Return the smallest least-squares latents."""
-        dual = apply_pattern(torch.linalg.inv(_ridge(self.weight @ self.weight.mT)), residual, index)
-        return apply_pattern(self.weight.mT, dual, index)
+        return apply_pattern(self._regression, residual, index)
 
 
 def condition(factors: Tensor, observation: AffineGaussian, missing: Tensor) -> Conditioning:

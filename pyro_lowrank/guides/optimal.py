@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyro.distributions as dist
 import torch
@@ -55,6 +55,7 @@ class OptimalProposal:
 
     transition: Transition
     observation: AffineGaussian
+    _remembered: dict[int, Conditioning] = field(default_factory=dict, compare=False, repr=False)
 
     def reduce(self, y: Tensor, v: Tensor | None, noises: Sequence[GaussianNoise]) -> Reduced:
         """Reduce the recording, `trials x time x features`, to rank-sized tensors.
@@ -63,19 +64,34 @@ class OptimalProposal:
         """
         missing = y.isnan()
         index: Tensor | None = None
-        patterns = missing.new_zeros(1, y.shape[-1])
         residual = y - self.observation.readout.offset(v)
         if missing.any():
             patterns, index = torch.unique(missing.reshape(-1, y.shape[-1]), dim=0, return_inverse=True)
             index = index.reshape(y.shape[:-1])
             # NaN would survive a multiplication by zero, in the backward pass too.
             residual = torch.where(missing, 0.0, y.nan_to_num(nan=0.0) - self.observation.readout.offset(v))
-        conditioning = condition(torch.stack([noise.scale_tril for noise in noises]), self.observation, patterns)
+        conditioning = self._condition(noises, None if index is None else patterns)
         reference = conditioning.reference(residual, index)
         remainder = residual - apply_pattern(conditioning.weight, reference, index)
         linear, quadratic = conditioning.weigh(remainder, index)
         constant = -0.5 * (quadratic + conditioning.log_normalisers(index, y.shape[1]))
         return Reduced(reference, linear, constant, conditioning, index)
+
+    def _condition(self, noises: Sequence[GaussianNoise], patterns: Tensor | None) -> Conditioning:
+        """Condition on patterns of missing features, None if there are none.
+
+        Where nothing is missing and no gradients are asked for, all time bins of a filter share the result.
+        """
+        remember = patterns is None and not torch.is_grad_enabled()
+        if remember and len(noises) in self._remembered:
+            return self._remembered[len(noises)]
+        weight = self.observation.readout.weight
+        if patterns is None:
+            patterns = torch.zeros(1, weight.shape[-2], dtype=torch.bool, device=weight.device)
+        conditioning = condition(torch.stack([noise.scale_tril for noise in noises]), self.observation, patterns)
+        if remember:
+            self._remembered[len(noises)] = conditioning
+        return conditioning
 
     def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
         """Reduce the recording, `trials x time x features`, to rank-sized tensors `trials x time x ...`."""

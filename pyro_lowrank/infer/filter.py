@@ -12,7 +12,7 @@ from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values
-from pyro_lowrank.smc.backends import BACKENDS, run_filter
+from pyro_lowrank.smc.backends import BACKENDS, prepare_online, run_filter
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
@@ -37,8 +37,8 @@ class SMCFilter:
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
         ess_threshold: trials resample when their effective sample size falls below this share of the particles.
         resampler: how ancestors are drawn; systematic if None.
-        backend: of `run`: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a
-            compiled form (the reason is logged where there is none).
+        backend: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a compiled form
+            (the reason is logged where there is none). Online it is the means of the next latents that are compiled.
 
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.
@@ -96,7 +96,7 @@ class SMCFilter:
         self._check_bin(args, kwargs)
         self._clear()
         with own_values(self.model, self.guide):
-            self._kernel = self._make_kernel()
+            self._kernel = self._make_online_kernel()
             self._particles = start(self._kernel, self._slice(args, kwargs))
         check_alive(self._particles.increment[None])
         self._log_evidence = self._particles.increment
@@ -111,7 +111,7 @@ class SMCFilter:
         random = self.scheme.resampler.draw(1, self.num_particles, like.shape, dtype=like.dtype, device=like.device)
         with own_values(self.model, self.guide):
             if self._kernel is None:
-                self._kernel = self._make_kernel()
+                self._kernel = self._make_online_kernel()
             particles = advance(self._kernel, self._slice(args, kwargs), self._particles, self.scheme, random[0])
         self._time += 1
         check_alive(particles.increment[None], first_time=self._time)
@@ -131,6 +131,11 @@ class SMCFilter:
     def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
         check_priors_are_handled(self.model, self.guide)
         return make_kernel(self.model, self.guide, self.num_particles, self.max_plate_nesting)
+
+    def _make_online_kernel(self) -> BuiltInKernel | EffectsKernel:
+        kernel = self._make_kernel()
+        prepare_online(kernel, self.backend)
+        return kernel
 
     def _slice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(self._kernel, EffectsKernel):

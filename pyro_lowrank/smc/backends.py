@@ -12,6 +12,7 @@ from pyro_lowrank.smc.loop import History, Kernel, Scheme, run_loop
 
 BACKENDS = ("auto", "compiled", "plain")
 
+_USERS_OWN, _NO_NUMBA = "the model or guide is written by the user", "Numba is not installed"
 _log = logging.getLogger("pyro_lowrank")
 
 
@@ -46,15 +47,44 @@ def _run_compiled(
     kernel: Kernel[Any], args: tuple[Any, ...], kwargs: dict[str, Any], scheme: Scheme, store: bool
 ) -> History[Any] | str:
     if not isinstance(kernel, BuiltInKernel):
-        return "the model or guide is written by the user"
+        return _USERS_OWN
     if not HAS_NUMBA:
-        return "Numba is not installed"
+        return _NO_NUMBA
     # Deferred: importing Numba takes longer than the rest of the package.
     from pyro_lowrank.smc.compiled.run import run_compiled
 
     return run_compiled(kernel, scheme, *args, store=store, **kwargs)
 
 
+def prepare_online(kernel: Kernel[Any], backend: str) -> None:
+    """Let a kernel that runs time bin by time bin, without gradients, compute means in compiled loops if it can.
+
+    Raises:
+        ValueError: if the backend is `"compiled"` and there is no compiled form.
+    """
+    if backend == "plain":
+        return
+    reason = _compile_mean(kernel)
+    if reason is not None and backend == "compiled":
+        raise ValueError(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.")
+
+
+def _compile_mean(kernel: Kernel[Any]) -> str | None:
+    """Give a kernel its compiled mean, or return why there is none."""
+    if not isinstance(kernel, BuiltInKernel):
+        return _USERS_OWN
+    if not HAS_NUMBA:
+        return _NO_NUMBA
+    from pyro_lowrank.smc.compiled.mean import CompiledMean
+    from pyro_lowrank.smc.compiled.run import obstacle_of_network
+
+    reason = obstacle_of_network(kernel.transition)
+    if reason is None:
+        kernel.mean = CompiledMean(kernel.transition)
+    return reason
+
+
 @cache
 def _say_once(reason: str) -> None:
-    _log.info("The filter runs on plain tensor operations, not compiled: %s.", reason)
+    level = logging.WARNING if reason == _NO_NUMBA else logging.INFO
+    _log.log(level, "The filter runs on plain tensor operations, not compiled: %s.", reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from pyro_lowrank.dynamics.recurrence import Workspace
 from pyro_lowrank.guides.base import Bin, Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.loop import State
+
+Mean = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,9 @@ class BuiltInKernel:
         model: a built-in model.
         guide: a built-in guide for it.
         num_particles: number of particles.
+
+    Attributes:
+        mean: of the next latents, `particles x trials x rank`, from latents and inputs `trials x inputs`.
     """
 
     batch_dims = 2
@@ -38,7 +45,7 @@ class BuiltInKernel:
         self.transition, self.emission = bound.transition, bound.emission
         self.proposal = guide.bind(bound)
         self.num_particles = num_particles
-        self.workspace = Workspace()
+        self.mean: Mean = partial(self.transition.mean_of_particles, workspace=Workspace())
 
     def draw_white(self, num_steps: int, num_trials: int) -> Tensor:
         """Draw the standard normal numbers of a run, `time x particles x trials x rank`."""
@@ -100,6 +107,6 @@ class BuiltInKernel:
 
     def step(self, state: State, slice_t: Slice) -> tuple[State, Tensor]:
         """Propose and weigh the next latents."""
-        mean = self.transition.mean_of_particles(state["z"], slice_t.v_before, self.workspace)
+        mean = self.mean(state["z"], slice_t.v_before)
         z, log_weights = self.proposal.propose(self.transition.noise, mean, slice_t.white, slice_t.bin)
         return {"z": z}, log_weights

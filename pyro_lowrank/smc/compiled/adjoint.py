@@ -33,9 +33,7 @@ def _add_likelihood(
     zero: Any, emission: Any, data: Any, z: Any, grad_z: Any, grad_weight: Any, scratch: Any, grads_out: Any
 ) -> None:
     """Add the gradient of one particle's latent through its likelihood; see `emissions`."""
-    pulled = pull_back_likelihood(
-        emission, data, vector(zero, z), grad_weight, scratch, grads_out[0], grads_out[1]
-    )
+    pulled = pull_back_likelihood(emission, data, vector(zero, z), grad_weight, scratch, grads_out[0], grads_out[1])
     for r in range(len(zero)):
         grad_z[r] += pulled[r]
 
@@ -106,8 +104,8 @@ def _pull_back_proposals(
 
     Args:
         work: (rows, sums over the particles for the step, sums for the tables): scratch.
-        particles: (means, white, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of the
-            means, added to).
+        particles: (means, white, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of
+            the means, added to).
     """
     rows, step_sums, table_sums = work
     means, white, grad_z, grad_weights, grad_means = particles
@@ -188,7 +186,9 @@ def run_backward(
             if t > 0:
                 means, parents, grad_means = means_out[b, t - 1], ancestors[b, t], grad_drive[b, t - 1]
             particles = (means, white[b, t], now, grad_own, grad_means)
-            _pull_back_proposals(zero, weighing, parents, own, of_bin(zero, square, step, tables, b, t), work, particles)
+            _pull_back_proposals(
+                zero, weighing, parents, own, of_bin(zero, square, step, tables, b, t), work, particles
+            )
             flush_step(work[1], (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t]))
             i = index[b, t]
             if t == 0 or index[b, t - 1] != i:

@@ -56,9 +56,7 @@ def move_parents(
 
 
 @compiled(fastmath=FAST)
-def propose_bin(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, rows: Any, particles: Any
-) -> None:
+def propose_bin(zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, rows: Any, particles: Any) -> None:
     """Propose and weigh the particles of one time bin.
 
     Args:

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 from pyro_lowrank.compilation import run_side_by_side
 from pyro_lowrank.smc.compiled.adjoint import run_backward
+from pyro_lowrank.smc.compiled.arrays import array, chunks, padded
 from pyro_lowrank.smc.compiled.forward import run_forward
 from pyro_lowrank.smc.compiled.plan import Code
 from pyro_lowrank.smc.compiled.units import grad_weights
 
-# Units are padded to a whole number of vector registers; so many particles are gathered before the units are swept.
-_LANES, _BLOCK = 16, 512
-# Below this many evaluations of a unit per thread, fewer threads are used.
-_WORTH_A_THREAD = 100_000
+# So many particles are gathered before the units are swept.
+_BLOCK = 512
 _NUM_NETWORK, _NUM_STEP, _NUM_TABLES = 6, 4, 3
 # Type checkers do not see through arguments that are unpacked.
 _forward: Any = run_forward
@@ -62,15 +59,6 @@ class Run:
     differentiable: bool
 
 
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
-
-
-def _padded(tensor: Tensor) -> Any:
-    """Return an array `... x units`, padded with zeros, which no other unit notices."""
-    return _array(pad(tensor.detach(), (0, -tensor.shape[-1] % _LANES)))
-
-
 class _Arrays:
     """Everything that the loops read, as they take it, made once for both passes.
 
@@ -82,17 +70,17 @@ class _Arrays:
     def __init__(self, run: Run, tensors: Sequence[Tensor]) -> None:
         decay, left, right, bias, first_mean, v = tensors[:_NUM_NETWORK]
         step, rest = tensors[_NUM_NETWORK : _NUM_NETWORK + _NUM_STEP], tensors[_NUM_NETWORK + _NUM_STEP :]
-        self.decay, self.first_mean, self.v = _array(decay), _array(first_mean), _array(v)
-        self.weights = _padded(left.mT), _padded(right), _padded(bias)
-        self.step = tuple(_array(tensor) for tensor in step)
-        self.tables = tuple(_array(tensor) for tensor in rest[:_NUM_TABLES])
+        self.decay, self.first_mean, self.v = array(decay), array(first_mean), array(v)
+        self.weights = padded(left.mT), padded(right), padded(bias)
+        self.step = tuple(array(tensor) for tensor in step)
+        self.tables = tuple(array(tensor) for tensor in rest[:_NUM_TABLES])
         nothing = run.y.new_zeros(0)
         none = (run.y.new_zeros(0, len(run.code.zero)), nothing, nothing, nothing, nothing, run.y)
         matrix, *vectors, offset = rest[_NUM_TABLES:] or none
-        self.emission = (_array(matrix.mT), *(_array(vector) for vector in vectors))
-        self.index = _array(run.index)
-        self.data = _array(run.y), _array(run.present), _array(offset)
-        self.white, self.positions = _array(run.white), _array(run.positions)
+        self.emission = (array(matrix.mT), *(array(vector) for vector in vectors))
+        self.index = array(run.index)
+        self.data = array(run.y), array(run.present), array(offset)
+        self.white, self.positions = array(run.white), array(run.positions)
         self.work = self.white[..., 0].size * self.weights[0].shape[-1]
 
     def of_trials(self, c: slice) -> tuple[Any, ...]:
@@ -103,13 +91,6 @@ class _Arrays:
 
 def _cut(arrays: Sequence[Any], trials: slice) -> tuple[Any, ...]:
     return tuple(array[trials] for array in arrays)
-
-
-def _chunks(size: int, work: int) -> list[slice]:
-    """Cut a range into as many slices as there are threads that it keeps busy."""
-    number = max(1, min(torch.get_num_threads(), size, work // _WORTH_A_THREAD))
-    edges = np.linspace(0, size, number + 1).round().astype(int).tolist()
-    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 class CompiledFilter(torch.autograd.Function):
@@ -139,7 +120,7 @@ class CompiledFilter(torch.autograd.Function):
                 *(run.code.arguments, *arrays.of_trials(c), (arrays.white[c], arrays.positions[c])),
                 *(float(run.threshold), _cut(out, c)),
             )
-            for c in _chunks(trials, arrays.work)
+            for c in chunks(trials, arrays.work)
         ]
         run_side_by_side(tasks)
         z, means, log_weights, ancestors, increments, ess, resampled, log_probs = map(torch.from_numpy, out)
@@ -167,11 +148,11 @@ class _Adjoint:
         self.ran = tuple(tensor.numpy() for tensor in ran)
         self.grad_first_mean, self.grad_v = np.zeros_like(arrays.first_mean), np.zeros_like(arrays.v)
         self.grad_drive, self.grad_offset = np.zeros_like(self.ran[0]), np.zeros_like(arrays.data[2])
-        self.grad_step = tuple(np.zeros_like(array) for array in arrays.step)
+        self.grad_step = tuple(np.zeros_like(each) for each in arrays.step)
 
     def gradients(self, grad_increments: Tensor, grad_log_probs: Tensor, number: int) -> list[Tensor | None]:
         """Return the gradients of the first `number` tensors, in their order."""
-        decay, tables, (matrix, *vectors) = self._through_time(_array(grad_increments), _array(grad_log_probs))
+        decay, tables, (matrix, *vectors) = self._through_time(array(grad_increments), array(grad_log_probs))
         left, right, bias = self._of_units()
         found = [decay, left.T, right, bias, self.grad_first_mean, self.grad_v, *self.grad_step, *tables]
         found += [matrix.T, *vectors, self.grad_offset]
@@ -180,10 +161,10 @@ class _Adjoint:
     def _through_time(self, *grads_in: Any) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Run the adjoint of each trial; return the gradients of decay, tables and emission."""
         run, arrays = self.run, self.arrays
-        chunks = _chunks(self.ran[0].shape[0], arrays.work)
+        cut = chunks(self.ran[0].shape[0], arrays.work)
         # What all trials share has a sum of its own in every thread.
         decays, tables, emissions = (
-            [tuple(np.zeros_like(array) for array in shared) for _ in chunks]
+            [tuple(np.zeros_like(each) for each in shared) for _ in cut]
             for shared in ((arrays.decay,), arrays.tables, arrays.emission)
         )
         tasks: list[Callable[[], Any]] = [
@@ -196,7 +177,7 @@ class _Adjoint:
                     *(_cut(self.grad_step, c), tables[i], emissions[i], self.grad_offset[c]),
                 ),
             )
-            for i, c in enumerate(chunks)
+            for i, c in enumerate(cut)
         ]
         run_side_by_side(tasks)
         (decay,), total_tables, emission = (
@@ -209,15 +190,15 @@ class _Adjoint:
         code, arrays = self.run.code, self.arrays
         z, grad_drive = (array.reshape(-1, *array.shape[2:]) for array in (self.ran[0], self.grad_drive))
         v = arrays.v.reshape(z.shape[0], -1)
-        chunks = _chunks(z.shape[0], arrays.work)
-        sums = [tuple(np.zeros_like(array) for array in arrays.weights) for _ in chunks]
+        cut = chunks(z.shape[0], arrays.work)
+        sums = [tuple(np.zeros_like(each) for each in arrays.weights) for _ in cut]
         tasks: list[Callable[[], Any]] = [
             partial(
                 _grad_weights,
                 *(code.zero, code.zero_in, (code.kind, code.hinges, *arrays.weights), z[c], v[c], grad_drive[c]),
                 *(tuple(np.zeros((len(rows), _BLOCK), z.dtype) for rows in (code.zero_in, code.zero)), total),
             )
-            for c, total in zip(chunks, sums, strict=True)
+            for c, total in zip(cut, sums, strict=True)
         ]
         run_side_by_side(tasks)
         return tuple(sum(parts)[..., : self.run.units] for parts in zip(*sums, strict=True))

@@ -75,8 +75,22 @@ class EmissionTensors:
         return self.weight, self.bias, self.scale, self.shift, self.precision, self.offset
 
 
-def kind_of(function: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
-    """Return an activation's compile-time tuple and its hinges, or None if it has none."""
+def kind_of(function: Activation, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
+    """Return an activation's compile-time tuple and its hinges, as numbers of a type, or None if it has none."""
+    number = number_of(dtype)
+    found = _kind_of(function)
+    if found is None:
+        return None
+    kind, (first_slope, *hinges) = found
+    return kind, (number(first_slope), *(tuple(map(number, part)) for part in hinges))
+
+
+def number_of(dtype: torch.dtype) -> Any:
+    """Return numpy's type of a number."""
+    return torch.empty(0, dtype=dtype).numpy().dtype.type
+
+
+def _kind_of(function: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
     shape = function.shape
     if shape in _FAST_SHAPES:
         return _FAST_SHAPES[shape], _NO_HINGES
@@ -155,42 +169,47 @@ class Plan:
         return (*self.network, *self.tables.tensors, *extra)
 
 
-def network_of(transition: Transition, num_trials: int, num_steps: int, v: Tensor | None) -> tuple[Tensor, ...]:
-    """Return the tensors of the network, the inputs counted among what the units see."""
+def weights_of(transition: Transition, *, with_inputs: bool) -> tuple[Tensor, ...]:
+    """Return decay, left, right and bias, the inputs counted among what the units see."""
     rank, right = transition.rank, transition.right
     left = torch.eye(rank, dtype=right.dtype) if transition.left is None else transition.left
-    inputs = right.new_zeros(num_trials, num_steps, 0)
+    if with_inputs:
+        left = torch.cat([left, transition.input_weights], -1)
+    return transition.decay.expand(rank), left, right, transition.bias
+
+
+def network_of(transition: Transition, num_trials: int, num_steps: int, v: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the tensors of the network: its weights, first mean and inputs."""
+    rank, inputs = transition.rank, transition.right.new_zeros(num_trials, num_steps, 0)
     if v is not None and transition.num_inputs:
-        left, inputs = torch.cat([left, transition.input_weights], -1), v
+        inputs = v
     first = transition.first_mean(None if v is None else v[:, 0]).expand(num_trials, rank)
-    return transition.decay.expand(rank), left, right, transition.bias, first, inputs
+    return *weights_of(transition, with_inputs=inputs.shape[-1] > 0), first, inputs
 
 
 def make_plan(transition: Transition, emission: Any, proposal: Any, y: Tensor, v: Tensor | None) -> Plan | str:
     """Return the plan of a run over recordings `trials x time x features`, or why there is none."""
-    kind = kind_of(transition.activation)
-    if kind is None:
-        return f"the activation {transition.activation.name!r} has no compiled form"
+    kind = kind_of(transition.activation, transition.right.dtype)
+    assert kind is not None
     tables = tables_of(proposal, transition, y, v)
     if tables is None:
         return f"{type(proposal).__name__} has no compiled form"
     likelihood, missing = None, y.isnan()
     filled = y.nan_to_num(nan=0.0)
     network = network_of(transition, y.shape[0], y.shape[1], v)
-    number = network[2].detach().numpy().dtype.type
+    number = number_of(transition.right.dtype)
     if tables.needs_likelihood:
         likelihood = likelihood_of(emission, filled, v)
         if likelihood is None:
             return f"{type(emission).__name__} has no compiled form"
         tables = tables.with_constant(constant_of(emission, filled, missing))
-    first_slope, *hinges = kind[1]
     code = Code(
         zero=(number(0),) * transition.rank,
         zero_in=(number(0),) * network[1].shape[1],
         square=(number(0),) * transition.rank**2,
         weighing=tables.weighing,
         kind=kind[0],
-        hinges=(number(first_slope), *(tuple(map(number, part)) for part in hinges)),
+        hinges=kind[1],
         link=emissions.NO_LIKELIHOOD if likelihood is None else likelihood.link,
         readout=kind[0] if likelihood is not None and likelihood.reads_rates else (),
     )

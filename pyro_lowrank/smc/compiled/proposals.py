@@ -22,7 +22,7 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import HALF, ONE, ZERO
+from pyro_lowrank.smc.compiled.arithmetic import HALF, ZERO
 from pyro_lowrank.smc.compiled.units import FAST
 
 NO_WEIGHT, QUADRATIC, RATIO = ((0,) * length for length in range(1, 4))
@@ -37,6 +37,7 @@ def at(row: Any, lane: Any) -> Any:
 
 @compiled(fastmath=FAST)
 def vector(zero: Any, values: Any) -> Any:
+    """Return the entries of an array as a tuple."""
     result = zero
     for r in range(len(zero)):
         result = tuple_setitem(result, r, values[r])

@@ -7,22 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.compiled.function import CompiledFilter, Run
-from pyro_lowrank.smc.compiled.plan import Plan, make_plan
+from pyro_lowrank.smc.compiled.plan import Plan, kind_of, make_plan
 from pyro_lowrank.smc.gradients import PathwiseGradient, ScoreFunctionGradient, StopGradient
 from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive
 from pyro_lowrank.smc.resampling import NoResampling, Resampler
+
+
+def obstacle_of_network(transition: Transition) -> str | None:
+    """Return why a network has no compiled form, or None if it has one."""
+    if transition.right.device.type != "cpu":
+        return f"the model lies on {transition.right.device}"
+    if transition.right.dtype not in (torch.float32, torch.float64):
+        return f"the model holds {transition.right.dtype}"
+    if transition.batch_shape:
+        return "parameters of the network have batch dims"
+    if kind_of(transition.activation, transition.right.dtype) is None:
+        return f"the activation {transition.activation.name!r} has no compiled form"
+    return None
 
 
 def obstacle(kernel: BuiltInKernel, scheme: Scheme, y: Tensor) -> str | None:
     """Return why a run has no compiled form, or None if nothing is known against it."""
     if y.device.type != "cpu":
         return f"the data lie on {y.device}"
-    if y.dtype not in (torch.float32, torch.float64):
-        return f"the data hold {y.dtype}"
-    if kernel.transition.batch_shape:
-        return "parameters of the network have batch dims"
+    reason = obstacle_of_network(kernel.transition)
+    if reason is not None:
+        return reason
     if type(scheme.gradient) not in (PathwiseGradient, StopGradient, ScoreFunctionGradient):
         return f"{type(scheme.gradient).__name__} is written by the user"
     keeps = isinstance(scheme.resampler, NoResampling)

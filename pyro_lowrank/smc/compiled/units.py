@@ -22,7 +22,7 @@ RELU, CLIPPED_RELU, IDENTITY, TANH, SOFTPLUS, HINGES = ((0,) * length for length
 @compiled(fastmath=FAST)
 def _positive_part(x: Any) -> Any:
     # Written so that NaN stays NaN, and in the one way that is a single instruction.
-    return ZERO if ZERO > x else x
+    return ZERO if x < ZERO else x
 
 
 @compiled(fastmath=FAST)
@@ -88,7 +88,7 @@ def drive(zero: Any, zero_in: Any, units: Any, seen: Any) -> Any:
 
 @compiled(fastmath=FAST)
 def pull_back(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any) -> Any:
-    """Return the gradient of `seen`, a tuple, from that of the drive, a tuple; both for two particles, as in `drive`."""
+    """Return the gradient of `seen` from that of the drive, tuples for two particles, as in `drive`."""
     kind, hinges, left, right, bias = units
     total = zero_in + zero_in
     for i in range(bias.shape[0]):

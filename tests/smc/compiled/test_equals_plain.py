@@ -101,6 +101,22 @@ def test_for_every_likelihood(emission: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("noise", "emission"), [("full", "gaussian"), ("diagonal", "softplus"), ("scalar", "rates")])
+def test_for_encoder_proposals(noise: str, emission: str, dtype: torch.dtype) -> None:
+    model = build("clipped_relu", noise, emission, inputs=2, dtype=dtype)
+    features = model.observation.features
+    encoder = plr.ConvEncoder(features, RANK, kernel_sizes=(3, 1), channels=(6,), padding="centred", dtype=dtype)
+    assert_equal(model, plr.EncoderGuide(model, encoder), *recording(model, 2, missing=True), ess_threshold=0.6)
+
+
+@pytest.mark.parametrize("particles", [1, 15, 16, 17, 40])
+def test_for_numbers_of_particles_that_fill_blocks_or_do_not(particles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.PARTICLES", particles)
+    model = build()
+    assert_equal(model, plr.OptimalGuide(model), *recording(model, 0, missing=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("noise", "missing"), list(itertools.product(["scalar", "diagonal", "full"], [False, True])))
 def test_for_every_noise_and_missing_data(noise: str, missing: bool, dtype: torch.dtype) -> None:
     model = build(noise=noise, dtype=dtype)
@@ -198,6 +214,21 @@ def test_posterior_of_a_filter_run() -> None:
     for name in ("log_weights", "log_evidence_increments", "ess"):
         torch.testing.assert_close(getattr(compiled, name), getattr(plain, name))
     torch.testing.assert_close(compiled.particles["z"], plain.particles["z"])
+
+
+@pytest.mark.parametrize("activation", ["clipped_relu", "tanh"])
+@pytest.mark.parametrize("inputs", [0, 2])
+def test_online_means(activation: str, inputs: int) -> None:
+    model = build(activation, inputs=inputs, input_filter=inputs > 0)
+    y, u = recording(model, inputs, missing=True)
+    found = []
+    for backend in ("plain", "compiled"):
+        torch.manual_seed(5)
+        smc = plr.SMCFilter(model, plr.OptimalGuide(model), 25, backend=backend)
+        for t in range(TIME):
+            (smc.step if t else smc.init)(*((y[:, t],) if u is None else (y[:, t], u[:, t])))
+        found.append((smc.log_evidence, smc.state["z"]))
+    torch.testing.assert_close(found[1], found[0])
 
 
 @pytest.mark.parametrize("emission", ["gaussian", "softplus"])
