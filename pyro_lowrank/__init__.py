@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyro_lowrank import data as data
     from pyro_lowrank.dynamics.activations import Activation as Activation
     from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.training.fit import fit as fit
     from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
     from pyro_lowrank.training.result import FitResult as FitResult
+    from pyro_lowrank.training.tensors import as_tensors as as_tensors
 
 __version__ = "0.1.0"
 
@@ -67,6 +69,7 @@ _HOMES = {
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
+    "as_tensors": "training.tensors",
     "fit": "training.fit",
     "initialise_from_data": "training.initialise",
     "load": "serialization",
@@ -77,6 +80,8 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "data":
+        return importlib.import_module(f"{__name__}.data")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -307,7 +307,7 @@ def checked_floats(name: str, value: ArrayLike) -> Floats:
     return array
 
 
-def _check_lengths(lengths: NDArray[np.generic], data: Floats) -> None:
+def _check_lengths(lengths: Integers, data: Floats) -> None:
     trials, time, _ = data.shape
     if lengths.shape != (trials,) or lengths.dtype.kind not in "iu" or lengths.min() < 1 or lengths.max() > time:
         raise ValueError(

@@ -207,7 +207,7 @@ def _flatten(
         if units is not None:
             raise ValueError("`units` came with a mapping of spike times, whose keys name the units; leave it out.")
         units, times = list(times), list(times.values())
-    if isinstance(times, np.ndarray) and times.dtype != object or all(np.ndim(part) == 0 for part in times):
+    if (isinstance(times, np.ndarray) and times.dtype != object) or all(np.ndim(part) == 0 for part in times):
         return _of_each_spike(times, units, unit_ids)
     if unit_ids is not None:
         raise ValueError("`unit_ids` go with the unit of each spike; for one array per unit pass its names as `units`.")
@@ -313,7 +313,7 @@ def _check_inside(spikes: Times, outside: int, intervals: Times) -> None:
 def _warn_of_absurd(
     counts: NDArray[np.float32], lengths: NDArray[np.int64], bin_size: float, names: tuple[str, ...]
 ) -> None:
-    totals = np.nansum(counts, axis=(0, 1), dtype=np.float64)
+    totals: Times = np.nansum(counts, axis=(0, 1), dtype=np.float64)
     most = int(totals.argmax())
     per_bin = totals[most] / lengths.sum()
     rate = per_bin / bin_size

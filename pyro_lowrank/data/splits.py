@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -202,9 +201,7 @@ def split_features(
             listed = np.array([names.index(str(name)) for name in listed])
         chosen = _checked_indices("features", listed, len(names))
     else:
-        assert isinstance(held_out, int | float | Integral)
-        counted = isinstance(held_out, Integral) and not isinstance(held_out, bool)
-        number = int(held_out) if counted else max(1, math.floor(_checked_share(held_out) * len(names) + 0.5))
+        number = _checked_number(held_out, len(names))
         if not 0 < number < len(names):
             raise ValueError(f"`held_out` must leave some of {len(names)} features on both sides, got {held_out}.")
         chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:number])
@@ -247,6 +244,12 @@ def _checked_share(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < 1:
         raise ValueError(f"`held_out` must be a share, above 0 and below 1, or a list of which, got {value!r}.")
     return float(value)
+
+
+def _checked_number(value: object, number: int) -> int:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    return max(1, math.floor(_checked_share(value) * number + 0.5))
 
 
 def _checked_indices(what: str, chosen: object, number: int) -> NDArray[np.int64]:

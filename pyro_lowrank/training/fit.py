@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
+from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -20,6 +21,7 @@ from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.steps import Steps, parameters_of
+from pyro_lowrank.training.tensors import Trials, unpack, warn_of_silence
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +32,8 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remain
 def fit(
     model: Any,
     guide: Any,
-    y: Tensor,
-    u: Tensor | None = None,
+    y: Tensor | Recording | Trials,
+    u: Tensor | Trials | None = None,
     *,
     num_steps: int,
     batch_size: int | None = None,
@@ -42,8 +44,8 @@ def fit(
     final_learning_rate: float | None = None,
     optimizer: Callable[..., optim.Optimizer] = optim.RAdam,
     max_grad_norm: float | None = 10.0,
-    held_out: Tensor | None = None,
-    held_out_inputs: Tensor | None = None,
+    held_out: Tensor | Recording | Trials | None = None,
+    held_out_inputs: Tensor | Trials | None = None,
     evaluate_every: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
@@ -68,8 +70,9 @@ def fit(
     Args:
         model: a `StateSpaceModel`, or any module with `init(state, ...)` and `step(state, ...)`.
         guide: its guide.
-        y: recording, `trials x time x features`, NaN where missing.
-        u: inputs, `trials x time x inputs`.
+        y: recording, `trials x time x features`, NaN where missing; or a `pyro_lowrank.data.Recording` with its inputs;
+            or a list of trials, `time x features` each, of different lengths.
+        u: inputs, `trials x time x inputs`, or a list of them.
         num_steps: steps in all, those before a resumption included.
         batch_size: trials per step, all if None; with `window`, windows per step, 10 if None.
         window: train on windows of this many time bins, with random trials and starts, instead of whole trials. Each
@@ -242,15 +245,18 @@ def _optimizer(
 
 
 def _check_data(
-    model: Any, guide: Any, y: Tensor, u: Tensor | None, held_out: Tensor | None, held_out_inputs: Tensor | None
+    model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any
 ) -> tuple[Batch, Batch | None]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
+    y, u = unpack("y", model, y, u)
     _check_sequences("y", model, guide, y, u)
+    warn_of_silence(y)
     if held_out is None:
         if held_out_inputs is not None:
             raise ValueError("`held_out_inputs` came without `held_out`.")
         return Batch.whole(y, u), None
+    held_out, held_out_inputs = unpack("held_out", model, held_out, held_out_inputs)
     _check_sequences("held_out", model, guide, held_out, held_out_inputs)
     return Batch.whole(y, u), Batch.whole(held_out, held_out_inputs)
 

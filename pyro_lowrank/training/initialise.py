@@ -5,16 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.training.tensors import Trials, unpack
 
 
 @torch.no_grad()
-def initialise_from_data(model: StateSpaceModel, y: Tensor, u: Tensor | None = None) -> None:
+def initialise_from_data(
+    model: StateSpaceModel, y: Tensor | Recording | Trials, u: Tensor | Trials | None = None
+) -> None:
     r"""Give a model's readout and noise the values that the means and principal components of a recording suggest.
 
     For Poisson observations the bias of the readout makes the mean rates those of the recording. For Gaussian ones,
@@ -29,8 +33,9 @@ def initialise_from_data(model: StateSpaceModel, y: Tensor, u: Tensor | None = N
     Args:
         model: with a `PoissonObservation`, or a `GaussianObservation` that reads latents (an affine readout) or
             currents of a `LowRankRNN`.
-        y: recording, `trials x time x features`, NaN where missing (for this purpose replaced by the feature's mean).
-        u: inputs, `trials x time x inputs`.
+        y: recording, `trials x time x features`, NaN where missing (for this purpose replaced by the feature's mean);
+            or a `pyro_lowrank.data.Recording` with its inputs; or a list of trials, `time x features` each.
+        u: inputs, `trials x time x inputs`, or a list of them.
 
     Raises:
         TypeError: if the model is of another kind.
@@ -44,15 +49,16 @@ def initialise_from_data(model: StateSpaceModel, y: Tensor, u: Tensor | None = N
         >>> (model.observation.readout.bias - 3.0).abs().max() < 0.5
         tensor(True)
     """
-    model.check_data(y, u)
+    data, inputs = unpack("y", model, y, u)
+    model.check_data(data, inputs)
     observation, dynamics = model.observation, model.dynamics
-    mean = y.nanmean((0, 1)).nan_to_num(nan=0.0)
+    mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
     if isinstance(observation, PoissonObservation):
         _set(observation.readout, "bias", _inverse_link(observation.link, mean))
         return
     if not isinstance(observation, GaussianObservation):
         raise TypeError(f"Only Gaussian and Poisson observations start at the data, got {observation!r}.")
-    centred = torch.where(y.isnan(), 0.0, y - mean)
+    centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     _set_readout(observation, dynamics, weight, mean)
     residual = (centred - z @ weight.mT).flatten(0, 1).square().mean(0)
@@ -60,7 +66,7 @@ def initialise_from_data(model: StateSpaceModel, y: Tensor, u: Tensor | None = N
     scale = residual.clamp(min=1e-6 * float(centred.square().mean())).sqrt()
     _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
     if z.shape[1] > 1:
-        _set_transition_noise(dynamics, z, u)
+        _set_transition_noise(dynamics, z, inputs)
 
 
 def _inverse_link(link: str, rate: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Recordings as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.errors import warn_user
+
+Trials = Sequence[Tensor] | Sequence[NDArray[np.floating]]
+
+
+def as_tensors(recording: Recording | Trials, like: nn.Module | Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return a recording as what a model is called with: `(y,)`, or `(y, u)` where it has inputs.
+
+    Shapes: y is `trials x time x features`, u is `trials x time x inputs`; trials of different lengths are padded, y
+    with NaN and u with zeros.
+
+    Args:
+        recording: a `Recording`, or one array or tensor per trial, `time x features`.
+        like: a model or tensor whose floating-point type and device they get; torch's default type if None.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
+        >>> (y,) = as_tensors([np.zeros((30, 8)), np.zeros((45, 8))], model)
+        >>> y.shape, y.dtype, y[0, 30:].isnan().all()
+        (torch.Size([2, 45, 8]), torch.float32, tensor(True))
+    """
+    if not isinstance(recording, Recording):
+        recording = Recording.from_trials([_array(trial) for trial in recording])
+    tensor = next(like.parameters(), None) if isinstance(like, nn.Module) else like
+    dtype = torch.get_default_dtype() if tensor is None else tensor.dtype
+    device = None if tensor is None else tensor.device
+    arrays = (recording.data,) if recording.inputs is None else (recording.data, recording.inputs)
+    # A copy: training must not see it when the recording's own array is written to.
+    return tuple(torch.tensor(array, dtype=dtype, device=device) for array in arrays)
+
+
+def unpack(name: str, model: nn.Module, y: Any, u: Any) -> tuple[Any, Any]:
+    """Return the tensors of a recording, or of lists of trials; tensors, and what is neither, as they came."""
+    if isinstance(y, Recording):
+        if u is not None:
+            raise ValueError(f"Inputs came with `{name}`, a Recording, which holds its own: make them part of it.")
+        y, u = (*as_tensors(y, model), None)[:2]
+        return y, u
+    if not _is_trials(y):
+        return y, u
+    if not _is_trials(u):
+        return as_tensors(y, model)[0], u
+    joined = Recording.from_trials([_array(trial) for trial in y], [_array(trial) for trial in u])
+    y, u = as_tensors(joined, model)
+    return y, u
+
+
+def warn_of_silence(y: Tensor) -> None:
+    """Warn where a feature is zero, or a trial missing, throughout: both work, and both are mistakes as a rule."""
+    missing = y.isnan()
+    silent = (((y == 0) | missing).all(0).all(0) & ~missing.all(0).all(0)).nonzero().flatten().tolist()
+    if silent:
+        warn_user(
+            f"{len(silent)} of {y.shape[-1]} features are zero in every trial, {_listed(silent)}: nothing can be "
+            "learned of them; leave them out, or check how they were recorded."
+        )
+    empty = missing.all(-1).all(-1).nonzero().flatten().tolist()
+    if empty:
+        warn_user(
+            f"{len(empty)} of {y.shape[0]} trials hold NaN only, {_listed(empty)}: they count as trials of which "
+            "nothing was recorded; leave them out if that is not what you want."
+        )
+
+
+def _is_trials(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(v, Tensor | np.ndarray) for v in value)
+
+
+def _array(trial: Any) -> NDArray[np.generic]:
+    return trial.detach().cpu().numpy() if isinstance(trial, Tensor) else np.asarray(trial)
+
+
+def _listed(indices: list[int], most: int = 10) -> str:
+    return f"number {', '.join(map(str, indices[:most]))}{', ...' if len(indices) > most else ''}"
