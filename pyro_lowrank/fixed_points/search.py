@@ -161,13 +161,15 @@ class _Newton:
     def __init__(self, network: Network, generator: np.random.Generator, num_starts: int) -> None:
         self.network, self.generator, self.num_starts = network, generator, num_starts
         self.zeros = Collection()
-        self.starts = self.solves = 0
+        self.starts = self.solves = self.stale = 0
 
     def rounds(self) -> Iterator[tuple[int, int]]:
         """Take a batch of starts to its end at a time; yield the numbers of starts and zeros."""
-        while self.starts < self.num_starts:
+        while self.starts < self.num_starts and self.stale < STALE:
+            known = len(self.zeros.points)
             z = self._polish(self._start(min(BATCH, self.num_starts - self.starts)))
             self._keep(z)
+            self.stale = 0 if len(self.zeros.points) > known else self.stale + len(z)
             yield self.starts, len(self.zeros.points)
 
     def _start(self, count: int) -> Array:
@@ -185,9 +187,12 @@ class _Newton:
         return self.network.affine + np.einsum("jr,nj,js->nrs", self.network.outputs, slopes, self.network.weights)
 
     def _steps(self, z: Array) -> Array:
-        """Newton's steps; least squares where the Jacobian is singular."""
+        """Newton's steps; none where the Jacobian is singular."""
         self.solves += len(z)
-        return np.asarray(-(np.linalg.pinv(self._jacobians(z)) @ self.network.value(z)[..., None])[..., 0])
+        jacobians, steps = self._jacobians(z), np.zeros(z.shape)
+        regular = np.linalg.det(jacobians) != 0
+        steps[regular] = -np.linalg.solve(jacobians[regular], self.network.value(z[regular])[..., None])[..., 0]
+        return steps
 
     def _polish(self, z: Array) -> Array:
         size = np.linalg.norm(self.network.value(z), axis=1)
