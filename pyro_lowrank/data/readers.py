@@ -7,13 +7,14 @@ import math
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.data.contents import SECONDS, Contents, is_numeric
+from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import role_of
 
 if TYPE_CHECKING:
@@ -37,36 +38,6 @@ FEATURE_NAMES_KEYS = ("ch_names", "channel_names", "feature_names", "unit_names"
 # Columns of a .csv file that are no features, in lower case.
 CLOCK_COLUMNS = {"t", "time", "time_s"}
 COUNTER_COLUMNS = {"", "bin", "index", "sample"}
-
-# Seconds in one unit of time, as the attribute `units` of a coordinate names it.
-SECONDS = {
-    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
-    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """An array as it stands in a file, and what the file says about it.
-
-    Args:
-        array: the array, its axes in the order of the file.
-        dims: names of its axes, or nothing.
-        feature_names: names of its features, or nothing.
-        bin_size: seconds per bin, or None where the file does not state it.
-        times: seconds at which the bins stand, or None where the file does not tell.
-        remark: sentences on what was left out of the array, each with a space before it, or nothing.
-    """
-
-    array: Array
-    dims: tuple[str, ...] = ()
-    feature_names: tuple[str, ...] = ()
-    bin_size: float | None = None
-    times: NDArray[np.floating] | None = None
-    remark: str = ""
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> ValueError:
@@ -114,7 +85,7 @@ def read_npz(path: Path, key: str | None) -> Contents:
                     raise unreadable(path, "an archive of NumPy arrays", error) from error
                 objects.append(name)
     listing = ", ".join([f"{n} {a.shape}" for n, a in arrays.items()] + [f"{n} (Python objects)" for n in objects])
-    chosen = _choose(path, key, {name: array.ndim for name, array in arrays.items() if is_numeric(array)}, listing)
+    chosen = choose(path, key, {name: array.ndim for name, array in arrays.items() if is_numeric(array)}, listing)
     names = next((arrays[n] for n in FEATURE_NAMES_KEYS if n in arrays and arrays[n].ndim == 1), np.empty(0))
     scalars = {name: array.item() for name, array in arrays.items() if array.size == 1 and is_numeric(array)}
     return Contents(
@@ -167,15 +138,8 @@ def _parse_csv(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 
 def read_netcdf(path: Path, key: str | None) -> Contents:
     """Read one variable of an xarray `.nc` file, with the names of its dimensions and its coordinates."""
-    try:
-        import h5netcdf  # noqa: F401
-        import xarray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Reading {path} needs xarray and h5netcdf, and {error.name} is not installed: "
-            'pip install "pyro-lowrank[netcdf]".',
-            name=error.name,
-        ) from error
+    require("h5netcdf", "netcdf", f"Reading {path}")
+    xarray = require("xarray", "netcdf", f"Reading {path}")
     try:
         # Times stay numbers with a unit, as they stand in the file, whatever xarray would make of them.
         with xarray.open_dataset(path, engine="h5netcdf", decode_times=False) as opened:
@@ -184,24 +148,26 @@ def read_netcdf(path: Path, key: str | None) -> Contents:
         raise unreadable(path, "an xarray netCDF file", error) from error
     listing = ", ".join(f"{name} {dict(variable.sizes)}" for name, variable in dataset.data_vars.items())
     numeric = {str(name): v.ndim for name, v in dataset.data_vars.items() if is_numeric(v.to_numpy())}
-    variable = dataset[_choose(path, key, numeric, listing)]
+    return xarray_contents(str(path), dataset[choose(path, key, numeric, listing)], dataset.attrs)
+
+
+def xarray_contents(source: str, variable: xarray.DataArray, attributes: Mapping[Any, Any]) -> Contents:
+    """Return the values of one variable, with the names of its dimensions and what its coordinates say."""
     dims = tuple(str(dim) for dim in variable.dims)
     labels = [variable.coords[dim].to_numpy() for dim in dims if role_of(dim) == "features" and dim in variable.coords]
+    trials = [variable.coords[dim].to_numpy() for dim in dims if role_of(dim) == "trials" and dim in variable.coords]
     return Contents(
         variable.to_numpy(),
         dims=dims,
         feature_names=tuple(str(label) for label in labels[0]) if labels else (),
-        bin_size=stated_bin_size(path, {**dataset.attrs, **variable.attrs}),
-        times=_netcdf_times(variable),
+        trial_labels=tuple(str(label) for label in trials[0]) if trials else (),
+        unit=str(variable.attrs.get("units", "")),
+        bin_size=stated_bin_size(source, {**attributes, **variable.attrs}),
+        times=_xarray_times(variable),
     )
 
 
-def is_numeric(array: Array) -> bool:
-    """Return whether an array holds real numbers, integers or truth values."""
-    return array.dtype.kind in "fiub"
-
-
-def stated_bin_size(path: Path, scalars: Mapping[Any, Any]) -> float | None:
+def stated_bin_size(source: Path | str, scalars: Mapping[Any, Any]) -> float | None:
     """Return the seconds per bin that one of a file's scalars states, or None.
 
     Raises:
@@ -215,17 +181,20 @@ def stated_bin_size(path: Path, scalars: Mapping[Any, Any]) -> float | None:
         value = scalars.get(name)
         if isinstance(value, int | float | np.number):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"`{name}` in {path} must be positive and finite, got {value}.")
+                raise ValueError(f"`{name}` in {source} must be positive and finite, got {value}.")
             return float(to_seconds(float(value)))
     return None
 
 
 def _refuse_key(path: Path, key: str | None) -> None:
     if key is not None:
-        raise ValueError(f"`key` chooses among the arrays of a .npz or .nc file; {path} holds one, got key={key!r}.")
+        raise ValueError(
+            f"`key` chooses among the arrays of a .npz, .nc, .mat or .nwb file; {path} holds one, got key={key!r}."
+        )
 
 
-def _choose(path: Path, key: str | None, dims_by_name: Mapping[str, int], listing: str) -> str:
+def choose(path: Path, key: str | None, dims_by_name: Mapping[str, int], listing: str) -> str:
+    """Return the name of the array to read: `key`, or the only one that could be meant."""
     if key is not None:
         if key not in dims_by_name:
             raise ValueError(f"`key` must name an array of numbers in {path}, got key={key!r}; it holds: {listing}.")
@@ -260,8 +229,12 @@ def _row(path: Path, cells: list[str], width: int, line: int) -> list[float]:
     return [number for number in numbers if number is not None]
 
 
-def _netcdf_times(variable: xarray.DataArray) -> NDArray[np.floating] | None:
+def _xarray_times(variable: xarray.DataArray) -> NDArray[np.floating] | None:
     for dim in map(str, variable.dims):
+        if role_of(dim) == "time" and dim in variable.coords and variable.coords[dim].dtype.kind in "mM":
+            ticks = variable.coords[dim].to_numpy()
+            elapsed: NDArray[np.floating] = (ticks - ticks[0]) / np.timedelta64(1, "s")
+            return elapsed
         if role_of(dim) == "time" and dim in variable.coords and is_numeric(variable.coords[dim].to_numpy()):
             times = variable.coords[dim]
             unit = str(times.attrs.get("units", "")).split(" ")[0].lower()

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.data.orientation import orient
-from pyro_lowrank.data.readers import Contents, is_numeric, read_csv, read_netcdf, read_npy, read_npz
+from pyro_lowrank.data.contents import Contents, SpikeTrains, recording_of
+from pyro_lowrank.data.counts import hide_unobserved, rebin
+from pyro_lowrank.data.matlab import read_mat
+from pyro_lowrank.data.nwb import read_nwb
+from pyro_lowrank.data.readers import read_csv, read_netcdf, read_npy, read_npz
 from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.data.spikes import bin_spikes
 
-READERS = {".csv": read_csv, ".nc": read_netcdf, ".npy": read_npy, ".npz": read_npz}
+READERS = {
+    ".csv": read_csv,
+    ".mat": read_mat,
+    ".nc": read_netcdf,
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".nwb": read_nwb,
+}
 
 
 def read_recording(
@@ -22,13 +33,19 @@ def read_recording(
     key: str | None = None,
     time_axis: int | None = None,
     trials_axis: int | None = None,
+    bin_size: float | None = None,
+    epochs: Any = None,
+    conditions: str | None = None,
 ) -> Recording:
-    """Read a recording from a `.npy`, `.npz`, `.csv` or xarray `.nc` file.
+    """Read a recording from a `.npy`, `.npz`, `.csv`, xarray `.nc`, MATLAB `.mat` or NWB `.nwb` file.
 
     Which axis is which is decided in this order: the arguments; the names of the dimensions (`time`, `trial`,
     `channel`, `unit`, ...); the number of features that the file names; the shape. A 1-d array is one feature over
     time, of a 2-d array the longer axis is time (the first where both are equally long), a 3-d array is
     `trials x time x features`. `Recording.orientation` tells the outcome. Nothing is ever unpickled.
+
+    Spike times are binned, see `bin_spikes`: those of an `.nwb` file in the epochs of its table of trials, or, without
+    one, from its first spike to its last. Where the file says when a unit was observed, it is missing otherwise.
 
     Shapes: `Recording.data` is `trials x time x features`, with one trial or one feature where the file has no
     such axis.
@@ -36,15 +53,22 @@ def read_recording(
     Args:
         path: the file. A `.csv` file has a row per time bin; its header, if any, names the features, an empty cell
             is a missing entry, and a column called `time` or `t` holds seconds; one that counts the rows is left out.
-        key: which array of a `.npz` or variable of a `.nc` file; needed where several have two or more axes.
+            A cell array in a `.mat` file holds the trials, `time x features` or the other way round, or vectors with
+            the spike times of one unit each.
+        key: which array of a `.npz` or `.mat` file, variable of a `.nc` file or time series of an `.nwb` file; needed
+            where several have two or more axes. Without it an `.nwb` file is read for its units.
         time_axis: axis of time in the file's array.
         trials_axis: axis of trials in the file's array.
+        bin_size: seconds per bin, for spike times; counts in shorter bins are summed.
+        epochs: for spike times, begins and ends in seconds, `epochs x 2`, in place of those in the file.
+        conditions: the column of the table of trials that tells the condition; one called `condition` if None.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ModuleNotFoundError: if the file is a `.nc` file and the extra `netcdf` is not installed.
+        ModuleNotFoundError: if the extra that the kind of file needs is not installed: `netcdf`, `matlab` or `nwb`.
         ValueError: if the file is of another kind, truncated or damaged; if `key` or an axis does not fit it; if
-            the array is empty, has more than three axes, or holds infinities or anything but real numbers.
+            the array is empty, has more than three axes, or holds infinities or anything but real numbers; if spike
+            times come without `bin_size`, or cannot be binned.
 
     Example:
         >>> np.save("eeg.npy", np.zeros((500, 64), dtype=np.float32))
@@ -63,72 +87,53 @@ def read_recording(
     if reader is None:
         raise ValueError(f"`path` must end in one of {', '.join(READERS)}, got {path.name!r}; save it as one of these.")
     contents = reader(path, key)
-    _check_array(path, contents.array)
-    orientation = orient(
-        contents.array.shape,
-        dims=contents.dims,
-        num_names=len(contents.feature_names),
-        time_axis=time_axis,
-        trials_axis=trials_axis,
-    )
-    dtype = np.float32 if contents.array.dtype == np.float32 else np.float64
-    values: NDArray[np.floating] = np.ascontiguousarray(orientation.arrange(contents.array).astype(dtype))
-    _check_values(path, values)
-    return Recording(
-        data=values,
-        bin_size=_bin_size(path, contents),
-        feature_names=_feature_names(path, contents, values.shape[-1]),
-        orientation=orientation.sentence + contents.remark,
-    )
+    if isinstance(contents, SpikeTrains):
+        return _binned(path, contents, bin_size, epochs, conditions)
+    assert isinstance(contents, Contents)
+    for name, value in (("epochs", epochs), ("conditions", conditions)):
+        if value is not None:
+            raise ValueError(f"`{name}` is for spike times, and {path} holds an array.")
+    recording = recording_of(str(path), contents, time_axis=time_axis, trials_axis=trials_axis)
+    return recording if bin_size is None else rebin(recording, bin_size)
 
 
-def _check_array(path: Path, array: NDArray[np.generic]) -> None:
-    if not is_numeric(array):
-        raise ValueError(f"{path} must hold real numbers, got an array of dtype {array.dtype} and shape {array.shape}.")
-    if not 1 <= array.ndim <= 3:
+def _binned(
+    path: Path, contents: SpikeTrains, bin_size: float | None, epochs: Any, conditions: str | None
+) -> Recording:
+    if bin_size is None:
         raise ValueError(
-            f"{path} must hold an array of one to three axes (trials x time x features), got the shape {array.shape}; "
-            "choose a part of it, or join the axes that belong together."
+            f"{path} holds spike times, which have to be binned: pass `bin_size` in seconds, such as 0.02 (on the "
+            "command line, `--bin 0.02`)."
         )
-    if array.size == 0:
+    if not contents.trains:
+        raise ValueError(f"{path} holds no unit: there are no spikes to bin.")
+    labels = contents.labels.get("condition" if conditions is None else conditions)
+    if labels is None and conditions is not None:
+        columns = ", ".join(contents.labels) or "nothing"
         raise ValueError(
-            f"{path} must hold at least one time bin and one feature, got an array of shape {array.shape}."
+            f"`conditions` must name a column of the trials in {path}, got {conditions!r}; it has {columns}."
         )
-
-
-def _check_values(path: Path, values: NDArray[np.floating]) -> None:
-    infinite = np.argwhere(np.isinf(values))
-    if len(infinite):
-        trial, time, feature = infinite[0]
-        raise ValueError(
-            f"{path} must hold finite numbers, or NaN for a missing entry; got {len(infinite)} infinite entries, "
-            f"the first at trial {trial}, time {time}, feature {feature}. Replace them by NaN to have them left out."
-        )
-    if np.isnan(values).all():
-        raise ValueError(f"{path} must hold at least one entry that is not missing, got NaN only.")
-
-
-def _bin_size(path: Path, contents: Contents) -> float | None:
-    if contents.bin_size is not None or contents.times is None or len(contents.times) < 2:
-        return contents.bin_size
-    steps = np.diff(contents.times)
-    bin_size = float(np.median(steps))
-    # Times are often rounded, to milliseconds say: within a tenth of a bin they are still even.
-    if bin_size > 0 and np.allclose(steps, bin_size, rtol=0.1, atol=0.0):
-        return float(np.mean(steps))
-    warnings.warn(
-        f"The times in {path} are not evenly spaced, so that the bin size is not known; every row is taken as one bin. "
-        "Resample the recording if that is not what you want.",
-        stacklevel=3,
+    own = epochs is None and contents.epochs is not None
+    remark = contents.remark
+    if epochs is None:
+        epochs = contents.epochs
+    if epochs is None:
+        epochs = _extent(path, contents.trains, bin_size)
+        remark += " The file has no trials: one epoch from the first spike to the last."
+    recording = bin_spikes(
+        contents.trains,
+        bin_size=bin_size,
+        epochs=epochs,
+        trial_names=contents.trial_names if own else (),
+        conditions=labels if own else None,
     )
-    return None
+    return hide_unobserved(recording, contents.observed, remark)
 
 
-def _feature_names(path: Path, contents: Contents, num_features: int) -> tuple[str, ...]:
-    names = contents.feature_names
-    if names and len(names) != num_features:
-        warnings.warn(
-            f"{path} names {len(names)} features, but {num_features} were read; the names are left out.", stacklevel=3
-        )
-        names = ()
-    return names or tuple(f"feature_{feature}" for feature in range(num_features))
+def _extent(path: Path, trains: Any, bin_size: float) -> NDArray[np.float64]:
+    spikes = np.concatenate(list(trains.values()))
+    if not spikes.size:
+        raise ValueError(f"{path} holds no spikes, and no trials to count them in.")
+    first = float(np.floor(spikes.min() / bin_size) * bin_size)
+    # Whole bins, the last of which holds the last spike.
+    return np.array([[first, first + bin_size * (np.floor((spikes.max() - first) / bin_size) + 1)]])

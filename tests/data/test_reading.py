@@ -252,8 +252,8 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must end in one of \.csv, \.nc, \.npy, \.npz, got 'eeg\.mat'"):
-        read_recording(written(tmp_path / "eeg.mat", "MATLAB"))
+    with pytest.raises(ValueError, match=r"must end in one of \.csv, .* \.nwb, got 'eeg\.edf'"):
+        read_recording(written(tmp_path / "eeg.edf", "EDF"))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".nc"])
@@ -333,7 +333,7 @@ def test_arrays_that_are_no_recording(tmp_path: Path, array: NDArray[np.generic]
 
 
 def test_key_for_a_file_of_one_array(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`key` chooses among the arrays of a .npz or .nc file"):
+    with pytest.raises(ValueError, match="`key` chooses among the arrays of a .npz, .nc, .mat or .nwb file"):
         read_recording(saved(tmp_path / "y.npy", np.ones((30, 4))), key="y")
 
 
