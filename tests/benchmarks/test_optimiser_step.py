@@ -1,14 +1,18 @@
-"""How long an optimiser step takes, and what the plain path saves over Pyro's effects in the same run.
+"""How long an optimiser step and an online step take: compiled loops, plain tensor operations, Pyro's effects, Pyro.
 
-Run with `python -m pytest tests/benchmarks -m benchmark -s`.
+Run with `python -m pytest tests/benchmarks -m benchmark -s`. Values and gradients are compared in the same run.
 """
 
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import pyro
 import pytest
 import torch
 from torch import Tensor
@@ -16,12 +20,10 @@ from torch import Tensor
 import pyro_lowrank as plr
 from tests.smc.test_effects import Delegate
 
-TRIALS, TIME, FEATURES, RANK, UNITS = 10, 50, 64, 3, 512
 
-
-def milliseconds(steps: list[Callable[[], object]], rounds: int = 15) -> list[float]:
+def milliseconds(steps: Sequence[Callable[[], object]], rounds: int = 15) -> list[float]:
     """Return the median time of each step; the steps take turns, so that a drifting machine is fair to all."""
-    for step in steps * 3:
+    for step in (*steps, *steps, *steps):
         step()
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
@@ -30,6 +32,22 @@ def milliseconds(steps: list[Callable[[], object]], rounds: int = 15) -> list[fl
             step()
             taken.append(1e3 * (time.perf_counter() - start))
     return [statistics.median(taken) for taken in times]
+
+
+def gaussian() -> tuple[Any, Any, Tensor]:
+    """10 trials x 50 bins x 64 features, rank 3, 512 units."""
+    model = plr.StateSpaceModel(
+        plr.LowRankRNN(rank=3, units=512, activation="clipped_relu"), plr.GaussianObservation(rank=3, features=64)
+    )
+    return model, plr.OptimalGuide(model), torch.randn(10, 50, 64)
+
+
+def spikes() -> tuple[Any, Any, Tensor]:
+    """10 trials x 200 bins x 40 features, which are the units, rank 2, a convolutional encoder."""
+    readout = plr.UnitReadout(units=40, source="currents", scale=0.5)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=40), plr.PoissonObservation(readout=readout))
+    guide = plr.EncoderGuide(model, plr.ConvEncoder(features=40, rank=2, kernel_sizes=(21, 11, 1), channels=(64, 64)))
+    return model, guide, model.simulate(num_trials=10, num_steps=200).y
 
 
 def optimiser_step(
@@ -46,47 +64,143 @@ def optimiser_step(
     return step
 
 
+def assert_compiled_is_plain(model: Any, guide: Any, y: Tensor, num_particles: int, parameters: list[Tensor]) -> None:
+    """Compare loss and gradients on fewer time bins: over many, float32 particles part at ties of resampling."""
+    found = []
+    for backend in ("compiled", "plain"):
+        torch.manual_seed(0)
+        loss = plr.SMC_ELBO(num_particles, backend=backend).differentiable_loss(model, guide, y[:, :5])
+        found.append((loss.detach(), *torch.autograd.grad(loss, parameters)))
+    for compiled, plain in zip(*found, strict=True):
+        assert (compiled - plain).norm() <= 1e-3 * plain.norm().clamp(min=1.0)
+
+
 @pytest.mark.benchmark
-def test_optimiser_step() -> None:
-    model = plr.StateSpaceModel(
-        plr.LowRankRNN(rank=RANK, units=UNITS, activation="clipped_relu"),
-        plr.GaussianObservation(rank=RANK, features=FEATURES),
+@pytest.mark.parametrize(
+    ("build", "particles"), [(gaussian, 10), (gaussian, 64), (spikes, 64)], ids=["gaussian 10", "gaussian 64", "spikes"]
+)
+def test_optimiser_step(build: Callable[[], tuple[Any, Any, Tensor]], particles: int) -> None:
+    torch.manual_seed(0)
+    model, guide, y = build()
+    parameters: list[Tensor] = [*model.parameters(), *guide.parameters()]
+    assert_compiled_is_plain(model, guide, y, particles, parameters)
+    backends = ["compiled", "plain"]
+    steps = [optimiser_step(model, guide, y, particles, parameters, backend) for backend in backends]
+    if build is gaussian:
+        steps.append(optimiser_step(Delegate(model), Delegate(guide), y, particles, parameters))
+    compiled, plain, *effects = milliseconds(steps)
+    print(f"\n{build.__doc__} {particles} particles, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"  compiled {compiled:.1f} ms, plain {plain:.1f} ms, plain / compiled {plain / compiled:.1f}", end="")
+    print("".join(f"; Pyro's effects {ms:.1f} ms, effects / plain {ms / plain:.1f}" for ms in effects))
+    assert all(p.isfinite().all() for p in parameters)
+
+
+@pytest.mark.benchmark
+def test_arithmetic_of_the_compiled_loops() -> None:
+    """Sum and product of every unit's current and drive, per second, beside the matrix product of torch."""
+    torch.manual_seed(0)
+    model, guide, y = gaussian()
+    rank, units, particles, trials = 3, 512, 256, 10
+    elbo = plr.SMC_ELBO(particles, resampler=plr.NoResampling(), backend="compiled")
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    with torch.no_grad():
+        forward, product = milliseconds([lambda: elbo.loss(model, guide, y), lambda: a @ b])
+    operations = 4 * rank * units * particles * trials * (y.shape[1] - 1)
+    print(
+        f"\nForward filter: {operations / forward / 1e6:.1f} GFLOP/s (multiplications and additions by M and N alone)"
     )
-    guide = plr.OptimalGuide(model)
-    y = torch.randn(TRIALS, TIME, FEATURES)
-    parameters: list[Tensor] = list(model.parameters())
-    print(f"\n{TRIALS} trials x {TIME} bins x {FEATURES} features, rank {RANK}, {UNITS} units, ", end="")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("particles    compiled  plain path  through Pyro's effects  plain / compiled  effects / plain")
-    for num_particles in (10, 64):
-        losses = []
-        for backend in ("compiled", "plain"):
-            torch.manual_seed(0)
-            losses.append(plr.SMC_ELBO(num_particles, backend=backend).loss(model, guide, y))
-        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-        compiled, plain, effects = milliseconds(
-            [
-                optimiser_step(model, guide, y, num_particles, parameters, "compiled"),
-                optimiser_step(model, guide, y, num_particles, parameters, "plain"),
-                optimiser_step(Delegate(model), Delegate(guide), y, num_particles, parameters),
+    print(f"Matrix product: {2 * 1024**3 / product / 1e6:.1f} GFLOP/s, {torch.get_num_threads()} threads")
+
+
+class Walk:
+    """A user's model, with the data noise of the built-in one: what Pyro's own filter runs too."""
+
+    def __init__(self, dynamics: Any, observation: Any, trials: int) -> None:
+        self.dynamics, self.observation, self.trials = dynamics, observation, trials
+
+    def init(self, state: dict[str, Tensor], y_t: Tensor) -> None:
+        self._bin(state, torch.zeros(3), y_t)
+
+    def step(self, state: dict[str, Tensor], y_t: Tensor) -> None:
+        self._bin(state, self.dynamics(state["z"]), y_t)
+
+    def _bin(self, state: dict[str, Tensor], mean: Tensor, y_t: Tensor) -> None:
+        with pyro.plate("trials", self.trials, dim=-1):
+            state["z"] = pyro.sample("z", pyro.distributions.Normal(mean, 0.1).to_event(1))
+            mean_y = self.observation.mean(state["z"])
+            pyro.sample("y", pyro.distributions.Normal(mean_y, 1.0).to_event(1), obs=y_t)
+
+
+class WalkGuide(Walk):
+    """The transition of `Walk` as its proposal."""
+
+    def _bin(self, state: dict[str, Tensor], mean: Tensor, y_t: Tensor) -> None:
+        with pyro.plate("trials", self.trials, dim=-1):
+            pyro.sample("z", pyro.distributions.Normal(mean, 0.1).to_event(1))
+
+
+def online(smc: Any, y: Tensor) -> Callable[[], None]:
+    smc.init(y)
+    return lambda: smc.step(y)
+
+
+@pytest.mark.benchmark
+def test_online_step() -> None:
+    torch.manual_seed(0)
+    model, _, _ = gaussian()
+    print("\nOne online step, 1000 particles, 64 features, 512 units, rank 3")
+    for trials in (1, 10):
+        y = torch.randn(trials, 64)
+        with torch.no_grad():
+            parts = (model.dynamics, model.observation, trials)
+            steps = [
+                online(plr.SMCFilter(model, guide, 1000, 1, backend=backend), y)
+                for guide in (plr.OptimalGuide(model), plr.BootstrapGuide(model))
+                for backend in ("compiled", "plain")
             ]
-        )
-        print(f"{num_particles:9d}  {compiled:7.1f} ms  {plain:7.1f} ms  {effects:19.1f} ms", end="")
-        print(f"  {plain / compiled:16.1f}  {effects / plain:15.1f}")
-    assert model.dynamics.left.isfinite().all()
+            steps.append(online(plr.SMCFilter(Walk(*parts), WalkGuide(*parts), 1000, 1), y))
+            steps.append(online(pyro.infer.SMCFilter(Walk(*parts), WalkGuide(*parts), 1000, 1), y))
+            times = milliseconds(steps)
+        print(f"  {trials:2d} trials: optimal guide {times[0]:.2f} ms (plain {times[1]:.2f}), ", end="")
+        print(f"bootstrap {times[2]:.2f} (plain {times[3]:.2f}), ", end="")
+        print(f"a user's model {times[4]:.2f}, the same in pyro.infer.SMCFilter {times[5]:.2f}")
 
 
 @pytest.mark.benchmark
 def test_memory_of_a_filter_run() -> None:
     """Without gradients, memory grows with time x particles x trials x rank."""
-    model = plr.StateSpaceModel(plr.LowRankRNN(rank=RANK, units=UNITS), plr.GaussianObservation(rank=RANK, features=8))
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=512), plr.GaussianObservation(rank=3, features=8))
     smc = plr.SMCFilter(model, plr.OptimalGuide(model), 64)
     print("\ntime bins  bytes of the posterior per particle, trial, bin and latent")
     for num_steps in (100, 1000):
-        posterior = smc.run(torch.randn(TRIALS, num_steps, 8))
+        posterior = smc.run(torch.randn(10, num_steps, 8))
         kept = sum(
             value.numel() * value.element_size()
             for value in (*posterior.particles.values(), posterior.log_weights, posterior.ancestors)
         )
-        print(f"{num_steps:9d}  {kept / (64 * TRIALS * num_steps * RANK):.1f}")
-        assert kept < 10 * 64 * TRIALS * num_steps * RANK
+        print(f"{num_steps:9d}  {kept / (64 * 10 * num_steps * 3):.1f}")
+        assert kept < 10 * 64 * 10 * num_steps * 3
+
+
+@pytest.mark.benchmark
+def test_memory_of_training_on_a_long_recording() -> None:
+    """10 trials x 10,000 bins, 64 particles, 512 units: the memory that a step adds to that of the process."""
+    code = """
+import resource, torch, pyro_lowrank as plr
+model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=512, activation="clipped_relu"),
+                            plr.GaussianObservation(rank=3, features=8))
+elbo = plr.SMC_ELBO(64, cut_every={cut}, backend="compiled")
+y = torch.randn(10, {bins}, 8)
+elbo.differentiable_loss(model, plr.OptimalGuide(model), y).backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+    peaks = [python_output(code.format(bins=bins, cut=cut)) for bins, cut in ((10, None), (10_000, None), (10_000, 50))]
+    print(f"\nPeak memory: {peaks[0]:.2f} GB for 10 bins, {peaks[1]:.2f} GB for 10,000, {peaks[2]:.2f} GB with cuts")
+    assert peaks[1] - peaks[0] < 1.0
+
+
+def python_output(code: str) -> float:
+    """Return the number that a fresh interpreter prints."""
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
+    return float(done.stdout)
