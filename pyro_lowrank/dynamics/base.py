@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.dynamics.activations import Activation, activation
+from pyro_lowrank.dynamics.analysis import analyzer_arguments
 from pyro_lowrank.dynamics.initial_weights import uniform
 from pyro_lowrank.dynamics.noise import NOISE_KINDS, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
@@ -19,6 +20,10 @@ from pyro_lowrank.errors import check_choice, check_no_infinities, check_positiv
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.parameters import parameter
 from pyro_lowrank.piecewise import PiecewiseLinear
+
+if TYPE_CHECKING:
+    from pyro_lowrank.fixed_points.progress import Progress
+    from pyro_lowrank.fixed_points.result import FixedPoints
 
 
 class RNNDynamics(Module):
@@ -139,6 +144,58 @@ class RNNDynamics(Module):
         """
         self.check_inputs(u, num_steps=num_steps)
         return Trajectory(self.transition(), check_positive_int("num_steps", num_steps), u)
+
+    @effectful
+    def fixed_points(
+        self,
+        u: Any = None,
+        *,
+        method: str = "certified",
+        max_boxes: int | None = None,
+        max_seconds: float | None = None,
+        threads: int | None = None,
+        num_starts: int = 10_000,
+        constrained: bool = True,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> FixedPoints:
+        """Return every fixed point of the noiseless dynamics under a constant input, with stability and a certificate.
+
+        Args:
+            u: the input, `inputs`, held for ever; zero if None.
+            method: `"certified"`, `"enumerate"` or `"search"`; it and the others as of
+                `pyro_lowrank.fixed_points.find_fixed_points`.
+            max_boxes: most boxes, regions or starts.
+            max_seconds: most time.
+            threads: of the certified method.
+            num_starts: of a search.
+            constrained: whether a search starts only in regions that exist.
+            seed: of a search.
+            progress: called now and then.
+
+        Raises:
+            ValueError: if the input does not fit, the parameters have batch dims, or the activation's shape is unknown.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> dynamics = plr.LowRankRNN(rank=2, units=20, activation="tanh")
+            >>> dynamics.fixed_points(method="search", num_starts=10).points.shape[1]
+            2
+        """
+        from pyro_lowrank.fixed_points.find import find_fixed_points
+
+        return find_fixed_points(
+            **analyzer_arguments(self.transition(), u),
+            method=method,
+            max_boxes=max_boxes,
+            max_seconds=max_seconds,
+            threads=threads,
+            num_starts=num_starts,
+            constrained=constrained,
+            seed=seed,
+            progress=progress,
+        )
 
     @property
     def noise_covariance(self) -> Tensor:

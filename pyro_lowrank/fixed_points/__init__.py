@@ -5,5 +5,14 @@ from __future__ import annotations
 from pyro_lowrank.fixed_points.find import find_fixed_points, fixed_points_of
 from pyro_lowrank.fixed_points.found import FixedSet
 from pyro_lowrank.fixed_points.result import Certificate, FixedPoints
+from pyro_lowrank.fixed_points.samples import SampledFixedPoints, sampled_fixed_points
 
-__all__ = ["Certificate", "FixedPoints", "FixedSet", "find_fixed_points", "fixed_points_of"]
+__all__ = [
+    "Certificate",
+    "FixedPoints",
+    "FixedSet",
+    "SampledFixedPoints",
+    "find_fixed_points",
+    "fixed_points_of",
+    "sampled_fixed_points",
+]
