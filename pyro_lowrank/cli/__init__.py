@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     demo.set_defaults(module="pyro_lowrank.cli.demonstration")
 
-    about = "fit a low-rank network to a recording (.npy, .npz, .csv or xarray .nc)"
+    about = "fit a low-rank network to a recording (.npy, .npz, .csv, MATLAB .mat, NWB .nwb or xarray .nc)"
     command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files are written")
@@ -66,7 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_reading(group: Any) -> None:
-    group.add_argument("--key", help="which array of a .npz or variable of a .nc file")
+    group.add_argument("--key", help="which array of a .npz or .mat file, variable of a .nc or time series of a .nwb file")
+    group.add_argument(
+        "--bin",
+        type=float,
+        metavar="SECONDS",
+        help="count the spikes of a .nwb file, or of a cell array of a .mat file, in bins of this length; sum counts of "
+        "shorter bins; needed for spike times",
+    )
     group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
     group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
     group.add_argument(

@@ -60,7 +60,11 @@ def run(options: argparse.Namespace) -> int:
     """Read, split, fit, save; return the exit code."""
     files = output_files(options.out, "model.safetensors", "checkpoint.safetensors", "training.png", "summary.json")
     recording = read_recording(
-        options.data, key=options.key, time_axis=options.time_axis, trials_axis=options.trials_axis
+        options.data,
+        key=options.key,
+        time_axis=options.time_axis,
+        trials_axis=options.trials_axis,
+        bin_size=options.bin,
     )
     print(recording.orientation)
     y = torch.as_tensor(recording.data, dtype=torch.float64)
