@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyro_lowrank.fixed_points.adapters import from_full_rank, from_shallow_plrnn, read_weights
+from pyro_lowrank.fixed_points.cycles import Cycles, find_cycles
 from pyro_lowrank.fixed_points.find import find_fixed_points, fixed_points_of
 from pyro_lowrank.fixed_points.found import FixedSet
 from pyro_lowrank.fixed_points.result import Certificate, FixedPoints
@@ -9,10 +11,15 @@ from pyro_lowrank.fixed_points.samples import SampledFixedPoints, sampled_fixed_
 
 __all__ = [
     "Certificate",
+    "Cycles",
     "FixedPoints",
     "FixedSet",
     "SampledFixedPoints",
+    "find_cycles",
     "find_fixed_points",
     "fixed_points_of",
+    "from_full_rank",
+    "from_shallow_plrnn",
+    "read_weights",
     "sampled_fixed_points",
 ]
