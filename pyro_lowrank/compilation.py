@@ -18,13 +18,15 @@ HAS_NUMBA = importlib.util.find_spec("numba") is not None
 _log = logging.getLogger("pyro_lowrank")
 
 
-def compiled(*, fastmath: bool | set[str] = False) -> Callable[[FunctionT], FunctionT]:
+def compiled(*, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[FunctionT], FunctionT]:
     """Compile a function of numbers and arrays with Numba when it is first called, and keep the result on disk.
 
     Compiled code runs without the interpreter's lock, so that threads run side by side.
 
     Args:
         fastmath: the liberties with rounding that the compiler may take, as for `numba.njit`.
+        inline: whether the function becomes part of those that call it, however long it is: loops around a call are
+            not vectorised.
 
     Example::
 
@@ -41,7 +43,12 @@ def compiled(*, fastmath: bool | set[str] = False) -> Callable[[FunctionT], Func
     def decorate(function: FunctionT) -> FunctionT:
         import numba
 
-        options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+        options: dict[str, Any] = {
+            "nogil": True,
+            "fastmath": fastmath,
+            "error_model": "numpy",
+            "forceinline": inline,
+        }
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:

@@ -65,7 +65,7 @@ def _bits_of_float(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@compiled(fastmath=_KEEP_ORDER)
+@compiled(fastmath=_KEEP_ORDER, inline=True)
 def _exp32(x: Any) -> Any:
     x = _LARGEST if x > _LARGEST else x
     x = _SMALLEST if x < _SMALLEST else x
@@ -76,7 +76,7 @@ def _exp32(x: Any) -> Any:
     return (ONE + (r + r * r * tail)) * scale
 
 
-@compiled(fastmath=_KEEP_ORDER)
+@compiled(fastmath=_KEEP_ORDER, inline=True)
 def _log32(x: Any) -> Any:
     shifted = np.int32(_bits_of_float(x) + (_ONE_BITS - _SQRT_HALF_BITS))
     exponent = np.float32(np.int32(shifted >> np.int32(23)) - np.int32(127))
@@ -86,7 +86,7 @@ def _log32(x: Any) -> Any:
     return exponent * _LN2_HIGH + (f + (square * (f * tail - HALF) + exponent * _LN2_LOW))
 
 
-@compiled(fastmath=_KEEP_ORDER)
+@compiled(fastmath=_KEEP_ORDER, inline=True)
 def _log1p32(e: Any) -> Any:
     high = P4 + e * (P5 + e * (P6 + e * (P7 + e * (P8 + e * P9))))
     return e * (P0 + e * (P1 + e * (P2 + e * (P3 + e * high))))
@@ -122,7 +122,7 @@ def _log1p_of_share(e: Any) -> Any:
     return (lambda e: _log1p32(e)) if e == types.float32 else (lambda e: math.log1p(e))
 
 
-@compiled(fastmath=_KEEP_ORDER)
+@compiled(fastmath=_KEEP_ORDER, inline=True)
 def softplus_and_slope(x: Any) -> Any:
     """Return ln(1 + e^x) and its derivative, the logistic function."""
     e = exp(-abs(x))
@@ -130,7 +130,7 @@ def softplus_and_slope(x: Any) -> Any:
     return (x * ZERO if x < ZERO else x) + log1p_of_share(e), share
 
 
-@compiled(fastmath=_KEEP_ORDER)
+@compiled(fastmath=_KEEP_ORDER, inline=True)
 def tanh(x: Any) -> Any:
     """Return the hyperbolic tangent."""
     e = exp(-(abs(x) + abs(x)))

@@ -20,22 +20,23 @@ NO_LIKELIHOOD, POISSON_SOFTPLUS, POISSON_EXP, GAUSSIAN = ((0,) * length for leng
 _LARGEST_LOG_RATE, _SMALLEST_SOFTPLUS = ONE * 60, -ONE * 40
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline=True)
 def _log_prob_and_slope(link: Any, x: Any, y: Any, precision: Any) -> Any:
     """Return the log probability of y (without terms in y alone) at readout x, and its derivative by x."""
     if len(link) == 2:
         rate, slope = softplus_and_slope(x)
-        # Far to the left softplus(x) is exp(x), whose log is x, and vanishes beside it.
+        # Far to the left softplus(x) is exp(x), whose log is x, and vanishes beside it. Both sides are computed before
+        # one is chosen: a compiler does not vectorise branches around divisions.
         far = x < _SMALLEST_SOFTPLUS
-        safe = rate * ZERO + ONE if far else rate
-        log_rate = x if far else log(safe)
-        log_slope = rate * ZERO + ONE if far else slope / safe
+        safe = ONE if far else rate
+        log_rate, log_slope = log(safe), slope / safe
+        log_rate, log_slope = (x if far else log_rate), (ONE if far else log_slope)
         return y * log_rate - rate, y * log_slope - slope
     if len(link) == 3:
         held = x > _LARGEST_LOG_RATE
-        log_rate = ZERO * x + _LARGEST_LOG_RATE if held else x
+        log_rate = _LARGEST_LOG_RATE if held else x
         rate = exp(log_rate)
-        return y * log_rate - rate, (ZERO * x if held else y - rate)
+        return y * log_rate - rate, (ZERO if held else y - rate)
     residual = y - x
     return -HALF * precision * residual * residual, precision * residual
 

@@ -29,13 +29,13 @@ NO_WEIGHT, QUADRATIC, RATIO = ((0,) * length for length in range(1, 4))
 LANES = 16
 
 
-@compiled()
+@compiled(inline=True)
 def at(row: Any, lane: Any) -> Any:
     """Return the place of a lane of a row, unsigned: an index that could be negative would be tested, lane by lane."""
     return np.uintp(row * LANES + lane)
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline=True)
 def vector(zero: Any, values: Any) -> Any:
     """Return the entries of an array as a tuple."""
     result = zero

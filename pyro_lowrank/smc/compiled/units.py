@@ -19,13 +19,13 @@ FAST = {"reassoc", "nsz", "contract", "arcp"}
 RELU, CLIPPED_RELU, IDENTITY, TANH, SOFTPLUS, HINGES = ((0,) * length for length in range(1, 7))
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline=True)
 def _positive_part(x: Any) -> Any:
     # Written so that NaN stays NaN, and in the one way that is a single instruction.
     return ZERO if x < ZERO else x
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline=True)
 def rate_and_pulls(kind: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
     """Return phi(x; h), and the gradients of x and of h from `grad`, that of phi.
 
