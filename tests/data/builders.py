@@ -34,7 +34,13 @@ def nwb_file(
     for row, train in enumerate(trains):
         intervals = {} if observed is None else {"obs_intervals": observed[row]}
         file.add_unit(id=100 + row, spike_times=train, **intervals)
-    if trials is not None:
+    if trials == []:
+        columns = [
+            pynwb.core.VectorData(name=name, description="seconds", data=np.empty(0))
+            for name in ("start_time", "stop_time")
+        ]
+        file.trials = pynwb.epoch.TimeIntervals(name="trials", description="none yet", columns=columns)
+    elif trials is not None:
         file.add_trial_column("condition", "what was shown")
         for start, stop, condition in trials:
             file.add_trial(start_time=start, stop_time=stop, condition=condition)

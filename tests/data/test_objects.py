@@ -1,0 +1,151 @@
+"""Objects of pynapple, MNE and xarray become recordings with their names, units and times."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyro_lowrank.data import bin_spikes, from_mne, from_pynapple, from_xarray
+from tests.data.builders import random_spikes
+
+TRAINS = random_spikes(3, 12.0)
+EPOCHS = [(0.5, 2.5), (3.0, 6.01)]
+
+
+# --- pynapple --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nap() -> Any:
+    """The library, where it is installed."""
+    return pytest.importorskip("pynapple", reason="the extra `pynapple` is not installed")
+
+
+def test_pynapple_spikes_are_binned(nap: Any) -> None:
+    support = nap.IntervalSet(0.0, 12.0)
+    group = nap.TsGroup({7: nap.Ts(TRAINS[0]), 2: nap.Ts(TRAINS[1]), 5: nap.Ts(TRAINS[2])}, time_support=support)
+    epochs = nap.IntervalSet(*zip(*EPOCHS, strict=True))
+    expected = bin_spikes({2: TRAINS[1], 5: TRAINS[2], 7: TRAINS[0]}, bin_size=0.02, epochs=EPOCHS)
+    for chosen in (epochs, EPOCHS):
+        recording = from_pynapple(group, bin_size=0.02, epochs=chosen, conditions=["a", "b"])
+        np.testing.assert_array_equal(recording.data, expected.data)
+        assert recording.feature_names == ("2", "5", "7")
+    np.testing.assert_array_equal(
+        from_pynapple(group, bin_size=0.1).data,
+        bin_spikes([TRAINS[1], TRAINS[2], TRAINS[0]], bin_size=0.1, epochs=(0, 12)).data,
+    )
+    with pytest.raises(ValueError, match="have to be binned: pass `bin_size`"):
+        from_pynapple(group)
+
+
+def test_pynapple_samples_are_taken_as_they_are(nap: Any) -> None:
+    times, values = np.arange(600) / 50, np.random.default_rng(0).normal(size=(600, 2))
+    frame = nap.TsdFrame(t=times, d=values, columns=["x", "y"])
+    recording = from_pynapple(frame, epochs=EPOCHS)
+    assert recording.feature_names == ("x", "y")
+    assert recording.bin_size == pytest.approx(0.02)
+    assert recording.trial_lengths.tolist() == [101, 151], "its intervals hold both ends"
+    np.testing.assert_array_equal(recording.trials()[1], values[150:301])
+    assert recording.start_times is not None
+    assert recording.start_times.tolist() == [0.5, 3.0]
+    one = from_pynapple(nap.Tsd(t=times, d=values[:, 0]))
+    np.testing.assert_array_equal(one.data[0, :, 0], values[:, 0])
+    with pytest.raises(ValueError, match="Epoch 0, from 20 to 30 s, holds no sample"):
+        from_pynapple(frame, epochs=(20, 30))
+    with pytest.raises(ValueError, match="`bin_size` is for spike times"):
+        from_pynapple(frame, bin_size=0.1)
+    with pytest.raises(TypeError, match="must be a TsGroup, Tsd or TsdFrame of pynapple, got list"):
+        from_pynapple([1.0], epochs=(0, 1))
+
+
+# --- MNE -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raw() -> Any:
+    """Two seconds of an EEG, a magnetometer and a stimulus channel at 100 Hz; the EEG with a bad stretch."""
+    mne = pytest.importorskip("mne", reason="the extra `mne` is not installed")
+    info = mne.create_info(["Fz", "Cz", "M1", "STI"], 100.0, ["eeg", "eeg", "mag", "stim"])
+    values = 1e-6 * np.random.default_rng(0).normal(size=(4, 200))
+    made = mne.io.RawArray(values, info, first_samp=50, verbose="error")
+    return made
+
+
+def test_mne_raw_keeps_volts_names_and_rate(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    raw.set_annotations(mne.Annotations(onset=[0.5], duration=[0.1], description=["BAD_blink"], orig_time=None))
+    raw.info["bads"] = ["Cz"]
+    recording = from_mne(raw)
+    values = raw.get_data()
+    assert recording.feature_names == ("Fz", "Cz", "M1"), "no stimulus channel"
+    assert recording.feature_units == ("V", "V", "T")
+    assert recording.bin_size == pytest.approx(0.01)
+    assert recording.start_times is not None
+    assert recording.start_times.tolist() == [0.5]
+    missing = ~recording.mask[0]
+    assert missing[:, 1].all(), "a bad channel"
+    assert 9 <= missing[:, 0].sum() <= 11, "a bad stretch"
+    np.testing.assert_array_equal(recording.data[0, ~missing[:, 0], 0], values[0, ~missing[:, 0]])
+    assert from_mne(raw, picks=["M1"]).data.shape == (1, 200, 1)
+    assert raw.ch_names == ["Fz", "Cz", "M1", "STI"], "the user's object is left as it was"
+
+
+def test_mne_epochs_are_trials_with_conditions(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    events = np.array([[100, 0, 1], [150, 0, 2], [200, 0, 1]])
+    epochs = mne.Epochs(
+        raw, events, {"left": 1, "right": 2}, tmin=-0.1, tmax=0.2, baseline=None, preload=True, verbose="error"
+    )
+    recording = from_mne(epochs)
+    assert recording.data.shape == (3, 31, 3)
+    assert recording.conditions is not None
+    assert recording.conditions.tolist() == ["left", "right", "left"]
+    assert recording.start_times == pytest.approx([0.9, 1.4, 1.9])
+    np.testing.assert_array_equal(recording.data[1], raw.get_data()[:3, 90:121].T)
+    with pytest.raises(TypeError, match="must be a Raw or Epochs of MNE, got ndarray"):
+        from_mne(np.zeros(3))
+
+
+# --- xarray ----------------------------------------------------------------------------------------------------------
+
+
+def test_xarray_dimensions_names_and_times() -> None:
+    xarray = pytest.importorskip("xarray", reason="the extra `netcdf` is not installed")
+    values = np.random.default_rng(0).normal(size=(3, 7, 20))
+    coords = {"unit": ["a", "b", "c"], "time": ("time", 50.0 * np.arange(20), {"units": "ms"})}
+    array = xarray.DataArray(values, dims=("unit", "trial", "time"), coords=coords, attrs={"units": "Hz"})
+    recording = from_xarray(array)
+    np.testing.assert_array_equal(recording.data, values.transpose(1, 2, 0))
+    assert recording.feature_names == ("a", "b", "c")
+    assert recording.feature_units == ("Hz", "Hz", "Hz")
+    assert recording.bin_size == pytest.approx(0.05)
+    assert recording.conditions is None
+
+    steps = np.arange(20) * np.timedelta64(20, "ms")
+    labels = ["left", "right", "left", "left", "right", "left", "right"]
+    recording = from_xarray(array.assign_coords(time=steps, trial=labels))
+    assert recording.bin_size == pytest.approx(0.02)
+    assert recording.conditions is not None
+    assert recording.conditions.tolist() == labels, "labels that repeat are conditions"
+    named = from_xarray(array.assign_coords(trial=np.arange(10, 17)))
+    assert named.trial_names == ("10", "11", "12", "13", "14", "15", "16")
+
+    with pytest.raises(TypeError, match="choose one of the Dataset: rates"):
+        from_xarray(array.to_dataset(name="rates"))
+    with pytest.raises(TypeError, match="must be a DataArray of xarray, got list"):
+        from_xarray([1.0])
+    with pytest.raises(ValueError, match="The DataArray 'rates' must hold finite numbers"):
+        from_xarray(array.where(values < 1, np.inf).rename("rates"))
+
+
+@pytest.mark.parametrize(
+    ("read", "library", "extra"),
+    [(from_pynapple, "pynapple", "pynapple"), (from_mne, "mne", "mne"), (from_xarray, "xarray", "netcdf")],
+)
+def test_a_missing_extra_is_named(read: Any, library: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ModuleNotFoundError, match=rf'needs {library}, .* pip install "pyro-lowrank\[{extra}\]"'):
+        read(object())
