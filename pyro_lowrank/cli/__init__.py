@@ -66,13 +66,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_reading(group: Any) -> None:
-    group.add_argument("--key", help="which array of a .npz or .mat file, variable of a .nc or time series of a .nwb file")
+    group.add_argument(
+        "--key", help="which array of a .npz or .mat file, variable of a .nc or time series of a .nwb file"
+    )
     group.add_argument(
         "--bin",
         type=float,
         metavar="SECONDS",
-        help="count the spikes of a .nwb file, or of a cell array of a .mat file, in bins of this length; sum counts of "
-        "shorter bins; needed for spike times",
+        help="bins in which spike times (the units of a .nwb file, a cell array of a .mat file) are counted, needed for "
+        "these; counts in shorter bins are summed",
     )
     group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
     group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")

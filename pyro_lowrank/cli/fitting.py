@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
-from pyro_lowrank.data import read_recording
+from pyro_lowrank.data import Recording, read_recording
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     if standardisation is not None:
         standardisation.fold_into(model)
     save(files["model.safetensors"], model, guide)
-    _write_summary(files["summary.json"], options, recording.orientation, result)
+    _write_summary(files["summary.json"], options, recording, result)
     made = draw(files["training.png"], lambda: _training_figure(result))
     print(result)
     if held_out is not None:
@@ -143,13 +143,15 @@ def _train(
     )
 
 
-def _write_summary(path: Path, options: argparse.Namespace, orientation: str, result: FitResult) -> None:
+def _write_summary(path: Path, options: argparse.Namespace, recording: Recording, result: FitResult) -> None:
     held_out = result.held_out_evidence.tolist()
     summary = {
         "options": {
             name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "module"
         },
-        "orientation": orientation,
+        "orientation": recording.orientation,
+        "bin_size": recording.bin_size,
+        "feature_names": list(recording.feature_names),
         "steps": result.steps,
         "interrupted": result.interrupted,
         "seconds": round(result.seconds, 2),

@@ -61,8 +61,7 @@ def _cells(
     bin_size = stated_bin_size(path, scalars)
     if len(same) == 2:
         # All of one shape: which axis is time is for the usual rules to tell.
-        first = Contents(np.stack(cells), dims=("trial", "", ""), feature_names=names, bin_size=bin_size)
-        return first
+        return Contents(np.stack(cells), dims=("trial", "", ""), feature_names=names, bin_size=bin_size)
     time = 1 - same[0]
     lengths = tuple(cell.shape[time] for cell in cells)
     shape = [len(cells), 0, 0]
@@ -124,11 +123,7 @@ def _squeezed(array: Array) -> Array:
         for index, cell in enumerate(array.flat):
             cells[index] = _squeezed(np.asarray(cell))
         return cells
-    if array.ndim == 2 and 1 in array.shape:
-        return array.reshape(-1)
-    if array.ndim == 2 and 0 in array.shape:
-        return array.reshape(-1)
-    return array
+    return array.reshape(-1) if array.ndim == 2 and min(array.shape) < 2 else array
 
 
 def _words(array: Array) -> tuple[str, ...]:

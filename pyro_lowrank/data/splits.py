@@ -76,14 +76,14 @@ def split_trials(
         shared = sorted(set(names[chosen]) & set(names[~chosen]))
         if shared:
             raise ValueError(
-                f"`held_out` holds some parts of trial {shared[0]!r} and leaves others to train on: the two would "
+                f"`held_out` holds some parts of trial '{shared[0]}' and leaves others to train on: the two would "
                 "share data; hold out all of its parts or none."
             )
         return _split(recording, chosen)
     groups, first = np.unique(names, return_index=True)
     if len(groups) < 2:
         raise ValueError(
-            f"Only whole trials can be held out, and the recording has one, {groups[0]!r}; use `split_time`"
+            f"Only whole trials can be held out, and the recording has one, '{groups[0]}'; use `split_time`"
             f"{', before the windows are cut.' if len(names) > 1 else '.'}"
         )
     share = _checked_share(held_out)
@@ -92,7 +92,7 @@ def split_trials(
         raise ValueError(f"`by` must have one label for each of {recording.num_trials} trials, got {labels.shape}.")
     mixed = [name for name, label in zip(names, labels, strict=True) if label != labels[first][groups == name][0]]
     if mixed:
-        raise ValueError(f"`by` must give all parts of a trial one label; those of {mixed[0]!r} differ.")
+        raise ValueError(f"`by` must give all parts of a trial one label, and those of '{mixed[0]}' differ.")
     rng = np.random.default_rng(seed)
     drawn: list[str] = []
     for label in np.unique(labels):
