@@ -73,8 +73,8 @@ def _add_reading(group: Any) -> None:
         "--bin",
         type=float,
         metavar="SECONDS",
-        help="bins in which spike times (the units of a .nwb file, a cell array of a .mat file) are counted, needed for "
-        "these; counts in shorter bins are summed",
+        help="bins in which spike times (the units of a .nwb file, a cell array of a .mat file) are counted, needed "
+        "for these; counts in shorter bins are summed",
     )
     group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
     group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
