@@ -208,7 +208,7 @@ def test_bad_input_is_one_line_and_code_2(
 
 
 def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ([], ["frobnicate"], ["fit"], ["fit", "data.npy"], ["demo", "--steps", "many"]):
+    for command in ([], ["frobnicate"], ["fit"], ["fit", "data.npy", "--rank"], ["demo", "--steps", "many"]):
         with pytest.raises(SystemExit) as stopped:
             cli.main(command)
         assert stopped.value.code == 2

@@ -39,6 +39,13 @@ def test_spikes_of_an_nwb_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "have to be binned: pass `bin_size` in seconds" in capsys.readouterr().err
 
 
+def test_output_goes_to_a_folder_of_its_own_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nwb_file(tmp_path / "spikes.nwb", random_spikes(3, 12.0), TRIALS)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", "spikes.nwb", "--likelihood", "poisson", "--bin", "0.02", *SMALL]) == 0
+    assert (tmp_path / "fit" / "model.safetensors").exists()
+
+
 def test_a_mat_file_of_spike_times_and_of_signals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     io = pytest.importorskip("scipy.io", reason="the extra `matlab` is not installed")
     cells = np.empty(3, dtype=object)

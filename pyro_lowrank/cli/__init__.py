@@ -14,6 +14,7 @@ from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
 LIKELIHOODS = ("gaussian", "poisson")
+METHODS = ("certified", "enumerate", "search")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,12 +58,40 @@ def _parser() -> argparse.ArgumentParser:
     about = "fit a low-rank network to a recording (.npy, .npz, .csv, MATLAB .mat, NWB .nwb or xarray .nc)"
     command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files are written")
+    command.add_argument(
+        "--out", type=Path, default=Path("fit"), metavar="DIR", help="where files are written (%(default)s)"
+    )
     _add_reading(command.add_argument_group("the recording"))
     _add_model(command.add_argument_group("the model"))
     _add_training(command.add_argument_group("the training"))
     command.set_defaults(module="pyro_lowrank.cli.fitting")
+
+    about = "find the fixed points of a network, their stability, and whether there are others"
+    command = commands.add_parser("fixed-points", help=about, description=about)
+    _add_analysis(command)
+    command.set_defaults(module="pyro_lowrank.cli.analysis")
     return parser
+
+
+def _add_analysis(command: Any) -> None:
+    command.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a model file that was saved or fitted here, or a .npz file with decay, left, right, bias, activation",
+    )
+    command.add_argument("--method", default="certified", choices=METHODS, help="of finding them (%(default)s)")
+    command.add_argument(
+        "--input", type=float, nargs="+", metavar="U", help="a constant input, one number per input of the model"
+    )
+    command.add_argument("--max-boxes", type=int, metavar="N", help="stop after so many boxes, regions or starts")
+    command.add_argument("--max-seconds", type=float, metavar="SECONDS", help="stop after so long")
+    command.add_argument("--threads", type=int, metavar="N", help="of the certified method (all cores)")
+    command.add_argument(
+        "--starts", type=int, default=10_000, metavar="N", help="most starts of a search (%(default)s)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of a search (%(default)s)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="where a table, arrays and a figure are written")
 
 
 def _add_reading(group: Any) -> None:

@@ -41,7 +41,10 @@ def from_pynapple(
     Raises:
         ModuleNotFoundError: if the extra `pynapple` is not installed.
         TypeError: if the object is of another kind.
-        ValueError: if `bin_size` is missing or not wanted, samples are not evenly spaced, or an epoch holds none.
+        ValueError: if `bin_size` is missing or not wanted, or an epoch holds no sample.
+
+    Warns:
+        UserWarning: if samples are not evenly spaced, so that the bin size is not known.
     """
     nap = require("pynapple", "pynapple", "Reading an object of pynapple")
     intervals = check_epochs(data.time_support if epochs is None and hasattr(data, "time_support") else epochs)
@@ -104,7 +107,8 @@ def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> R
         starts = np.array([chosen.first_time])
     else:
         values = chosen.get_data(copy=True)
-        starts = chosen.events[:, 0] / info["sfreq"] + chosen.tmin
+        # Events count the samples of the raw recording, whatever became of the epochs' own rate.
+        starts = chosen.events[:, 0] / getattr(chosen, "_raw_sfreq", info["sfreq"]) + chosen.tmin
         labels = {code: name for name, code in chosen.event_id.items()}
         conditions = np.array([labels[code] for code in chosen.events[:, 2]])
     bad = [name in info["bads"] for name in names]

@@ -105,6 +105,9 @@ def test_mne_epochs_are_trials_with_conditions(raw: Any) -> None:
     assert recording.conditions.tolist() == ["left", "right", "left"]
     assert recording.start_times == pytest.approx([0.9, 1.4, 1.9])
     np.testing.assert_array_equal(recording.data[1], raw.get_data()[:3, 90:121].T)
+    halved = from_mne(epochs.decimate(2, verbose="error"))
+    assert halved.bin_size == pytest.approx(0.02)
+    assert halved.start_times == pytest.approx([0.9, 1.4, 1.9]), "the same clock at half the rate"
     with pytest.raises(TypeError, match="must be a Raw or Epochs of MNE, got ndarray"):
         from_mne(np.zeros(3))
 
