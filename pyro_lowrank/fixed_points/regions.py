@@ -123,7 +123,8 @@ class Collection:
 
     def array(self, rank: int) -> Array:
         """Return the points, `points x rank`."""
-        return np.array(self.points, dtype=np.float64).reshape(len(self.points), rank)
+        # Adding zero makes an end of minus zero.
+        return np.array(self.points, dtype=np.float64).reshape(len(self.points), rank) + 0.0
 
     def drop(self, keep: NDArray[np.bool_]) -> None:
         """Forget the points whose entry is False."""

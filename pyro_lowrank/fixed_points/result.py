@@ -78,6 +78,7 @@ class FixedPoints:
         on_knot: whether each unit is at a knot, `points x units`.
         sets: lines and planes of fixed points.
         certificate: what is proved.
+        network: the map itself; see `step`.
 
     Example::
 
@@ -103,6 +104,11 @@ class FixedPoints:
     on_knot: NDArray[np.bool_]
     sets: tuple[FixedSet, ...]
     certificate: Certificate
+    network: Network
+
+    def step(self, z: Array) -> Array:
+        """Return F(z), where the network is one step after z, both `... x rank`."""
+        return z + self.network.value(z)
 
     def __len__(self) -> int:
         return len(self.points)
@@ -193,4 +199,5 @@ def complete_result(network: Network, found: Found, *, method: str, seconds: flo
             seconds=seconds,
             interrupted=found.interrupted,
         ),
+        network=network,
     )

@@ -1,0 +1,93 @@
+"""`pyro-lowrank fixed-points`: the fixed points of a network, by stability, and whether there are others."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_lowrank.cli.codes import INTERRUPTED
+from pyro_lowrank.cli.files import draw, list_files, output_files
+from pyro_lowrank.dynamics.analysis import analyzer_arguments
+from pyro_lowrank.fixed_points import FixedPoints, find_fixed_points, read_weights
+from pyro_lowrank.modules import own_values
+from pyro_lowrank.plots.figures import new_figure
+from pyro_lowrank.plots.phase import new_space, plot_phase_line, plot_phase_plane, plot_phase_space
+from pyro_lowrank.serialization import load
+
+TABLE, ARRAYS, FIGURE = "fixed_points.csv", "fixed_points.npz", "fixed_points.png"
+DRAWN_RANKS = (1, 2, 3)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read the network, find its fixed points, print and save them; return the exit code."""
+    arguments = _network(options.model, options.input)
+    files = output_files(options.out, TABLE, ARRAYS, FIGURE) if options.out is not None else {}
+    result = find_fixed_points(
+        **arguments,
+        method=options.method,
+        max_boxes=options.max_boxes,
+        max_seconds=options.max_seconds,
+        threads=options.threads,
+        num_starts=options.starts,
+        seed=options.seed,
+    )
+    print(result)
+    if options.out is not None:
+        _write_table(files[TABLE], result)
+        _write_arrays(files[ARRAYS], result)
+        rank = result.points.shape[1]
+        drawn = draw(files[FIGURE], lambda: _figure(result)) if rank in DRAWN_RANKS else []
+        list_files(options.out, [TABLE, ARRAYS, *drawn])
+        if rank not in DRAWN_RANKS:
+            print("There is no figure: ranks up to 3 can be drawn.")
+    return INTERRUPTED if result.certificate.interrupted else 0
+
+
+def _network(path: Path, u: list[float] | None) -> dict[str, Any]:
+    """Arguments of the analyzer, from a file of weights or of a model."""
+    if path.suffix == ".npz":
+        return read_weights(path, u=u)
+    dynamics = load(path)[0].dynamics
+    with own_values(dynamics):
+        return analyzer_arguments(dynamics.transition(), u)
+
+
+def _write_table(path: Path, result: FixedPoints) -> None:
+    columns = result.to_dict()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def _write_arrays(path: Path, result: FixedPoints) -> None:
+    certificate = result.certificate
+    np.savez(
+        path,
+        points=result.points,
+        eigenvalues=result.eigenvalues,
+        stability=result.stability,
+        num_unstable=result.num_unstable,
+        is_spiral=result.is_spiral,
+        residuals=result.residuals,
+        pieces=result.pieces,
+        active=result.active,
+        on_knot=result.on_knot,
+        complete=np.array(certificate.complete),
+        open_boxes=certificate.open_boxes,
+    )
+
+
+def _figure(result: FixedPoints) -> Any:
+    rank = result.points.shape[1]
+    if rank == 3:
+        figure, space = new_space()
+        plot_phase_space(space, result)
+        return figure
+    figure, axes = new_figure(1, 1, width=7, height=5)
+    (plot_phase_line if rank == 1 else plot_phase_plane)(axes[0, 0], result)
+    return figure
