@@ -1,4 +1,15 @@
-"""Compiled enclosures of the map on a box: what is linear there is folded in, the rest is relaxed unit by unit."""
+"""Compiled enclosures of the map on a box: what is linear there is folded in, the rest is relaxed unit by unit.
+
+On a box every unit lies between two parallel lines, a x + b - d and a x + b + d, with d = 0 where the unit is linear on
+the box. So G(z) lies within e = sum_j abs(v_j) d_j of the affine map S z + k of the middle lines, and a zero in the box
+solves S z = -k + (something within e), whence a smaller box.
+
+Rounding. All sums of G have at most n = units + 3 rank + 16 terms and products along any one path, added in any order:
+their error is at most n eps times the sum of the absolute terms. `Network.error` is that bound, from the weights, and
+is added to e; it covers the folded sums too, which only add the same terms in another order. The inverse that
+preconditions may be any matrix: what it leaves of S, Y S - I, is computed and charged against the box. Currents are
+widened by `ROUNDING`, and what is left of a box by a few units in the last place, before anything is decided.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +167,11 @@ def relax_pieces(knots, slopes, intercepts, low, high, first, last):  # type: ig
     """The same for a piecewise-linear unit whose knots first .. last - 1 lie inside the interval."""
     f_low = slopes[first] * low + intercepts[first]
     f_high = slopes[last] * high + intercepts[last]
-    slope = (f_high - f_low) / (high - low)
+    flattest, steepest = slopes[first], slopes[first]
+    for k in range(first + 1, last + 1):
+        flattest, steepest = min(flattest, slopes[k]), max(steepest, slopes[k])
+    # Any slope will do; the chord's is the best, but on a very short interval it is rounding.
+    slope = min(max((f_high - f_low) / (high - low), flattest), steepest)
     bottom = min(f_low - slope * low, f_high - slope * high)
     top = max(f_low - slope * low, f_high - slope * high)
     for k in range(first, last):
@@ -252,6 +267,8 @@ def contract(network, levels, level, low, high, s):  # type: ignore[no-untyped-d
     Leaves the Newton step, the half-width of the image and the score of each dimension for splitting.
     """
     rank = low.shape[0]
+    for i in range(rank):
+        s.score[i] = 0.0
     if invert(s.affine, s.inverse, s.work) < 1e-13:
         return 0
     for i in range(rank):
@@ -263,7 +280,7 @@ def contract(network, levels, level, low, high, s):  # type: ignore[no-untyped-d
                 off += s.inverse[i, m] * s.affine[m, k]
             step += s.inverse[i, k] * value
             reach += abs(s.inverse[i, k]) * s.error[k] + (abs(off) + 1e-15) * s.radius[k]
-        s.step[i], s.reach[i], s.score[i] = step, reach, 0.0
+        s.step[i], s.reach[i] = step, reach
     for position in range(levels.counts[level]):
         j = levels.open_units[level, position]
         width = s.width[position]

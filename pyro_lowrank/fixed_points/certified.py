@@ -1,0 +1,242 @@
+"""Every fixed point by branch and bound, with the proof that there are no others."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pyro_lowrank.compilation import run_side_by_side
+from pyro_lowrank.fixed_points.explore import LEAVES, Worker, explore, new_worker
+from pyro_lowrank.fixed_points.found import Found
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
+from pyro_lowrank.fixed_points.progress import Progress
+from pyro_lowrank.fixed_points.proof import Proved, newton, prove
+from pyro_lowrank.fixed_points.regions import Pieces, prune
+from pyro_lowrank.fixed_points.root import root_box
+from pyro_lowrank.fixed_points.zeros import RegionZeros
+
+MOST_BOXES = 20_000_000
+"""How many boxes are looked at where no budget is given."""
+
+# Sides of the smallest boxes, relative to the root box: what is not decided at one is put off to the next.
+_STAGES = (1e-4, 1e-8, 1e-13)
+# A leaf is decided by its linear regions if these are not more.
+_MOST_REGIONS = 256
+# Seconds between two looks at the clock, at Ctrl-C, and at how the boxes are shared out.
+_PAUSE = 0.1
+_explore: Any = explore
+
+
+def certify(
+    network: Network,
+    *,
+    max_boxes: int | None = None,
+    max_seconds: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    r"""Find all zeros of a network's map by branch and bound, with a proof that there are no others.
+
+    Start from a box outside of which there is none (`root_box`). On a box every unit lies between two parallel lines,
+    a single one where the unit is linear on the box; so G is enclosed by an affine map with an error (`enclosure`),
+    which says that the box holds no zero, or shrinks it, or leaves it to be split. Boxes inherit from the one that they
+    were split from which units are linear there, so that a box costs what its other units cost.
+
+    With piecewise-linear units, boxes end up within one linear region, or within so few that these are solved one by
+    one: a zero on a knot is found from all of its sides, and lines and planes of zeros as the pieces of linear regions
+    that they are. With smooth units, the interval Newton theorem proves that a box holds exactly one zero (`proof`).
+    Rounding is accounted for by explicit margins, see `enclosure`: `complete` means that every box was decided with
+    them, and not only that nothing more was found.
+
+    Args:
+        network: the network.
+        max_boxes: stop, incomplete, after so many boxes; `MOST_BOXES` if neither budget is given.
+        max_seconds: stop, incomplete, after so long.
+        threads: how many run side by side; as many as there are cores if None.
+        progress: called now and then with the numbers of boxes and of zeros so far.
+
+    Example::
+
+        >>> from pyro_lowrank.fixed_points.network import build_network
+        >>> found = certify(build_network(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0]))
+        >>> sorted(found.points.ravel().round(9).tolist()), found.complete, found.index_sum
+        ([0.0, 1.333333333, 4.0], True, 1)
+
+    References:
+        Neumaier (1990), "Interval methods for systems of equations"; Pals et al. (2024), NeurIPS.
+    """
+    if max_boxes is None:
+        max_boxes = MOST_BOXES if max_seconds is None else 2**62
+    until = np.inf if max_seconds is None else time.monotonic() + max_seconds
+    search = _Search(prune(network), threads or os.cpu_count() or 1, max_boxes, until, progress)
+    return search.run()
+
+
+class _Search:
+    """Boxes, shared out among threads, and what was found in them."""
+
+    def __init__(self, network: Network, threads: int, max_boxes: int, until: float, progress: Progress | None) -> None:
+        self.network, self.threads = network, threads
+        self.max_boxes, self.until, self.progress = max_boxes, until, progress
+        self.root, self.is_bounded = root_box(network)
+        self.regions = RegionZeros(network) if network.kind == PIECEWISE else None
+        self.visited: set[bytes] = set()
+        self.proved: list[Proved] = []
+        self.boxes = self.solves = 0
+        self.limit = 200
+
+    def run(self) -> Found:
+        """Search until all is decided or the budget is spent."""
+        open_boxes, interrupted = self.root[None], False
+        try:
+            for stage in _STAGES:
+                if len(open_boxes):
+                    open_boxes = self._search(open_boxes, stage * np.maximum(self.root[1] - self.root[0], 1e-300))
+        except KeyboardInterrupt:
+            interrupted, open_boxes = True, self.left
+        return self._found(open_boxes, interrupted)
+
+    def _search(self, boxes: Array, smallest: Array) -> Array:
+        """Decide boxes, `boxes x 2 x rank`; return those that are too small to split or that no budget is left for."""
+        undecided: list[Array] = []
+        workers: list[Worker] = []
+        while len(boxes):
+            # For a start a few boxes by one thread, so that all have some to begin with.
+            number = self.threads if len(boxes) >= 8 * self.threads else 1
+            self.left = np.concatenate([boxes, *(box[None] for box in undecided)])
+            if self.boxes >= self.max_boxes or time.monotonic() > self.until:
+                return self.left
+            workers = self._workers(workers, boxes, number)
+            leaves = self._chunk(workers, smallest)
+            boxes = np.concatenate([_boxes_left(worker) for worker in workers])
+            for box in leaves:
+                rest = self._decide(box)
+                if rest is not None and self.regions is None and (rest[1] - rest[0] > smallest).any():
+                    boxes = np.concatenate([boxes, _halves(rest)])
+                elif rest is not None:
+                    undecided.append(rest)
+            if self.progress is not None:
+                self.progress(self.boxes, len(self.proved) if self.regions is None else len(self.regions))
+        return np.array(undecided).reshape(-1, 2, self.network.rank)
+
+    def _workers(self, workers: list[Worker], boxes: Array, number: int) -> list[Worker]:
+        """Return workers with the boxes dealt out among them."""
+        most = -(-len(boxes) // number)
+        fits = len(workers) == number and all(len(worker.stack.level) > most + _room(worker) for worker in workers)
+        if not fits:
+            workers = [new_worker(self.network, 2 * most + 64) for _ in range(number)]
+        for index, worker in enumerate(workers):
+            own = boxes[index::number]
+            worker.stack.low[: len(own)], worker.stack.high[: len(own)] = own[:, 0], own[:, 1]
+            worker.stack.level[: len(own)] = 0
+            worker.counts[:] = (len(own), 0, 0, 0)
+        return workers
+
+    def _chunk(self, workers: list[Worker], smallest: Array) -> list[Array]:
+        """Let every worker look at some boxes; return the leaves."""
+        rank = self.network.rank
+        centres = np.array([proved.point for proved in self.proved]).reshape(-1, rank)
+        radii = np.array([proved.radius for proved in self.proved])
+        limit = max(1, min(self.limit, -(-(self.max_boxes - self.boxes) // len(workers))))
+        start = time.perf_counter()
+        tasks = [partial(_explore, self.network, worker, limit, smallest, centres, radii) for worker in workers]
+        run_side_by_side(tasks)
+        seconds = time.perf_counter() - start
+        counts = np.array([worker.counts for worker in workers])
+        self.boxes += int(counts[:, 1].sum())
+        self.solves += int(counts[:, 2].sum())
+        # The first call compiles; later ones tell how many boxes fit between two pauses.
+        if counts[:, 1].max() >= limit:
+            self.limit = int(np.clip(self.limit * _PAUSE / max(seconds, 1e-4), self.limit // 4 + 100, 4 * self.limit))
+        return [
+            np.stack([worker.leaf_low[i], worker.leaf_high[i]]) for worker in workers for i in range(worker.counts[3])
+        ]
+
+    def _decide(self, box: Array) -> Array | None:
+        """Find the zeros of a leaf; return what is left undecided of it."""
+        if self.regions is None:
+            return self._prove(box)
+        pieces = self._regions_of(box)
+        if pieces is None:
+            return box
+        new = [row for row in pieces if row.tobytes() not in self.visited]
+        if new:
+            self.visited.update(row.tobytes() for row in new)
+            self.solves += len(new)
+            self.regions.visit(np.array(new))
+        return None
+
+    def _regions_of(self, box: Array) -> Pieces | None:
+        """Return the pieces of all linear regions that a box may touch, or None if they are many."""
+        network = self.network
+        middle, radius = 0.5 * (box[0] + box[1]), 0.5 * (box[1] - box[0])
+        x = network.weights @ middle
+        reach = np.abs(network.weights) @ (radius + 1e-14 * np.abs(middle)) + 1e-15 * np.abs(x)
+        first = (network.knots < (x - reach)[:, None]).sum(1)
+        last = (network.knots <= (x + reach)[:, None]).sum(1)
+        open_units = np.flatnonzero(first < last)
+        if np.prod((last - first + 1).astype(float)) > _MOST_REGIONS:
+            return None
+        choices = list(itertools.product(*(range(first[j], last[j] + 1) for j in open_units)))
+        pieces = np.array(choices, dtype=np.int64).reshape(len(choices), len(open_units))
+        rows = np.repeat(first[None].astype(np.int64), len(pieces), 0)
+        rows[:, open_units] = pieces
+        return rows
+
+    def _prove(self, box: Array) -> Array | None:
+        """Prove the zero in a box of smooth units; return what is left of the box, which may hold others."""
+        self.solves += 1
+        point = newton(self.network, box.mean(0))
+        known = point is not None and any(np.abs(point - proved.point).max() <= proved.radius for proved in self.proved)
+        proved = None if point is None or known else prove(self.network, point)
+        if proved is not None:
+            self.proved.append(proved)
+        for proved in self.proved:
+            if (np.abs(box - proved.point) <= proved.radius).all():
+                return None
+        return box
+
+    def _found(self, open_boxes: Array, interrupted: bool) -> Found:
+        if self.regions is not None:
+            points, sets, index_sum = self.regions.collect()
+            certain = self.regions.is_certain
+        else:
+            points = np.array([proved.point for proved in self.proved]).reshape(-1, self.network.rank)
+            sets, certain = (), True
+            index_sum = sum(proved.sign for proved in self.proved)
+        complete = self.is_bounded and certain and not len(open_boxes) and not interrupted
+        bounded = self.network.is_bounded
+        return Found(
+            points=points,
+            sets=sets,
+            complete=complete,
+            boxes=self.boxes,
+            solves=self.solves,
+            open_boxes=open_boxes,
+            searched=self.root,
+            index_sum=index_sum,
+            expected_index_sum=(int(np.sign(np.linalg.det(-self.network.affine))) or None) if bounded else None,
+            interrupted=interrupted,
+        )
+
+
+def _halves(box: Array) -> Array:
+    """Return a box cut across its longest side."""
+    side = int(np.argmax(box[1] - box[0]))
+    low, high = box.copy(), box.copy()
+    low[1, side] = high[0, side] = box[:, side].mean()
+    return np.stack([low, high])
+
+
+def _room(worker: Worker) -> int:
+    return len(worker.stack.level) - len(worker.levels.counts)
+
+
+def _boxes_left(worker: Worker) -> Array:
+    size = worker.counts[0]
+    return np.stack([worker.stack.low[:size], worker.stack.high[:size]], 1)

@@ -1,0 +1,88 @@
+"""Newton's method, and the proof that a cube around a point holds exactly one zero, for smooth units."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pyro_lowrank.fixed_points.network import TANH, Array, Network
+
+_STEPS = 50
+_RADII = 10.0 ** np.arange(0, -13, -0.5)
+
+
+class Proved(NamedTuple):
+    """A zero, and a cube in which it is the only one."""
+
+    point: Array
+    """`rank`."""
+    radius: float
+    """Half the side of the cube around it."""
+    sign: int
+    """Of det(I - J) there."""
+
+
+def newton(network: Network, z: Array) -> Array | None:
+    """Return a zero of the network by Newton's method from z, or None if it does not settle."""
+    for _ in range(_STEPS):
+        try:
+            step = np.linalg.solve(network.jacobian(z), network.value(z))
+        except np.linalg.LinAlgError:
+            return None
+        z = z - step
+        if not np.isfinite(z).all():
+            return None
+        if np.abs(step).max() <= 4e-16 * (1 + np.abs(z).max()):
+            return z
+    return z if (np.abs(network.value(z)) <= 8 * network.error(z)).all() else None
+
+
+def _slope_ranges(network: Network, x: Array, reach: Array) -> tuple[Array, Array]:
+    """Lowest and highest slope of each smooth unit where its current is within `reach` of x."""
+    x = x + network.intercepts[:, 0]
+    low, high = x - reach, x + reach
+
+    def slope(at: Array) -> Array:
+        e = np.exp(-np.abs(at) * (2.0 if network.kind == TANH else 1.0))
+        if network.kind == TANH:
+            return np.asarray(4 * e / (1 + e) ** 2)
+        return np.asarray(np.where(at >= 0, 1.0, e) / (1 + e))
+
+    ends = slope(low), slope(high)
+    lowest, highest = np.minimum(*ends), np.maximum(*ends)
+    if network.kind == TANH:
+        highest = np.where((low <= 0) & (high >= 0), 1.0, highest)
+    return lowest * (1 - 1e-14) - 1e-300, highest * (1 + 1e-14)
+
+
+def prove(network: Network, point: Array) -> Proved | None:
+    r"""Return the largest cube around a point that provably holds exactly one zero, or None if there is no such cube.
+
+    With Y an approximate inverse of the Jacobian and every Jacobian on the cube of radius r within
+    :math:`\|I - Y J\|_\infty \le q < 1`, the map :math:`z - Y G(z)` contracts there: there is at most one zero, and
+    there is one if :math:`\|Y G(z_0)\|_\infty \le (1 - q) r`. Rounding of G and of Y J is added to both sides.
+
+    Args:
+        network: of smooth units.
+        point: an approximate zero, `rank`.
+    """
+    jacobian = network.jacobian(point)
+    try:
+        inverse = np.linalg.inv(jacobian)
+    except np.linalg.LinAlgError:
+        return None
+    x = point @ network.weights.T
+    size = np.abs(point) @ np.abs(network.weights).T
+    residual = (np.abs(inverse) @ (np.abs(network.value(point)) + network.error(point))).max()
+    gains = np.abs(inverse @ network.outputs.T)
+    for radius in _RADII * (1 + np.abs(point).max()):
+        reach = np.abs(network.weights).sum(1) * radius + 1e-15 * (size + 1)
+        lowest, highest = _slope_ranges(network, x, reach)
+        middle = network.affine + (network.outputs.T * (0.5 * (lowest + highest))) @ network.weights
+        spread = (gains * (0.5 * (highest - lowest))) @ np.abs(network.weights)
+        rounding = np.abs(inverse) @ network.error_slope
+        q = (np.abs(np.eye(network.rank) - inverse @ middle) + spread + rounding).sum(1).max() * (1 + 1e-12)
+        if q < 1 and residual <= (1 - q) * radius * (1 - 1e-12):
+            return Proved(point, float(radius), int(np.sign(np.linalg.det(-jacobian))))
+    return None
