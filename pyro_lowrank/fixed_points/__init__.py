@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyro_lowrank.fixed_points.adapters import from_full_rank, from_shallow_plrnn, read_weights
+from pyro_lowrank.fixed_points.continuation import Continuation, continuation
 from pyro_lowrank.fixed_points.cycles import Cycles, find_cycles
 from pyro_lowrank.fixed_points.find import find_fixed_points, fixed_points_of
 from pyro_lowrank.fixed_points.found import FixedSet
@@ -11,10 +12,12 @@ from pyro_lowrank.fixed_points.samples import SampledFixedPoints, sampled_fixed_
 
 __all__ = [
     "Certificate",
+    "Continuation",
     "Cycles",
     "FixedPoints",
     "FixedSet",
     "SampledFixedPoints",
+    "continuation",
     "find_cycles",
     "find_fixed_points",
     "fixed_points_of",

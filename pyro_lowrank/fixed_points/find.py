@@ -7,6 +7,7 @@ import time
 from numpy.typing import ArrayLike
 
 from pyro_lowrank.errors import check_choice, check_positive, check_positive_int
+from pyro_lowrank.fixed_points.certified import certify
 from pyro_lowrank.fixed_points.enumerate import enumerate_regions
 from pyro_lowrank.fixed_points.found import Found
 from pyro_lowrank.fixed_points.network import Network, build_network
@@ -131,8 +132,6 @@ def fixed_points_of(
     start = time.perf_counter()
     found: Found
     if method == "certified":
-        from pyro_lowrank.fixed_points.certified import certify
-
         found = certify(network, max_boxes=max_boxes, max_seconds=max_seconds, threads=threads, progress=progress)
     elif method == "enumerate":
         found = enumerate_regions(network, max_boxes=max_boxes, max_seconds=max_seconds, progress=progress)
