@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyro_lowrank.compilation import run_side_by_side
-from pyro_lowrank.fixed_points.explore import LEAVES, Worker, explore, new_worker
+from pyro_lowrank.fixed_points.explore import Worker, explore, new_worker
 from pyro_lowrank.fixed_points.found import Found
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
 from pyro_lowrank.fixed_points.progress import Progress
@@ -180,7 +180,7 @@ class _Search:
         first = (network.knots < (x - reach)[:, None]).sum(1)
         last = (network.knots <= (x + reach)[:, None]).sum(1)
         open_units = np.flatnonzero(first < last)
-        if np.prod((last - first + 1).astype(float)) > _MOST_REGIONS:
+        if np.log(last - first + 1).sum() > np.log(_MOST_REGIONS):
             return None
         choices = list(itertools.product(*(range(first[j], last[j] + 1) for j in open_units)))
         pieces = np.array(choices, dtype=np.int64).reshape(len(choices), len(open_units))

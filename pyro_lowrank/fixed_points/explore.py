@@ -19,7 +19,7 @@ from pyro_lowrank.fixed_points.enclosure import (
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
 
 DEPTH = 400
-"""Most levels of boxes within boxes. Halving one of a few sides each time, far fewer reach the resolution of doubles."""
+"""Most levels of boxes within boxes: far fewer halvings of a few sides reach the resolution of doubles."""
 
 LEAVES = 1000
 """Most leaves that a call hands back."""
@@ -75,7 +75,7 @@ def is_known(low: Any, high: Any, centres: Any, radii: Any) -> Any:
 def _shrink(network: Any, worker: Any, level: Any, source: Any, low: Any, high: Any, smallest: Any) -> Any:
     """Shrink a box for as long as it loses half of its volume.
 
-    Returns 0 if it holds no zero, 1 if it is a leaf (linear, or small, or with a zero for sure), 2 if it is to be split.
+    Returns 0 if it holds no zero, 1 if it is a leaf (linear, small, or with a zero for sure), 2 if it is to be split.
     """
     rank, s = low.shape[0], worker.scratch
     while True:
