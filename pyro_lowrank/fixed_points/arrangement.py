@@ -115,6 +115,9 @@ class Arrangement:
                     seen.add(key)
                     self.degenerate.append((points[index] @ self._basis, float(room[index])))
                     yield from self._around(signs[index], through[index], up, across)
+        if lowest > highest:
+            # All hyperplanes are parallel but for rounding, or nearly: they all cut a plane anywhere.
+            lowest, highest, self.worst = 0.0, 0.0, math.inf
         below = lowest - 1.0 - 0.1 * (highest - lowest)
         plane = Arrangement(self.normals @ across, self.offsets - below * (self.normals @ up), self._generator)
         yield from plane.cells()

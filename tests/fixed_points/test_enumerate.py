@@ -102,6 +102,24 @@ def test_no_sampled_cell_is_missing(dimensions: int) -> None:
         assert sampled <= {tuple(row) for row in cells(normals, offsets, seed).tolist()}
 
 
+@pytest.mark.parametrize("exponent", [-6, 0, 3])
+def test_any_scale_of_weights_and_nearly_parallel_hyperplanes(exponent: int) -> None:
+    proved = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rank, units, scale = int(rng.integers(1, 4)), int(rng.integers(2, 8)), 10.0**exponent
+        left, bias = rng.normal(size=(units, rank)), rng.normal(size=units)
+        left[1] = left[0] + 10.0 ** -rng.integers(3, 17) * rng.normal(size=rank)
+        bias[1] = bias[0]
+        network = build_network(0.7, left * scale, rng.normal(size=(rank, units)) / scale, bias)
+        expected, found = brute_force(network), enumerate_regions(network)
+        assert same_points(found.points * scale, expected.points * scale)
+        proved += found.complete
+        if found.complete:
+            assert found.index_sum == found.expected_index_sum
+    assert proved > 20
+
+
 def test_points_a_millionth_apart_are_two() -> None:
     # The function rises over its knot and comes back: two zeros around a knot, 1e-6 apart.
     gap = 1e-6
