@@ -114,6 +114,50 @@ def find_cycles(
         ([-1.915008, 1.915008], ['attractor'])
     """
     network = build_network(decay, left, right, bias, activation, input_current, constant)
+    return cycles_of(
+        network,
+        order=order,
+        method=method,
+        max_boxes=max_boxes,
+        max_seconds=max_seconds,
+        threads=threads,
+        num_starts=num_starts,
+        constrained=constrained,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def cycles_of(
+    network: Network,
+    *,
+    order: int,
+    method: str | None = None,
+    max_boxes: int | None = None,
+    max_seconds: float | None = None,
+    threads: int | None = None,
+    num_starts: int = 10_000,
+    constrained: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Cycles:
+    """Find the cycles of a network that is built already; see `find_cycles`.
+
+    Args:
+        network: as `build_network`, or one of the adapters, returns it.
+        order: as of `find_cycles`.
+        method: as of `find_cycles`.
+        max_boxes: as of `find_fixed_points`.
+        max_seconds: as of `find_fixed_points`.
+        threads: as of `find_fixed_points`.
+        num_starts: as of `find_fixed_points`.
+        constrained: as of `find_fixed_points`.
+        seed: as of `find_fixed_points`.
+        progress: as of `find_fixed_points`.
+
+    Raises:
+        ValueError: as of `find_fixed_points`.
+    """
     check_positive_int("order", order)
     if method is None:
         method = "certified" if order * network.rank <= CERTIFIED_DIMENSIONS else "search"

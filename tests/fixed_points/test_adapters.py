@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_lowrank.fixed_points import find_fixed_points, fixed_points_of
+from pyro_lowrank.fixed_points import cycles_of, find_fixed_points, fixed_points_of
 from pyro_lowrank.fixed_points.adapters import from_full_rank, from_shallow_plrnn, read_weights
 
 RNG = np.random.default_rng(0)
@@ -26,6 +26,14 @@ def test_a_shallow_plrnn_is_its_own_map(clipped: bool) -> None:
     result = fixed_points_of(network, method="enumerate")
     assert result.certificate.complete
     np.testing.assert_allclose(network.value(result.points), 0, atol=1e-10)
+
+
+def test_cycles_of_a_shallow_plrnn() -> None:
+    # z' = 3 - 2 max(z, 0) steps from 3 to -3 and back.
+    network = from_shallow_plrnn([0.0], [[-2.0]], [[1.0]], [3.0], [0.0])
+    cycles = cycles_of(network, order=2, method="enumerate")
+    np.testing.assert_allclose(cycles.points.ravel(), [-3.0, 3.0])
+    np.testing.assert_allclose(cycles.multipliers, [[0.0]], atol=1e-12)
 
 
 @pytest.mark.parametrize("inside", [False, True])

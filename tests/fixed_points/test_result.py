@@ -162,6 +162,20 @@ def test_results_are_frozen() -> None:
         result.points = np.zeros((0, 1))  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("method", ["certified", "enumerate", "search"])
+def test_an_interrupt_returns_what_is_known(method: str) -> None:
+    rng = np.random.default_rng(0)
+    arguments = (0.9, rng.normal(size=(40, 3)), rng.normal(size=(3, 40)), rng.normal(size=40))
+
+    def stop(count: int, known: int) -> None:
+        raise KeyboardInterrupt
+
+    result = find_fixed_points(*arguments, method=method, progress=stop)
+    assert result.certificate.interrupted
+    assert not result.certificate.complete
+    assert "interrupted: there may be others" in str(result)
+
+
 GOOD: dict[str, Any] = {"decay": 0.5, "left": np.ones((3, 2)), "right": np.ones((2, 3)), "bias": np.zeros(3)}
 
 
