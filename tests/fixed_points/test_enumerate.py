@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_lowrank.fixed_points.arrangement import Arrangement
+from pyro_lowrank.fixed_points.arrangement import ENTRIES, Arrangement
 from pyro_lowrank.fixed_points.enumerate import enumerate_regions
 from pyro_lowrank.fixed_points.network import Array, Network, build_network
 from tests.fixed_points.networks import ACTIVATIONS, bistable, bistable_points, random_networks
@@ -118,6 +118,14 @@ def test_any_scale_of_weights_and_nearly_parallel_hyperplanes(exponent: int) -> 
         if found.complete:
             assert found.index_sum == found.expected_index_sum
     assert proved > 20
+
+
+def test_regions_come_in_a_stream_of_bounded_pieces() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [len(signs) for signs in Arrangement(rng.normal(size=(60, 3)), rng.normal(size=60), rng).cells()]
+    assert sum(sizes) == sum(comb(60, k) for k in range(4))
+    assert max(sizes) * 60 <= ENTRIES
+    assert len(sizes) > 2
 
 
 def test_points_a_millionth_apart_are_two() -> None:
