@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
     from pyro_lowrank.guides.encoder import EncoderGuide as EncoderGuide
     from pyro_lowrank.guides.optimal import OptimalGuide as OptimalGuide
+    from pyro_lowrank.infer.diagnose import diagnose as diagnose
     from pyro_lowrank.infer.elbo import SMC_ELBO as SMC_ELBO
     from pyro_lowrank.infer.filter import SMCFilter as SMCFilter
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
@@ -70,6 +71,7 @@ _HOMES = {
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
     "as_tensors": "training.tensors",
+    "diagnose": "infer.diagnose",
     "fit": "training.fit",
     "initialise_from_data": "training.initialise",
     "load": "serialization",

@@ -17,8 +17,9 @@ from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import Kernel, Particles, Scheme, State, advance, check_alive, start
+from pyro_lowrank.smc.loop import Particles, Scheme, State, advance, check_alive, start
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
+from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
 
 
 class SMCFilter:
@@ -124,9 +125,14 @@ class SMCFilter:
         if isinstance(self.model, StateSpaceModel):
             self.model.check_data(*args, **kwargs)
         with own_values(self.model, self.guide):
-            kernel: Kernel[Any] = self._make_kernel()
+            kernel = self._make_kernel()
             history = run_filter(kernel, args, kwargs, self.scheme, store=True, backend=self.backend)
-        return SMCPosterior.from_history(history, kernel.batch_dims)
+            transitions: BuiltInTransitions | ReplayedTransitions
+            if isinstance(kernel, BuiltInKernel):
+                transitions = BuiltInTransitions.of(kernel, self.backend, *args, **kwargs)
+            else:
+                transitions = ReplayedTransitions(kernel, kernel.calls(*args, **kwargs))
+        return SMCPosterior.from_history(history, kernel.batch_dims, transitions)
 
     def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
         check_priors_are_handled(self.model, self.guide)

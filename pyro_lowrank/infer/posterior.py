@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_lowrank.smc.loop import History, State
+from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.infer.forecast import Forecast, draw_forecast, expected_observations
+from pyro_lowrank.smc.loop import History, State, take
+from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
+from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
+
+SMOOTHERS = ("backward", "mcmc", "genealogy")
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class SMCPosterior:
         log_evidence_increments: log p(y_t | y_{<t}) estimates in nats, `time x trials`.
         ess: effective sample sizes before resampling, `time x trials`.
         resampled: whether ancestors were drawn anew before the time bin, `time x trials`.
+        transitions: the model of the run, which smoothing and forecasts need.
     """
 
     particles: State
@@ -30,9 +37,15 @@ class SMCPosterior:
     log_evidence_increments: Tensor
     ess: Tensor
     resampled: Tensor
+    transitions: BuiltInTransitions | ReplayedTransitions | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def from_history(cls, history: History[Any], batch_dims: int) -> SMCPosterior:
+    def from_history(
+        cls,
+        history: History[Any],
+        batch_dims: int,
+        transitions: BuiltInTransitions | ReplayedTransitions | None = None,
+    ) -> SMCPosterior:
         """Collect what the loop over time stored."""
         assert history.states is not None
         assert history.log_weights is not None
@@ -50,6 +63,7 @@ class SMCPosterior:
             log_evidence_increments=history.increments,
             ess=history.ess,
             resampled=history.resampled,
+            transitions=transitions,
         )
 
     @property
@@ -71,9 +85,130 @@ class SMCPosterior:
         deviation = self.particles[name] - self.mean(name)
         return (self._weights(name) * deviation.square()).sum(0)
 
-    def _weights(self, name: str) -> Tensor:
+    @torch.no_grad()
+    def smooth(self, num_draws: int, *, method: str = "backward", num_moves: int = 30, name: str = "z") -> Tensor:
+        r"""Draw paths of the latents given the whole recording, `draws x trials x time x rank`.
+
+        .. math:: z_{1:T} \sim p(z_{1:T} \mid y_{1:T})
+
+        Args:
+            num_draws: number of paths.
+            method: `"backward"` draws each ancestor afresh among all particles; `"mcmc"` by a Markov chain whose cost
+                does not grow with the number of particles; `"genealogy"` takes the filter's own, which share their
+                ancestors a few time bins back.
+            num_moves: proposals per path and time bin of `"mcmc"`.
+            name: of the state tensor to return.
+
+        Raises:
+            ValueError: if the transition density of a user-written model cannot be replayed.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=2, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), observation)
+            >>> posterior = plr.SMCFilter(model, plr.OptimalGuide(model), 50).run(torch.randn(4, 10, 3))
+            >>> posterior.smooth(20).shape
+            torch.Size([20, 4, 10, 2])
+
+        References:
+            Godsill, Doucet and West (2004), J. Am. Stat. Assoc. 99:156; Bunch and Godsill (2013), IEEE Trans. Signal
+            Process. 61:956.
+        """
+        check_positive_int("num_draws", num_draws)
+        check_positive_int("num_moves", num_moves)
+        check_choice("method", method, SMOOTHERS)
+        self._check_name(name)
+        log_weights, ancestors = self._per_trial(self.log_weights), self._per_trial(self.ancestors)
+        if method == "genealogy":
+            return self._along(name, genealogy_paths(log_weights, ancestors, num_draws))
+        transitions, states = self._model(), self._states()
+        if method == "mcmc":
+            return self._along(name, mcmc_paths(transitions, states, log_weights, ancestors, num_draws, num_moves))
+        return self._along(name, backward_paths(transitions, states, log_weights, num_draws))
+
+    @torch.no_grad()
+    def smoothed(self) -> SMCPosterior:
+        """Return the same particles weighed given the whole recording, for `mean` and `variance` without drawing paths.
+
+        It costs the square of the number of particles, per time bin and trial.
+
+        References:
+            Doucet, Godsill and Andrieu (2000), Stat. Comput. 10:197.
+        """
+        found = smoothed_log_weights(self._model(), self._states(), self._per_trial(self.log_weights))
+        return replace(self, log_weights=found.reshape(self.log_weights.shape))
+
+    @torch.no_grad()
+    def forecast(self, horizon: int, u: Tensor | None = None, *, num_draws: int = 100) -> Forecast:
+        """Draw latents and observations of the time bins after each trial's last one with data, with both noises.
+
+        A trial that was padded, or whose recording ends early, goes on from its own last recorded bin: `start`.
+
+        Args:
+            horizon: number of time bins.
+            u: inputs of those time bins, `trials x horizon x inputs`.
+            num_draws: number of draws.
+
+        Returns:
+            A named tuple `(z, y, mean, start)`, `draws x trials x horizon x ...`.
+
+        Raises:
+            ValueError: if the inputs do not fit the model, or the model is written by the user.
+        """
+        check_positive_int("horizon", horizon)
+        check_positive_int("num_draws", num_draws)
+        return draw_forecast(self._built_in(), self.particles["z"], self.log_weights, horizon, u, num_draws)
+
+    @torch.no_grad()
+    def predict(self, z: Tensor | None = None) -> Tensor:
+        """Return the expected observations, `trials x time x features`: rates of held-out features, missing entries.
+
+        Args:
+            z: latents given the whole recording, from `smooth`; if None those given the past, weighted.
+        """
+        log_weights = None
+        if z is None:
+            z, log_weights = self.particles["z"], self.log_weights
+        return expected_observations(self._built_in(), z, log_weights)
+
+    def _model(self) -> BuiltInTransitions | ReplayedTransitions:
+        if self.transitions is None:
+            raise ValueError("This posterior does not know its model: take one that `SMCFilter.run` returned.")
+        return self.transitions
+
+    def _built_in(self) -> BuiltInTransitions:
+        transitions = self._model()
+        if not isinstance(transitions, BuiltInTransitions):
+            raise ValueError(
+                "Forecasts and predictions need a StateSpaceModel under a built-in guide, got a user-written pair: "
+                "draw paths with `smooth` and run the model's `step` on from their ends."
+            )
+        return transitions
+
+    def _per_trial(self, value: Tensor) -> Tensor:
+        return value if value.dim() == 3 else value.unsqueeze(-1)
+
+    def _states(self) -> list[State]:
+        names = {name: value.unbind(self._time_dim(value)) for name, value in self.particles.items()}
+        return [{name: values[t] for name, values in names.items()} for t in range(len(self.log_weights))]
+
+    def _time_dim(self, value: Tensor) -> int:
+        return min(self._model().batch_dims, value.dim() - 1) if self.transitions else self.log_weights.dim() - 1
+
+    def _along(self, name: str, paths: Tensor) -> Tensor:
+        value = self.particles[name]
+        time_dim = self._time_dim(value)
+        chosen = paths[:, 0] if self.log_weights.dim() == 2 else paths
+        bins = [take(v, i, time_dim) for v, i in zip(value.unbind(time_dim), chosen.unbind(-1), strict=True)]
+        return torch.stack(bins, time_dim)
+
+    def _check_name(self, name: str) -> None:
         if name not in self.particles:
             raise KeyError(f"No state {name!r}; there are {sorted(map(str, self.particles))}.")
+
+    def _weights(self, name: str) -> Tensor:
+        self._check_name(name)
         # time x particles x trials -> particles x trials x time, then the state's own dims.
         weights = self.log_weights.exp().movedim(0, -1)
         return weights.reshape(*weights.shape, *(1,) * (self.particles[name].dim() - weights.dim()))

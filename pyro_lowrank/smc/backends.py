@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from pyro_lowrank.compilation import HAS_NUMBA
-from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.smc.built_in import BuiltInKernel, Mean
 from pyro_lowrank.smc.loop import History, Kernel, Scheme, run_loop
 
 BACKENDS = ("auto", "compiled", "plain")
@@ -67,6 +68,17 @@ def prepare_online(kernel: Kernel[Any], backend: str) -> None:
     reason = _compile_mean(kernel)
     if reason is not None and backend == "compiled":
         raise ValueError(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.")
+
+
+def mean_of(transition: Transition, backend: str) -> Mean:
+    """Return what computes the means of the next latents without gradients: compiled loops where they can."""
+    if backend != "plain" and HAS_NUMBA:
+        from pyro_lowrank.smc.compiled.mean import CompiledMean
+        from pyro_lowrank.smc.compiled.run import obstacle_of_network
+
+        if obstacle_of_network(transition) is None:
+            return CompiledMean(transition)
+    return transition.mean
 
 
 def _compile_mean(kernel: Kernel[Any]) -> str | None:

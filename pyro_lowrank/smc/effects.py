@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
@@ -71,17 +71,22 @@ class EffectsKernel:
 
     def slices(self, *args: Any, **kwargs: Any) -> list[Call]:
         """Cut whole sequences, every tensor at its dim -2, into the arguments of `init` and `step`."""
+        calls = self.calls(*args, **kwargs)
+        encode = getattr(self.guide, "encode", None)
+        if encode is None:
+            return calls
+        with self._hidden():
+            encodings = _cut(encode(*args, **kwargs), len(calls))
+        return [replace(call, encoding=encoding) for call, encoding in zip(calls, encodings, strict=True)]
+
+    @staticmethod
+    def calls(*args: Any, **kwargs: Any) -> list[Call]:
+        """Cut whole sequences into the arguments of the model's `init` and `step`."""
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() >= 2]
         if not tensors:
             raise ValueError("At least one tensor with time in dim -2 must be given: it tells the number of time bins.")
         num_steps = tensors[0].shape[-2]
-        encode = getattr(self.guide, "encode", None)
-        encodings = [None] * num_steps
-        if encode is not None:
-            with self._hidden():
-                encodings = _cut(encode(*args, **kwargs), num_steps)
-        rows = zip(_cut(args, num_steps), _cut(kwargs, num_steps), encodings, strict=True)
-        return [Call(*row) for row in rows]
+        return [Call(*row) for row in zip(_cut(args, num_steps), _cut(kwargs, num_steps), strict=True)]
 
     @staticmethod
     def _hidden() -> Any:

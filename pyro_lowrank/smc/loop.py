@@ -183,15 +183,15 @@ def take(value: Tensor, ancestors: Tensor, batch_dims: int) -> Tensor:
             f"A state tensor of a model with a plate 'trials' must have shape particles x plates x ..., with "
             f"{batch_dims} leading dims and trials the last of them, got {tuple(value.shape)}."
         )
-    num_particles, num_trials = ancestors.shape
+    num_trials = ancestors.shape[1]
     trial_dim = batch_dims - 1
     if value.shape[trial_dim] == 1 != num_trials:
         value = value.expand(*value.shape[:trial_dim], num_trials, *value.shape[batch_dims:])
     # One index_select over (particles x trials) is cheaper, forward and back, than a gather per element.
     moved = value.movedim(trial_dim, 1)
     rows = (ancestors * num_trials + torch.arange(num_trials, device=ancestors.device)).reshape(-1)
-    taken = moved.reshape(num_particles * num_trials, *moved.shape[2:]).index_select(0, rows)
-    return taken.reshape(moved.shape).movedim(1, trial_dim)
+    taken = moved.reshape(-1, *moved.shape[2:]).index_select(0, rows)
+    return taken.reshape(-1, *moved.shape[1:]).movedim(1, trial_dim)
 
 
 def advance(kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, scheme: Scheme, random: Tensor) -> Particles:

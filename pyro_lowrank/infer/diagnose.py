@@ -1,0 +1,202 @@
+"""Whether a particle filter's result can be trusted, in numbers and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.infer.posterior import SMCPosterior
+from pyro_lowrank.smc.smoothing import genealogy
+
+_SMALLEST_ESS, _LARGEST_WEIGHT, _LARGEST_RHAT, _LARGEST_VARIANCE = 0.1, 0.5, 1.05, 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A trial and time bin, and the effective sample size there."""
+
+    trial: int
+    time: int
+    ess: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `diagnose` found.
+
+    Attributes:
+        num_particles: of each run.
+        num_runs: independent runs.
+        mean_ess: average effective sample size.
+        worst: the time bins of smallest effective sample size, of the first run.
+        largest_weight: of any particle at any time bin, between 0 and 1.
+        resampling_rate: share of time bins before which ancestors were drawn anew.
+        coalescence: time bins from the last one back to where all its particles share one ancestor, `trials`; NaN
+            where they never do.
+        rhat: of the filtering means over runs, its largest value over trials, bins and latents; NaN for one run.
+        variance_log_evidence: over runs, `trials`, in nats squared; NaN for one run.
+        suggested_particles: number that would bring the largest of them to 1; None for one run.
+        advice: what to change, in words; empty if nothing looks bad.
+    """
+
+    num_particles: int
+    num_runs: int
+    mean_ess: float
+    worst: tuple[Place, ...]
+    largest_weight: float
+    resampling_rate: float
+    coalescence: Tensor
+    rhat: float
+    variance_log_evidence: Tensor
+    suggested_particles: int | None
+    advice: tuple[str, ...]
+
+    def __str__(self) -> str:
+        worst = "; ".join(f"{p.ess:.1f} at trial {p.trial}, time bin {p.time}" for p in self.worst)
+        never = int(self.coalescence.isnan().sum())
+        met = self.coalescence[~self.coalescence.isnan()]
+        back = f"{met.mean().item():.1f} time bins back on average" if len(met) else "nowhere"
+        rows = [
+            f"Diagnosis of {self.num_runs} run(s), {self.num_particles} particles",
+            f"  effective size   {self.mean_ess:.1f} on average; worst {worst}",
+            f"  largest weight   {self.largest_weight:.3f}",
+            f"  resampled        {100 * self.resampling_rate:.0f} % of time bins",
+            f"  paths meet       {back}; never in {never} of {len(self.coalescence)} trials",
+        ]
+        if self.num_runs > 1:
+            rows += [
+                f"  R-hat            {self.rhat:.3f} at worst",
+                f"  log evidence     variance {self.variance_log_evidence.max().item():.3g} at worst; "
+                f"1 with about {self.suggested_particles} particles",
+            ]
+        return "\n".join([*rows, *(f"  ! {line}" for line in self.advice or ("Nothing looks bad.",))])
+
+
+def _worst(ess: Tensor, count: int) -> tuple[Place, ...]:
+    values, where = ess.flatten().topk(min(count, ess.numel()), largest=False)
+    trials = ess.shape[1]
+    return tuple(
+        Place(trial=i % trials, time=i // trials, ess=value)
+        for value, i in zip(values.tolist(), where.tolist(), strict=True)
+    )
+
+
+def _coalescence(ancestors: Tensor) -> Tensor:
+    """Return how many time bins back all particles of the last one share one ancestor, `trials`."""
+    num_steps, num_particles, num_trials = ancestors.shape
+    everyone = torch.arange(num_particles, device=ancestors.device).unsqueeze(-1).expand(-1, num_trials)
+    paths = genealogy(ancestors, everyone)
+    one = (paths == paths[:1]).all(0)
+    times = torch.arange(num_steps, device=ancestors.device)
+    latest = torch.where(one, times, -1).amax(-1)
+    back = (num_steps - 1 - latest).double()
+    return torch.where(latest < 0, torch.nan, back)
+
+
+def _rhat(runs: Sequence[SMCPosterior], name: str) -> float:
+    r"""Return the largest :math:`\sqrt{1 + B / W}`: variance between the runs' means, over that within a run."""
+    means = torch.stack([run.mean(name) for run in runs])
+    within = torch.stack([run.variance(name) for run in runs]).mean(0)
+    ratio = means.var(0) / within.clamp(min=torch.finfo(within.dtype).tiny)
+    return float((1 + ratio).sqrt().max())
+
+
+def _advice(found: dict[str, float]) -> tuple[str, ...]:
+    rows = []
+    if found["share"] < _SMALLEST_ESS:
+        rows.append(
+            "The effective sample size falls below a tenth of the particles: look at the data of the worst time bins, "
+            "use a guide that sees them (OptimalGuide, EncoderGuide), or more particles."
+        )
+    if found["weight"] > _LARGEST_WEIGHT:
+        rows.append(
+            "One particle carries most of the weight somewhere: the noise may be too small for the data, or the guide "
+            "may miss them."
+        )
+    if found["rhat"] > _LARGEST_RHAT:
+        rows.append("Runs disagree on the latents (R-hat): use more particles.")
+    if found["variance"] > _LARGEST_VARIANCE:
+        rows.append(
+            f"The log evidence varies by more than a nat between runs: use about {found['suggested']:.0f} particles, "
+            "or a better guide."
+        )
+    if found["coalescence"] > 0:
+        rows.append("Paths share one ancestor: draw them with method='backward' or 'mcmc', not 'genealogy'.")
+    return tuple(rows)
+
+
+@torch.no_grad()
+def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z", num_worst: int = 3) -> Diagnosis:
+    r"""Look at a run of the filter as a careful statistician would; several runs tell more than one.
+
+    The variance of the log evidence falls as one over the number of particles, which gives the number that would bring
+    it to 1, where a pseudo-marginal chain mixes best. R-hat is :math:`\sqrt{1 + B / W}`, B the variance over runs of
+    the filtering mean, W the filtering variance.
+
+    Args:
+        posterior: what `SMCFilter.run` returned, or a list of it from independent runs on the same recording.
+        name: of the state tensor that R-hat looks at.
+        num_worst: how many of the worst time bins to name.
+
+    Raises:
+        ValueError: if the runs have different shapes.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), plr.GaussianObservation(rank=2, features=3))
+        >>> smc = plr.SMCFilter(model, plr.OptimalGuide(model), 50)
+        >>> y = torch.randn(4, 10, 3)
+        >>> diagnosis = diagnose([smc.run(y) for _ in range(4)])
+        >>> diagnosis.num_runs, diagnosis.variance_log_evidence.shape
+        (4, torch.Size([4]))
+
+    References:
+        Doucet, Pitt, Deligiannidis and Kohn (2015), Biometrika 102:295; Gelman and Rubin (1992), Stat. Sci. 7:457.
+    """
+    runs = [posterior] if isinstance(posterior, SMCPosterior) else list(posterior)
+    if not runs or not all(isinstance(run, SMCPosterior) for run in runs):
+        raise TypeError("`posterior` must be an SMCPosterior or a list of at least one, as `SMCFilter.run` returns.")
+    shapes = {tuple(run.log_weights.shape) for run in runs}
+    if len(shapes) > 1:
+        raise ValueError(
+            "Independent runs must have the same time bins, particles and trials, got shapes "
+            f"{', '.join(map(str, sorted(shapes)))} (time x particles x trials)."
+        )
+    first, several = runs[0], len(runs) > 1
+    num_particles = first.num_particles
+    ess = torch.stack([run.ess.reshape(len(run.ess), -1) for run in runs])
+    weights = torch.stack([run.log_weights for run in runs])
+    evidence = torch.stack([run.log_evidence.reshape(-1) for run in runs])
+    variance = evidence.var(0) if several else torch.full_like(evidence[0], torch.nan)
+    suggested = max(1, math.ceil(num_particles * float(variance.max()))) if several else None
+    coalescence = _coalescence(first.ancestors.reshape(*first.ancestors.shape[:2], -1))
+    rhat = _rhat(runs, name) if several else math.nan
+    found = {
+        "share": float(ess.min()) / num_particles,
+        "weight": float(weights.max().exp()),
+        "rhat": rhat,
+        "variance": float(variance.max()),
+        "suggested": float(suggested or 0),
+        "coalescence": float((~coalescence.isnan()).sum()) if num_particles > 1 else 0.0,
+    }
+    return Diagnosis(
+        num_particles=num_particles,
+        num_runs=len(runs),
+        mean_ess=float(ess.mean()),
+        worst=_worst(ess[0], num_worst),
+        largest_weight=found["weight"],
+        # Nothing is drawn anew before the first time bin.
+        resampling_rate=float(torch.stack([run.resampled[1:] for run in runs]).float().mean())
+        if len(ess[0]) > 1
+        else 0.0,
+        coalescence=coalescence,
+        rhat=rhat,
+        variance_log_evidence=variance,
+        suggested_particles=suggested,
+        advice=_advice(found),
+    )

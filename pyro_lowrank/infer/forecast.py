@@ -1,0 +1,115 @@
+"""Observations beyond the recording, and expected ones within it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.errors import check_same_type, check_sequence
+from pyro_lowrank.smc.transitions import BuiltInTransitions
+
+
+class Forecast(NamedTuple):
+    """Draws of what comes after the recording.
+
+    Attributes:
+        z: latents, `draws x trials x horizon x rank`.
+        y: observations, `draws x trials x horizon x features`.
+        mean: of the observations given the latents, `draws x trials x horizon x features`.
+        start: index of the first forecast time bin of each trial, `trials`.
+    """
+
+    z: Tensor
+    y: Tensor
+    mean: Tensor
+    start: Tensor
+
+
+def _check_inputs(model: BuiltInTransitions, u: Tensor | None, horizon: int) -> None:
+    if (u is None) != (model.u is None):
+        came = "none came" if u is None else "`u` came"
+        raise ValueError(f"The model has {model.transition.num_inputs} inputs, but {came} for the forecast.")
+    if u is None:
+        return
+    check_sequence("u", u, last=model.transition.num_inputs, last_name="inputs")
+    check_same_type("u", u, model.transition.right)
+    expected = (model.observed.shape[0], horizon)
+    if u.shape[:2] != expected:
+        raise ValueError(
+            f"The inputs of a forecast must have {expected[0]} trials x {expected[1]} time bins, got {tuple(u.shape)}."
+        )
+    if u.isnan().any():
+        raise ValueError("`u` holds NaN: inputs cannot be missing.")
+
+
+def _end(observed: Tensor) -> Tensor:
+    """Return the index of the last time bin with data of each trial, or of the last one where there are none."""
+    num_steps = observed.shape[-1]
+    bins = torch.arange(num_steps, device=observed.device)
+    last = torch.where(observed, bins, -1).amax(-1)
+    return torch.where(last < 0, num_steps - 1, last)
+
+
+def draw_forecast(
+    model: BuiltInTransitions, z: Tensor, log_weights: Tensor, horizon: int, u: Tensor | None, num_draws: int
+) -> Forecast:
+    """Draw latents and observations of the time bins after each trial's last one with data.
+
+    Args:
+        model: of the run.
+        z: particles, `particles x trials x time x rank`.
+        log_weights: `time x particles x trials`.
+        horizon: number of time bins.
+        u: their inputs, `trials x horizon x inputs`.
+        num_draws: number of draws.
+    """
+    _check_inputs(model, u, horizon)
+    transition = model.transition
+    end = _end(model.observed)
+    trials = torch.arange(len(end), device=end.device)
+    weights = log_weights[end, :, trials].exp()
+    index = torch.multinomial(weights, num_draws, replacement=True).mT
+    now = z[index, trials, end]
+    v_now = None if model.v is None else model.v[trials, end]
+    u_now = None if model.u is None else model.u[trials, end]
+    latents, inputs = [], []
+    for step in range(horizon):
+        white = torch.randn_like(now)
+        now = transition.mean(now, v_now) + transition.noise.colour(white)
+        if u is not None and v_now is not None and u_now is not None:
+            v_now, u_now = transition.next_input(v_now, u_now, u[:, step]), u[:, step]
+            inputs.append(v_now)
+        latents.append(now)
+    path = torch.stack(latents)
+    v = torch.stack(inputs).unsqueeze(1) if inputs else None
+    observation = model.emission.distribution(path, v)
+    mean = model.emission.mean(path, v)
+    return Forecast(path.movedim(0, -2), observation.sample().movedim(0, -2), mean.movedim(0, -2), end + 1)
+
+
+def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Tensor | None) -> Tensor:
+    """Return the expected observations, `trials x time x features`.
+
+    Args:
+        model: of the run.
+        z: latents, `draws x trials x time x rank`.
+        log_weights: of the draws, `time x draws x trials`; equal ones if None.
+
+    Raises:
+        ValueError: if the latents are not those of the recording.
+    """
+    expected = (*model.observed.shape, model.transition.rank)
+    if z.dim() != 4 or z.shape[1:] != expected:
+        raise ValueError(
+            f"`z` must have shape draws x trials x time x rank, (draws, {', '.join(map(str, expected))}), got "
+            f"{tuple(z.shape)}; `smooth` draws it."
+        )
+    bins = []
+    # Bin by bin: all features of all particles at all times may not fit in memory.
+    for t, z_t in enumerate(z.unbind(2)):
+        mean = model.emission.mean(z_t, None if model.v is None else model.v[:, t])
+        weights = None if log_weights is None else log_weights[t].exp().unsqueeze(-1)
+        bins.append(mean.mean(0) if weights is None else (weights * mean).sum(0))
+    return torch.stack(bins, 1)

@@ -1,0 +1,177 @@
+"""Paths of particles given the whole recording, with ancestors drawn afresh or as the filter left them.
+
+A path is a sequence of indices of particles, one per time bin. Weights are `time x particles x trials` throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.smc.loop import State, take
+
+# Pairs of paths and particles that are held at once: small enough for the cache, large enough to be worth a call.
+_PAIRS = 2**18
+
+
+class Transitions(Protocol):
+    """The density of one state given the one before, up to factors that depend on the later one only."""
+
+    @property
+    def batch_dims(self) -> int:
+        """Number of leading dims of state tensors before their own: particles, then plates."""
+
+    def pairs(self, time: int, before: State) -> Callable[[State], Tensor]:
+        """Return log p(after | before) as a function of D later states, `D x trials x particles`."""
+
+    def matched(self, time: int, before: State, after: State) -> Tensor:
+        """Return log p(after | before) of as many earlier states as later ones, `D x trials`."""
+
+
+def _take(state: State, index: Tensor, batch_dims: int) -> State:
+    # Where all trials are weighed together the index is one for all of them.
+    chosen = index[:, 0] if index.shape[1] == 1 else index
+    return {name: take(value, chosen, batch_dims) for name, value in state.items()}
+
+
+def _draw(cumulative: Tensor, uniform: Tensor) -> Tensor:
+    """Return indices drawn from cumulative weights `... x particles`, by uniform numbers `... x draws`."""
+    found = torch.searchsorted(cumulative, (uniform * cumulative[..., -1:]).contiguous(), right=True)
+    return found.clamp_(max=cumulative.shape[-1] - 1)
+
+
+def _last(log_weights: Tensor, num_draws: int) -> Tensor:
+    """Return where each path ends, `draws x trials`."""
+    uniform = torch.rand(log_weights.shape[1], num_draws, dtype=log_weights.dtype, device=log_weights.device)
+    return _draw(log_weights.exp().mT.contiguous().cumsum(-1), uniform).mT
+
+
+def _blocks(index: Tensor, num_particles: int) -> Iterator[Tensor]:
+    """Cut draws `draws x trials` so that a block of them makes few pairs with all particles."""
+    return iter(index.split(max(1, _PAIRS // (num_particles * index.shape[1]))))
+
+
+def backward_paths(transitions: Transitions, states: Sequence[State], log_weights: Tensor, num_draws: int) -> Tensor:
+    r"""Draw paths given the whole recording, each ancestor afresh among all particles.
+
+    .. math:: P(b_t = i \mid b_{t+1}) \propto W_t^i\, p(z_{t+1}^{b_{t+1}} \mid z_t^i)
+
+    Returns:
+        Indices of particles, `draws x trials x time`.
+
+    References:
+        Godsill, Doucet and West (2004), J. Am. Stat. Assoc. 99:156.
+    """
+    num_steps, num_particles, _ = log_weights.shape
+    paths = [_last(log_weights[-1], num_draws)]
+    for t in reversed(range(num_steps - 1)):
+        score = transitions.pairs(t, states[t])
+        prior = log_weights[t].mT
+        uniform = torch.rand(paths[-1].shape, dtype=prior.dtype, device=prior.device)
+        drawn = []
+        for index, numbers in zip(_blocks(paths[-1], num_particles), _blocks(uniform, num_particles), strict=True):
+            weights = torch.softmax(score(_take(states[t + 1], index, transitions.batch_dims)).add_(prior), -1)
+            drawn.append(_draw(weights.cumsum(-1), numbers.unsqueeze(-1)).squeeze(-1))
+        paths.append(torch.cat(drawn))
+    return torch.stack(paths[::-1], -1)
+
+
+def mcmc_paths(
+    transitions: Transitions,
+    states: Sequence[State],
+    log_weights: Tensor,
+    ancestors: Tensor,
+    num_draws: int,
+    num_moves: int,
+) -> Tensor:
+    r"""Draw paths given the whole recording, each ancestor by a Markov chain: the cost does not grow with particles.
+
+    The chain starts at the filter's own ancestor, proposes i from the filter's weights, and accepts with probability
+    :math:`\min(1, p(z_{t+1} \mid z_t^i) / p(z_{t+1} \mid z_t^{b_t}))`.
+
+    Args:
+        transitions: the density of the steps.
+        states: of the particles, one per time bin.
+        log_weights: of the particles.
+        ancestors: that the filter drew, `time x particles x trials`.
+        num_draws: number of paths.
+        num_moves: proposals per path and time bin.
+
+    Returns:
+        Indices of particles, `draws x trials x time`.
+
+    References:
+        Bunch and Godsill (2013), IEEE Trans. Signal Process. 61:956.
+    """
+    paths = [_last(log_weights[-1], num_draws)]
+    batch_dims = transitions.batch_dims
+    for t in reversed(range(len(log_weights) - 1)):
+        after = _take(states[t + 1], paths[-1], batch_dims)
+        current = ancestors[t + 1].gather(0, paths[-1])
+        density = transitions.matched(t, _take(states[t], current, batch_dims), after)
+        cumulative = log_weights[t].exp().mT.contiguous().cumsum(-1)
+        uniform = torch.rand(2, num_moves, *current.shape, dtype=density.dtype, device=density.device)
+        proposals = _draw(cumulative, uniform[0].movedim(-1, 0).flatten(1)).unflatten(1, (num_moves, -1)).movedim(0, -1)
+        for proposed, chance in zip(proposals, uniform[1].log(), strict=True):
+            proposed_density = transitions.matched(t, _take(states[t], proposed, batch_dims), after)
+            accepted = chance < proposed_density - density
+            current = torch.where(accepted, proposed, current)
+            density = torch.where(accepted, proposed_density, density)
+        paths.append(current)
+    return torch.stack(paths[::-1], -1)
+
+
+def genealogy(ancestors: Tensor, last: Tensor) -> Tensor:
+    """Return the paths that the filter itself left, `draws x trials x time`.
+
+    Args:
+        ancestors: that the filter drew, `time x particles x trials`.
+        last: indices of particles of the last time bin, `draws x trials`.
+
+    Example::
+
+        >>> genealogy(torch.tensor([[[0], [1]], [[1], [1]]]), torch.tensor([[0], [1]]))[:, 0]
+        tensor([[1, 0],
+                [1, 1]])
+    """
+    paths = [last]
+    for drawn in ancestors[1:].flip(0):
+        paths.append(drawn.gather(0, paths[-1]))
+    return torch.stack(paths[::-1], -1)
+
+
+def genealogy_paths(log_weights: Tensor, ancestors: Tensor, num_draws: int) -> Tensor:
+    """Draw paths from the filter's own, which share their ancestors a few time bins back."""
+    return genealogy(ancestors, _last(log_weights[-1], num_draws))
+
+
+def smoothed_log_weights(transitions: Transitions, states: Sequence[State], log_weights: Tensor) -> Tensor:
+    r"""Return the particles' weights given the whole recording, `time x particles x trials`.
+
+    .. math::
+
+        W_{t \mid T}^i = W_t^i \sum_j W_{t+1 \mid T}^j
+            \frac{p(z_{t+1}^j \mid z_t^i)}{\sum_l W_t^l\, p(z_{t+1}^j \mid z_t^l)}
+
+    It costs K^2 per time bin and trial.
+
+    References:
+        Doucet, Godsill and Andrieu (2000), Stat. Comput. 10:197.
+    """
+    num_steps, num_particles, num_trials = log_weights.shape
+    everyone = torch.arange(num_particles, device=log_weights.device).unsqueeze(-1).expand(-1, num_trials)
+    smoothed = [log_weights[-1]]
+    for t in reversed(range(num_steps - 1)):
+        score = transitions.pairs(t, states[t])
+        prior = log_weights[t].mT
+        total = torch.full_like(prior, -torch.inf)
+        later = smoothed[-1].split(len(next(_blocks(everyone, num_particles))))
+        for index, log_later in zip(_blocks(everyone, num_particles), later, strict=True):
+            joint = score(_take(states[t + 1], index, transitions.batch_dims)).add_(prior)
+            share = torch.log_softmax(joint, -1) + log_later.unsqueeze(-1)
+            total = torch.logaddexp(total, share.logsumexp(0))
+        smoothed.append((total - total.logsumexp(-1, keepdim=True)).mT)
+    return torch.stack(smoothed[::-1])

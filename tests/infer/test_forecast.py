@@ -1,0 +1,71 @@
+"""Forecasts against Kalman prediction, expected observations, and paths in `Predictive`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pyro.infer import Predictive
+
+import pyro_lowrank as plr
+from tests.oracles.linear import kalman_filter, linear_model, linear_system
+
+
+def test_forecast_moments_match_kalman_prediction_from_each_trials_own_end(dtype: torch.dtype) -> None:
+    model = linear_model(inputs=1, noise_scale=0.5, dtype=dtype)
+    u = torch.randn(2, 14, 1, dtype=dtype)
+    y = model.simulate(2, 10, u[:, :10]).y
+    y[1, 7:] = torch.nan
+    later = torch.stack([u[0, 10:], u[1, 7:11]])
+    forecast = plr.SMCFilter(model, plr.OptimalGuide(model), 4000).run(y, u[:, :10]).forecast(4, later, num_draws=8000)
+    assert forecast.start.tolist() == [10, 7]
+    for trial, end in enumerate((10, 7)):
+        own, inputs = y[trial : trial + 1, :end], u[trial : trial + 1, : end + 4]
+        inputs = torch.cat([inputs[:, :end], later[trial : trial + 1]], 1)
+        exact = kalman_filter(model, own, inputs[:, :end])
+        s = linear_system(model, end + 4, inputs)
+        mean, covariance = exact.mean[0, -1], exact.covariance[0, -1]
+        for step in range(4):
+            mean = s.transition @ mean + s.transition_offset[0, end + step]
+            covariance = s.transition @ covariance @ s.transition.mT + s.noise
+            z, seen = forecast.z[:, trial, step], forecast.y[:, trial, step]
+            assert ((z.mean(0) - mean).abs() < 0.07 * covariance.diagonal().sqrt()).all()
+            torch.testing.assert_close(z.T.cov(), covariance, rtol=0.1, atol=0.06 * covariance.max().item())
+            spread = s.readout @ covariance @ s.readout.mT + s.readout_noise
+            expected = s.readout @ mean + s.readout_offset[0, end + step]
+            assert ((seen.mean(0) - expected).abs() < 0.07 * spread.diagonal().sqrt()).all()
+            torch.testing.assert_close(seen.T.cov(), spread, rtol=0.1, atol=0.06 * spread.max().item())
+
+
+def test_expected_observations_are_the_readout_of_the_mean_where_that_is_affine() -> None:
+    model = linear_model()
+    y = model.simulate(3, 6).y
+    y[0, 2] = torch.nan
+    posterior = plr.SMCFilter(model, plr.OptimalGuide(model), 100).run(y)
+    torch.testing.assert_close(posterior.predict(), model.observation.mean(posterior.mean()).detach())
+    z = posterior.smooth(50)
+    torch.testing.assert_close(posterior.predict(z), model.observation.mean(z.mean(0)).detach())
+
+
+def test_smoothed_paths_go_into_predictive() -> None:
+    """`Predictive` draws new observations at the smoothed latents."""
+    model = linear_model()
+    y = model.simulate(3, 6).y
+    z = plr.SMCFilter(model, plr.OptimalGuide(model), 100).run(y).smooth(400)
+    drawn = Predictive(model, posterior_samples={"z": z})(num_trials=3, num_steps=6)["y"]
+    assert drawn.shape == (400, 3, 6, 4)
+    residual = drawn - model.observation.mean(z).detach()
+    torch.testing.assert_close(residual.var((0, 1, 2)), model.observation.noise_variance.detach(), rtol=0.1, atol=0)
+
+
+def test_bad_arguments_are_refused() -> None:
+    model = linear_model(inputs=1)
+    u = torch.randn(2, 5, 1, dtype=torch.float64)
+    posterior = plr.SMCFilter(model, plr.OptimalGuide(model), 20).run(model.simulate(2, 5, u).y, u)
+    with pytest.raises(ValueError, match="has 1 inputs, but none came"):
+        posterior.forecast(3)
+    with pytest.raises(ValueError, match=r"2 trials x 3 time bins, got \(2, 5, 1\)"):
+        posterior.forecast(3, u)
+    with pytest.raises(ValueError, match="`horizon` must be at least 1"):
+        posterior.forecast(0, u)
+    with pytest.raises(ValueError, match="`z` must have shape draws x trials x time x rank"):
+        posterior.predict(torch.zeros(2, 5, 2))
