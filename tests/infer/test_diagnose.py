@@ -39,7 +39,7 @@ def test_a_hand_made_run_is_read_right() -> None:
 
 def test_the_suggested_number_of_particles_brings_the_variance_near_one() -> None:
     torch.manual_seed(1)
-    found = plr.diagnose(runs(10, 30, plr.BootstrapGuide))
+    found = plr.diagnose(runs(100, 30, plr.BootstrapGuide))
     assert found.variance_log_evidence.max() > 2
     assert any("more than a nat" in line for line in found.advice)
     assert found.suggested_particles is not None
