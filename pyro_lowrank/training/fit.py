@@ -160,6 +160,8 @@ def _run(
     first = len(steps.history)
     bar = tqdm(total=num_steps, initial=first, desc="fit", dynamic_ncols=True, bar_format=_BAR, disable=not progress)
     try:
+        # The first step may compile loops, for some ten seconds in which nothing moves.
+        bar.set_postfix_str("preparing the first step")
         with bar, own_generators(steps.device):
             if file is not None and first == 0:
                 file.write(steps.history, num_steps)

@@ -52,6 +52,28 @@ def test_without_numba_it_runs_plainly_and_says_so_once(
     assert sum("Numba is not installed" in record.message for record in caplog.records) == 1
 
 
+def test_it_says_once_that_it_compiles(caplog: pytest.LogCaptureFixture) -> None:
+    from pyro_lowrank.smc.compiled import run
+
+    run._say_that_it_compiles.cache_clear()
+    model, guide, y = pair()
+    with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
+        for _ in range(2):
+            plr.SMC_ELBO(5).loss(model, guide, y)
+    assert sum("compiled for models of this form" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("backend", ["compiled", "plain"])
+def test_a_backend_that_cannot_be_had_online_is_refused(backend: str) -> None:
+    model, guide, y = pair()
+    programs = Delegate(model), Delegate(guide)
+    if backend == "plain":
+        plr.SMCFilter(*programs, 5, backend=backend).init(y[:, 0])
+        return
+    with pytest.raises(ValueError, match=r"'auto' or 'plain'.*written by the user"):
+        plr.SMCFilter(*programs, 5, backend=backend).init(y[:, 0])
+
+
 @pytest.mark.parametrize("backend", ["compiled", "plain"])
 def test_dead_particles_are_named_by_trial_and_time(backend: str) -> None:
     model, _, y = pair()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from pyro_lowrank.smc.compiled.plan import Plan, kind_of, make_plan
 from pyro_lowrank.smc.gradients import PathwiseGradient, ScoreFunctionGradient, StopGradient
 from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive
 from pyro_lowrank.smc.resampling import NoResampling, Resampler
+
+_log = logging.getLogger("pyro_lowrank")
 
 
 def obstacle_of_network(transition: Transition) -> str | None:
@@ -58,7 +62,14 @@ def run_compiled(
     plan = make_plan(kernel.transition, kernel.emission, kernel.proposal, y, v)
     if isinstance(plan, str):
         return plan
+    code = plan.code
+    _say_that_it_compiles(len(code.zero), len(code.zero_in), code.weighing, code.kind, code.link, plan.y.dtype)
     return _history(CompiledFilter.apply(_draw(kernel, scheme, plan), *plan.tensors), store)
+
+
+@cache
+def _say_that_it_compiles(*code: Any) -> None:
+    _log.info("The filter's loops are compiled for models of this form when first used, for some ten seconds.")
 
 
 def _draw(kernel: BuiltInKernel, scheme: Scheme, plan: Plan) -> Run:
