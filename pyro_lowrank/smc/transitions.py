@@ -64,13 +64,16 @@ class BuiltInTransitions:
     def pairs(self, time: int, before: State) -> Callable[[State], Tensor]:
         """Return the log density of later latents as a function of them, `D x trials x particles`."""
         mean, whiten = self._white(time, before["z"])
-        per_trial = mean.movedim(0, 1).contiguous()
+        # Laid out so that the particles of one latent are neighbours in memory.
+        per_latent = mean.permute(2, 1, 0).contiguous()
 
         def score(after: State) -> Tensor:
-            points = whiten(after["z"]).movedim(0, 1).contiguous()
+            points = whiten(after["z"]).unbind(-1)
             # Differences first, then squares: the product form of a distance loses the digits that matter here.
-            distance = torch.cdist(points, per_trial, compute_mode="donot_use_mm_for_euclid_dist")
-            return distance.square_().mul_(-0.5).movedim(1, 0)
+            distance = (points[0].unsqueeze(-1) - per_latent[0]).square_()
+            for point, means in zip(points[1:], per_latent[1:], strict=True):
+                distance.add_((point.unsqueeze(-1) - means).square_())
+            return distance.mul_(-0.5)
 
         return score
 
