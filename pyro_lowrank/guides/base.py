@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -66,6 +66,24 @@ class Proposal(Protocol):
 
         Returns:
             Latents `particles x trials x rank`; log p(y_t | z_t) p(z_t | z_{t-1}) / q(z_t), `particles x trials`.
+        """
+
+
+@runtime_checkable
+class LooksBack(Protocol):
+    """What a proposal whose `encode` reads more than one time bin at a time has to be used online."""
+
+    def online_lookback(self) -> int:
+        """Return how many time bins before a bin are read.
+
+        Raises:
+            ValueError: if bins after it are read too, or it is not known.
+        """
+
+    def encode_last(self, y: Tensor, *, first: bool) -> Encoding:
+        """Return what `encode` would for the last bin of a recording, given the bins that it reads before, or all.
+
+        `first` tells whether that bin is the first of a trial.
         """
 
 

@@ -34,11 +34,53 @@ class EncoderProposal:
 
     def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
         """Run the encoder on the recording, `trials x time x features`; return mu, G and the factor of P per bin."""
-        if not first and getattr(self.encoder, "lookback", 1) + getattr(self.encoder, "lookahead", 1) > 0:
+        if not first and self._reach() != (0, 0):
             raise ValueError(
                 "The encoder reads more than one time bin at a time: run the filter over whole sequences "
                 "(`SMCFilter.run`), or pass `step` its slice of `guide.encode(y, u)` as `encoding`."
             )
+        mean, variance = self._read(y)
+        if not first:
+            return {"mean": mean, **_combine(self.transition.noise, variance)}
+        parts = [
+            _combine(self.transition.initial_noise, variance[:, :1]),
+            _combine(self.transition.noise, variance[:, 1:]),
+        ]
+        return {"mean": mean, **{name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}}
+
+    def online_lookback(self) -> int:
+        """Return how many time bins before a bin the encoder reads.
+
+        Raises:
+            ValueError: if the encoder looks ahead, or does not say how far back it looks.
+        """
+        back, ahead = self._reach()
+        if back is None or ahead is None:
+            raise ValueError(
+                f"{type(self.encoder).__name__} cannot be used online: it does not say how many time bins it reads. "
+                "Give it attributes `lookback` and `lookahead`, or run the filter over whole sequences."
+            )
+        if ahead:
+            raise ValueError(
+                f"The encoder looks {ahead} time bins ahead, which online are still to come: use a causal one "
+                '(`ConvEncoder(..., padding="causal")`), or run the filter over whole sequences.'
+            )
+        return back
+
+    def encode_last(self, y: Tensor, *, first: bool) -> Encoding:
+        """Return what `encode` would for the last bin of a recording, given `online_lookback` bins before it, or all.
+
+        `first` tells whether that bin is the first of a trial.
+        """
+        mean, variance = (part[:, -1] for part in self._read(y))
+        noise = self.transition.initial_noise if first else self.transition.noise
+        return {"mean": mean, **_combine(noise, variance)}
+
+    def _reach(self) -> tuple[int | None, int | None]:
+        return getattr(self.encoder, "lookback", None), getattr(self.encoder, "lookahead", None)
+
+    def _read(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the encoder's mean and variance of every bin."""
         missing = y.isnan()
         filled = y.nan_to_num(nan=0.0) if missing.any() else y
         takes_mask = len(inspect.signature(self.encoder.forward).parameters) > 1
@@ -48,14 +90,7 @@ class EncoderProposal:
         if shapes != [shape, shape]:
             raise ValueError(f"The encoder must return (mean, log_variance), each of shape {shape}, got {shapes}.")
         mean, log_variance = output
-        variance = log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE).exp()
-        if not first:
-            return {"mean": mean, **_combine(self.transition.noise, variance)}
-        parts = [
-            _combine(self.transition.initial_noise, variance[:, :1]),
-            _combine(self.transition.noise, variance[:, 1:]),
-        ]
-        return {"mean": mean, **{name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}}
+        return mean, log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE).exp()
 
     def _square(self, flat: Tensor) -> Tensor:
         return flat.unflatten(-1, (self.transition.rank, self.transition.rank))
@@ -105,7 +140,8 @@ class EncoderGuide(Guide):
     Args:
         model: the model that the guide is for.
         encoder: from `trials x time x features` (zero where missing; and from a mask, one where recorded, if its
-            `forward` takes a second argument) to mean and log variance, each `trials x time x rank`.
+            `forward` takes a second argument) to mean and log variance, each `trials x time x rank`. Online it must be
+            causal and say, by attributes `lookback` and `lookahead` (0), how many time bins it reads.
 
     Example::
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.recurrence import Workspace
-from pyro_lowrank.guides.base import Bin, Guide
+from pyro_lowrank.guides.base import Bin, Encoding, Guide, LooksBack
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.loop import State
 
@@ -56,31 +56,41 @@ class BuiltInKernel:
     def slices(self, y: Tensor, u: Tensor | None = None) -> list[Slice]:
         """Cut whole sequences, `trials x time x ...`, into time bins."""
         v = None if u is None else self.transition.effective_inputs(u)
-        return self._slices(y, v, None, first=True)
+        return self._slices(y, v, None, self.proposal.encode(y, v, first=True))
 
     def next_slice(self, y_t: Tensor, u_t: Tensor | None, memory: State, *, first: bool) -> tuple[Slice, State]:
-        """Return the slice of one more time bin, `trials x ...`, and what to remember of its inputs.
+        """Return the slice of one more time bin, `trials x ...`, and what to remember of the recording and its inputs.
 
         Args:
             y_t: the time bin.
             u_t: its inputs.
-            memory: what to remember of the inputs of the time bin before; empty for the first.
+            memory: what to remember of the time bins before; empty for the first.
             first: whether it is the first of a trial.
         """
-        if u_t is None:
-            (slice_t,) = self._slices(y_t.unsqueeze(-2), None, None, first=first)
-            return slice_t, {}
-        v_before = memory.get("input")
-        if v_before is None:
-            v = self.transition.first_input(u_t)
+        v: Tensor | None = None
+        remembered: State = {}
+        if u_t is not None:
+            v_before = memory.get("input")
+            if v_before is None:
+                v = self.transition.first_input(u_t)
+            else:
+                v = self.transition.next_input(v_before, memory["raw_input"], u_t)
+            remembered = {"input": v, "raw_input": u_t}
+        y, sequence = y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2)
+        if isinstance(self.proposal, LooksBack):
+            lookback = self.proposal.online_lookback()
+            seen = torch.cat([memory["recording"], y], -2) if "recording" in memory else y
+            last = self.proposal.encode_last(seen, first=first)
+            encoding = {name: value.unsqueeze(-2) for name, value in last.items()}
+            if lookback:
+                remembered["recording"] = seen[..., -lookback:, :]
         else:
-            v = self.transition.next_input(v_before, memory["raw_input"], u_t)
-        (slice_t,) = self._slices(y_t.unsqueeze(-2), v.unsqueeze(-2), v_before, first=first)
-        return slice_t, {"input": v, "raw_input": u_t}
+            encoding = self.proposal.encode(y, sequence, first=first)
+        (slice_t,) = self._slices(y, sequence, memory.get("input"), encoding)
+        return slice_t, remembered
 
-    def _slices(self, y: Tensor, v: Tensor | None, v_before: Tensor | None, *, first: bool) -> list[Slice]:
+    def _slices(self, y: Tensor, v: Tensor | None, v_before: Tensor | None, encoding: Encoding) -> list[Slice]:
         num_steps = y.shape[-2]
-        encoding = self.proposal.encode(y, v, first=first)
         # `unbind` once: indexing time bin by time bin costs a backward pass as long as the data for each of them.
         encodings = {name: value.unbind(-2) for name, value in encoding.items()}
         missing = y.isnan()

@@ -69,3 +69,65 @@ def test_a_loaded_guide_has_the_evidence_of_the_saved_one(tmp_path: Path) -> Non
         torch.manual_seed(0)
         losses.append(plr.SMC_ELBO(8).loss(*pair, y))
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "replicate"])
+def test_a_causal_encoder_proposes_online_what_it_does_offline(padding_mode: str) -> None:
+    model = linear_model(noise_scale=1.0)
+    y = model.simulate(3, 12).y
+    y[0, 2] = y[1, 3:5, 1] = torch.nan
+    encoder = ConvEncoder(4, 2, (4, 3, 1), (5, 6), padding_mode=padding_mode, sees_mask=True, dtype=torch.float64)
+    guide = EncoderGuide(model, encoder)
+    bound = model.bind()
+    proposal = guide.bind(bound)
+    offline = proposal.encode(y, None, first=True)
+    back = proposal.online_lookback()
+    assert back == 5
+    for t in range(12):
+        online = proposal.encode_last(y[:, max(0, t - back) : t + 1], first=t == 0)
+        for name, value in online.items():
+            torch.testing.assert_close(value, offline[name][:, t])
+
+
+def test_the_online_filter_remembers_what_the_encoder_reads() -> None:
+    """Evidence by online steps and by a run, each without resampling: the same particles from the same numbers."""
+    model = linear_model(noise_scale=1.0)
+    y = model.simulate(3, 9).y
+    guide = EncoderGuide(model, ConvEncoder(4, 2, (3, 2), (5,), dtype=torch.float64))
+    white = torch.randn(9, 400, 3, 2, dtype=torch.float64)
+    found = []
+    for online in (False, True):
+        draws = iter(white.unbind(0)) if online else None
+
+        def draw(kernel: object, steps: int, trials: int, draws: object = draws) -> torch.Tensor:
+            return white if draws is None else next(draws).unsqueeze(0)  # type: ignore[call-overload, no-any-return]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pyro_lowrank.smc.built_in.BuiltInKernel.draw_white", draw)
+            smc = plr.SMCFilter(model, guide, 400, resampler=plr.NoResampling(), backend="plain")
+            if not online:
+                found.append(smc.run(y).log_evidence)
+                continue
+            smc.init(y[:, 0])
+            for t in range(1, 9):
+                if t == 4:
+                    state, smc = smc.state_dict(), plr.SMCFilter(model, guide, 400, resampler=plr.NoResampling())
+                    smc.load_state_dict(state)
+                smc.step(y[:, t])
+            found.append(smc.log_evidence)
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_an_encoder_that_looks_ahead_or_does_not_say_is_refused_online() -> None:
+    model = linear_model()
+    y_t = torch.zeros(2, 4, dtype=torch.float64)
+    ahead = EncoderGuide(model, ConvEncoder(4, 2, (3,), (), padding="centred", dtype=torch.float64))
+    with pytest.raises(ValueError, match="looks 1 time bins ahead"):
+        plr.SMCFilter(model, ahead, 5).init(y_t)
+
+    class Own(torch.nn.Module):
+        def forward(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return y[..., :2], y[..., 2:]
+
+    with pytest.raises(ValueError, match=r"Own cannot be used online.*`lookback`"):
+        plr.SMCFilter(model, EncoderGuide(model, Own()), 5).init(y_t)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import pytest
@@ -214,6 +215,42 @@ def test_posterior_of_a_filter_run() -> None:
     for name in ("log_weights", "log_evidence_increments", "ess"):
         torch.testing.assert_close(getattr(compiled, name), getattr(plain, name))
     torch.testing.assert_close(compiled.particles["z"], plain.particles["z"])
+
+
+EVERYTHING = {
+    "activation": ["relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY, STRAIGHT],
+    "noise": ["scalar", "diagonal", "full"],
+    "emission": ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates"],
+    "guide": ["bootstrap", "optimal", "encoder"],
+    "resampler": [plr.SystematicResampling, plr.StratifiedResampling, plr.MultinomialResampling, plr.NoResampling],
+    "ess_threshold": [0.6, 1.0],
+    "inputs": [0, 2],
+    "missing": [False, True],
+    "dtype": [torch.float32, torch.float64],
+}
+
+
+def sample_of_everything(count: int) -> list[dict[str, Any]]:
+    """Combinations drawn at random from all of them, less those without an optimal guide."""
+    choose = random.Random(0).choice
+    drawn = [{name: choose(values) for name, values in EVERYTHING.items()} for _ in range(count)]
+    return [one for one in drawn if one["guide"] != "optimal" or one["emission"] == "gaussian"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", sample_of_everything(60), ids=lambda one: f"{one['emission']}-{one['guide']}")
+def test_for_combinations_of_everything(one: dict[str, Any]) -> None:
+    model = build(one["activation"], one["noise"], one["emission"], one["inputs"], one["inputs"] > 0, one["dtype"])
+    guides: dict[str, Any] = {"bootstrap": plr.BootstrapGuide, "optimal": plr.OptimalGuide}
+    if one["guide"] == "encoder":
+        encoder = plr.ConvEncoder(model.observation.features, RANK, (3, 1), (6,), dtype=one["dtype"])
+        guide = plr.EncoderGuide(model, encoder)
+    else:
+        guide = guides[one["guide"]](model)
+    y, u = recording(model, one["inputs"], missing=one["missing"])
+    # Few bins: in float32 a draw at a tie parts the two for good.
+    y, u = y[:, :6], None if u is None else u[:, :6]
+    assert_equal(model, guide, y, u, resampler=one["resampler"](), ess_threshold=one["ess_threshold"])
 
 
 @pytest.mark.parametrize("activation", ["clipped_relu", "tanh"])
