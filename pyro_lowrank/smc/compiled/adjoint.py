@@ -28,7 +28,7 @@ from pyro_lowrank.smc.compiled.units import FAST, pull_back
 from pyro_lowrank.smc.compiled.weights import pull_back_normalisation, pull_back_resampling
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline=True)
 def _add_likelihood(
     zero: Any, emission: Any, data: Any, z: Any, grad_z: Any, grad_weight: Any, scratch: Any, grads_out: Any
 ) -> None:

@@ -67,7 +67,7 @@ def log_likelihood(emission: Any, data: Any, z: Any) -> Any:
     return total
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, inline=True)
 def pull_back_likelihood(
     emission: Any, data: Any, z: Any, grad: Any, scratch: Any, grad_weights: Any, grad_offset: Any
 ) -> Any:
@@ -99,10 +99,12 @@ def pull_back_likelihood(
         _, value = _log_prob_and_slope(link, x, y[i], precision[i])
         outer = grad * present[i] * value
         scratch[0, i] = outer * slope
-        scratch[1, i] = outer
-        scratch[2, i] = outer * rate
-        scratch[3, i] = outer * slope_h
-        scratch[4, i] = -HALF * grad * present[i] * (y[i] - x) * (y[i] - x)
+        if len(kind) > 0:
+            scratch[1, i] = outer
+            scratch[2, i] = outer * rate
+            scratch[3, i] = outer * slope_h
+        if len(link) == 4:
+            scratch[4, i] = -HALF * grad * present[i] * (y[i] - x) * (y[i] - x)
         for r in range(len(z)):
             total = tuple_setitem(total, r, total[r] + matrix[r, i] * (outer * slope))
     grad_matrix, grad_bias, grad_scale, grad_shift, grad_precision = grad_weights
