@@ -254,26 +254,42 @@ def _join(
 ) -> tuple[NDArray[np.int64], int, list[Event]]:
     """Carry the branches of one input over to the next; return their numbers there, how many there are, and events."""
     numbers = np.full(len(there), -1, dtype=np.int64)
-    events = []
+    ended: dict[int, tuple[Array, float]] = {}
     for row, z in enumerate(here.points):
         end, done = between.follow(z, backward=False)
-        branch, before = int(branches[row]), str(here.stability[row])
-        if done < 1:
-            events.append(Event("vanishes", step, done, end, branch, before, None))
-            continue
-        away = np.linalg.norm(there.points - end, axis=1)
-        match = int(away.argmin()) if len(away) else -1
-        if match < 0 or away[match] > SAME * (1 + np.linalg.norm(end)) or numbers[match] >= 0:
-            continue
-        numbers[match] = branch
-        after = str(there.stability[match])
-        if after != before:
-            events.append(Event("changes", step, float("nan"), there.points[match], branch, before, after))
+        match = _same(there.points, end) if done == 1 else None
+        if match is None or numbers[match] >= 0:
+            ended[row] = (end, done)
+        else:
+            numbers[match] = branches[row]
+    begun: dict[int, tuple[Array, float]] = {}
     for row in np.flatnonzero(numbers < 0).tolist():
-        numbers[row] = total
         start, done = between.follow(there.points[row], backward=True)
-        if done < 1:
-            label = str(there.stability[row])
-            events.append(Event("appears", step, 1 - done, start, total, None, label))
-        total += 1
+        match = _same(here.points, start) if done == 1 else None
+        if match is not None and match in ended:
+            # It could be followed this way only: what stopped it the other way is too small to matter.
+            numbers[row] = branches[match]
+            del ended[match]
+        else:
+            numbers[row], total = total, total + 1
+            begun[row] = (start, 1 - done)
+    events = [
+        Event("vanishes", step, done, end, int(branches[row]), str(here.stability[row]), None)
+        for row, (end, done) in ended.items()
+    ]
+    for row, number in enumerate(numbers.tolist()):
+        after = str(there.stability[row])
+        if row in begun:
+            events.append(Event("appears", step, begun[row][1], begun[row][0], number, None, after))
+            continue
+        before = str(here.stability[branches == number][0])
+        if after != before:
+            events.append(Event("changes", step, float("nan"), there.points[row], number, before, after))
     return numbers, total, events
+
+
+def _same(points: Array, z: Array) -> int | None:
+    """Which of some fixed points z is, or None."""
+    away = np.linalg.norm(points - z, axis=1)
+    match = int(away.argmin()) if len(away) else -1
+    return match if match >= 0 and away[match] <= SAME * (1 + np.linalg.norm(z)) else None

@@ -200,5 +200,5 @@ def _limits(result: Analysed, rank: int, limits: Array | None) -> tuple[Array, A
     every = np.concatenate(shown)
     low, high = every.min(0), every.max(0)
     # Room on each side; at least as much as the widest dimension asks for.
-    room = 0.25 * np.maximum(high - low, 0.4 * (high - low).max()) + (0.0 if np.ptp(every) else 1.0)
+    room = 0.25 * np.maximum(high - low, 0.4 * (high - low).max()) + (0.0 if (high > low).any() else 1.0)
     return low - room, high + room

@@ -68,6 +68,21 @@ def test_across_knots_a_branch_goes_on() -> None:
     assert (path.results[0].pieces != path.results[-1].pieces).sum() > 3
 
 
+@pytest.mark.parametrize("seed", [0, 1, 17, 89])
+def test_every_branch_begins_and_ends_with_an_event(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rank, units = 1 + seed % 3, 24
+    left, bias = rng.normal(size=(units, rank)), np.abs(rng.normal(size=units))
+    weights = left * rng.uniform(-0.2, 1.0, size=(units, 1)) + 0.5 * rng.normal(size=left.shape)
+    inputs = np.linspace(0, 3, 6)[:, None] * rng.normal(size=units)
+    path = continuation(0.9, left, 4 / units * weights.T, bias, "clipped_relu", input_currents=inputs)
+    begin = {event.branch: event.step + 1 for event in path.events if event.kind == "appears"}
+    end = {event.branch: event.step for event in path.events if event.kind == "vanishes"}
+    for number in range(max(branches.max() for branches in path.branches) + 1):
+        steps, _ = path.branch(number)
+        assert steps.tolist() == list(range(begin.get(number, 0), end.get(number, 5) + 1))
+
+
 def test_branches_that_stay_keep_their_numbers() -> None:
     decay, left, right, bias = bistable(2)
     inputs = np.linspace(0, 0.3, 4)[:, None] * np.ones(4)

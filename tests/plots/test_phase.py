@@ -96,6 +96,13 @@ def test_sets_and_empty_results_are_drawn_too(axes: Any) -> None:
     plot_phase_plane(axes, none)
 
 
+def test_one_point_has_room_around_it(axes: Any) -> None:
+    one = find_fixed_points(0.5, np.eye(2), 0.1 * np.eye(2), np.zeros(2), constant=[1.0, 3.0], method="enumerate")
+    assert len(one) == 1
+    plot_phase_plane(axes, one)
+    np.testing.assert_allclose(np.mean([axes.get_xlim(), axes.get_ylim()], axis=1), one.points[0])
+
+
 def test_other_ranks_and_limits_are_refused(axes: Any) -> None:
     with pytest.raises(ValueError, match="of rank 2, got rank 3"):
         plot_phase_plane(axes, found(3))
