@@ -285,6 +285,7 @@ def _join(
         before = str(here.stability[branches == number][0])
         if after != before:
             events.append(Event("changes", step, float("nan"), there.points[row], number, before, after))
+    events.sort(key=lambda event: np.nan_to_num(event.fraction, nan=1.0))
     return numbers, total, events
 
 

@@ -67,6 +67,33 @@ def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyP
     assert 0.05 < results["drift_scale"] < 0.2
 
 
+@pytest.mark.parametrize("source", ["trained", "drawn"])
+def test_every_method_finds_what_is_proved_to_be_all(
+    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    weights = Path("no such file")
+    if source == "trained":
+        weights = request.getfixturevalue("shared_data") / "teacher_reach_rnn.npz"
+    monkeypatch.setenv("PYRO_LOWRANK_REACH", str(weights))
+    results = execute("03_fixed_points.ipynb", monkeypatch)
+    assert results["complete"]
+    assert results["index_sum"] == results["large"]["index_sum"] == 1
+    assert results["evidence"]["student"] > 20
+    assert sorted(results["truth"]) == ["attractor", "attractor", "repeller", "saddle", "saddle"]
+    assert max(results["apart"]["attractor"]) < 1
+    assert results["ring"]["complete"]
+    solves = {name: [value for value in needed if value] for name, needed in results["needed"].items()}
+    assert solves["certified"] == [results["ring"]["solves"]]
+    assert all(value > 5 * results["ring"]["solves"] for value in solves["enumerate"])
+    assert results["open"] > 0
+    assert results["counts"][0] == results["ring"]["points"]
+    if source == "trained":
+        assert results["ring"]["points"] == 17
+        assert results["ring"]["solves"] <= 400
+        assert all(solves.values())
+        assert results["counts"][-1] == 1
+
+
 @every_notebook
 def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
