@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
     from pyro_lowrank.encoders.convolutional import ConvEncoder as ConvEncoder
+    from pyro_lowrank.export.from_pyro import from_pyro as from_pyro
+    from pyro_lowrank.export.posterior import to_arviz as to_arviz
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
     from pyro_lowrank.guides.encoder import EncoderGuide as EncoderGuide
     from pyro_lowrank.guides.optimal import OptimalGuide as OptimalGuide
@@ -73,9 +75,11 @@ _HOMES = {
     "as_tensors": "training.tensors",
     "diagnose": "infer.diagnose",
     "fit": "training.fit",
+    "from_pyro": "export.from_pyro",
     "initialise_from_data": "training.initialise",
     "load": "serialization",
     "save": "serialization",
+    "to_arviz": "export.posterior",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -132,7 +133,8 @@ class SMCFilter:
                 transitions = BuiltInTransitions.of(kernel, self.backend, *args, **kwargs)
             else:
                 transitions = ReplayedTransitions(kernel, kernel.calls(*args, **kwargs))
-        return SMCPosterior.from_history(history, kernel.batch_dims, transitions)
+        again = partial(self.run, *args, **kwargs)
+        return SMCPosterior.from_history(history, kernel.batch_dims, transitions, again)
 
     def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
         check_priors_are_handled(self.model, self.guide)

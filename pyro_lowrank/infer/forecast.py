@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,18 @@ class Forecast(NamedTuple):
     y: Tensor
     mean: Tensor
     start: Tensor
+
+
+class Replicates(NamedTuple):
+    """What the model expects, and draws, along paths of the latents.
+
+    Attributes:
+        mean: of the observations given the latents, `draws x trials x time x features`.
+        y: new observations, `draws x trials x time x features`.
+    """
+
+    mean: Tensor
+    y: Tensor
 
 
 def _check_inputs(model: BuiltInTransitions, u: Tensor | None, horizon: int) -> None:
@@ -100,16 +113,39 @@ def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Ten
     Raises:
         ValueError: if the latents are not those of the recording.
     """
+    bins = []
+    # Bin by bin: all features of all particles at all times may not fit in memory.
+    for t, (z_t, v_t) in enumerate(_bins(model, z)):
+        mean = model.emission.mean(z_t, v_t)
+        weights = None if log_weights is None else log_weights[t].exp().unsqueeze(-1)
+        bins.append(mean.mean(0) if weights is None else (weights * mean).sum(0))
+    return torch.stack(bins, 1)
+
+
+def draw_replicates(model: BuiltInTransitions, z: Tensor) -> Replicates:
+    """Draw observations along paths of the latents.
+
+    Args:
+        model: of the run.
+        z: latents, `draws x trials x time x rank`.
+
+    Raises:
+        ValueError: if the latents are not those of the recording.
+    """
+    means, draws = [], []
+    for z_t, v_t in _bins(model, z):
+        means.append(model.emission.mean(z_t, v_t))
+        draws.append(model.emission.distribution(z_t, v_t).sample())
+    return Replicates(torch.stack(means, -2), torch.stack(draws, -2))
+
+
+def _bins(model: BuiltInTransitions, z: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Latents and effective inputs of each time bin."""
     expected = (*model.observed.shape, model.transition.rank)
     if z.dim() != 4 or z.shape[1:] != expected:
         raise ValueError(
             f"`z` must have shape draws x trials x time x rank, (draws, {', '.join(map(str, expected))}), got "
             f"{tuple(z.shape)}; `smooth` draws it."
         )
-    bins = []
-    # Bin by bin: all features of all particles at all times may not fit in memory.
     for t, z_t in enumerate(z.unbind(2)):
-        mean = model.emission.mean(z_t, None if model.v is None else model.v[:, t])
-        weights = None if log_weights is None else log_weights[t].exp().unsqueeze(-1)
-        bins.append(mean.mean(0) if weights is None else (weights * mean).sum(0))
-    return torch.stack(bins, 1)
+        yield z_t, None if model.v is None else model.v[:, t]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
-from pyro_lowrank.infer.forecast import Forecast, draw_forecast, expected_observations
+from pyro_lowrank.infer.forecast import Forecast, Replicates, draw_forecast, draw_replicates, expected_observations
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
@@ -29,6 +30,7 @@ class SMCPosterior:
         ess: effective sample sizes before resampling, `time x trials`.
         resampled: whether ancestors were drawn anew before the time bin, `time x trials`.
         transitions: the model of the run, which smoothing and forecasts need.
+        again: runs the same filter on the same recording once more.
     """
 
     particles: State
@@ -38,6 +40,7 @@ class SMCPosterior:
     ess: Tensor
     resampled: Tensor
     transitions: BuiltInTransitions | ReplayedTransitions | None = field(default=None, repr=False, compare=False)
+    again: Callable[[], SMCPosterior] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_history(
@@ -45,6 +48,7 @@ class SMCPosterior:
         history: History[Any],
         batch_dims: int,
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
+        again: Callable[[], SMCPosterior] | None = None,
     ) -> SMCPosterior:
         """Collect what the loop over time stored."""
         assert history.states is not None
@@ -64,6 +68,7 @@ class SMCPosterior:
             ess=history.ess,
             resampled=history.resampled,
             transitions=transitions,
+            again=again,
         )
 
     @property
@@ -172,6 +177,47 @@ class SMCPosterior:
             z, log_weights = self.particles["z"], self.log_weights
         return expected_observations(self._built_in(), z, log_weights)
 
+    @torch.no_grad()
+    def replicate(self, z: Tensor) -> Replicates:
+        """Draw new observations of the same trials and time bins, for posterior predictive checks.
+
+        Args:
+            z: latents, `draws x trials x time x rank`, as `smooth` returns them.
+
+        Returns:
+            A named tuple `(mean, y)`, `draws x trials x time x features`.
+        """
+        return draw_replicates(self._built_in(), z)
+
+    def rerun(self) -> SMCPosterior:
+        """Return another run of the same filter on the same recording, independent of this one.
+
+        Raises:
+            ValueError: if the parameters of the model have changed since, or the posterior knows no filter.
+        """
+        if self.again is None:
+            raise ValueError("This posterior does not know its filter: take one that `SMCFilter.run` returned.")
+        other = self.again()
+        if isinstance(self.transitions, BuiltInTransitions) and isinstance(other.transitions, BuiltInTransitions):
+            before, after = (_tensors((t.transition, t.emission)) for t in (self.transitions, other.transitions))
+            if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
+                raise ValueError(
+                    "The parameters of the model have changed since this run: run the filter anew for all chains."
+                )
+        return other
+
+    @property
+    def recording(self) -> tuple[Tensor | None, Tensor | None]:
+        """The recording and the inputs that the filter saw, `trials x time x ...`; None for a user's own model."""
+        model = self.transitions
+        return (model.y, model.u) if isinstance(model, BuiltInTransitions) else (None, None)
+
+    @property
+    def mean_name(self) -> str | None:
+        """What the expected observations are called: `"rates"` of spikes, else `"mean"`; None for a user's model."""
+        model = self.transitions
+        return getattr(model.emission, "mean_name", "mean") if isinstance(model, BuiltInTransitions) else None
+
     def _model(self) -> BuiltInTransitions | ReplayedTransitions:
         if self.transitions is None:
             raise ValueError("This posterior does not know its model: take one that `SMCFilter.run` returned.")
@@ -223,3 +269,17 @@ class SMCPosterior:
             f"  effective size  {self.ess.mean().item():.1f} on average, {self.ess.min().item():.1f} at worst\n"
             f"  resampled       {100 * self.resampled.float().mean().item():.0f} % of time bins"
         )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors of nested dataclasses, sequences and modules."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, torch.nn.Module):
+        yield from value.state_dict().values()
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from _tensors(getattr(value, each.name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -90,6 +90,8 @@ def log_softplus(x: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class PoissonEmission:
     """Poisson observations at fixed parameter values: `readout`, and the `link` from it to rates."""
+
+    mean_name: ClassVar[str] = "rates"
 
     readout: AffineMap | RatesMap
     link: str

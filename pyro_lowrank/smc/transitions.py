@@ -32,7 +32,7 @@ class BuiltInTransitions:
         emission: how they are seen.
         v: effective inputs, `trials x time x inputs`, or None.
         u: raw inputs, likewise.
-        observed: where any feature was recorded, `trials x time`.
+        y: the recording, `trials x time x features`; NaN is missing.
         backend: as of `SMCFilter`.
     """
 
@@ -40,16 +40,21 @@ class BuiltInTransitions:
     emission: Emission
     v: Tensor | None
     u: Tensor | None
-    observed: Tensor
+    y: Tensor
     backend: str
     batch_dims: int = 2
+
+    @property
+    def observed(self) -> Tensor:
+        """Where any feature was recorded, `trials x time`."""
+        return ~self.y.isnan().all(-1)
 
     @classmethod
     def of(cls, kernel: BuiltInKernel, backend: str, y: Tensor, u: Tensor | None = None) -> BuiltInTransitions:
         """Copy what a run used, which training may change afterwards."""
         transition, emission = copy.deepcopy((kernel.transition, kernel.emission))
         v = None if u is None else transition.effective_inputs(u)
-        return cls(transition, emission, v, u, ~y.isnan().all(-1), backend)
+        return cls(transition, emission, v, u, y, backend)
 
     def _white(self, time: int, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return means of the next latents in units of the noise, and what brings latents to the same units."""
