@@ -145,8 +145,9 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_the_analyzer_of_fixed_points_imports_neither_torch_nor_pyro() -> None:
-    seen = {"fixed_points"} | ONLY["fixed_points"]
+@pytest.mark.parametrize("part", ["data", "export", "fixed_points", "metrics", "plots"])
+def test_what_takes_arrays_only_imports_neither_torch_nor_pyro(part: str) -> None:
+    seen = {part} | ONLY[part]
     names = {f"pyro_lowrank.{part_of(path)}" for path in FILES if part_of(path) in seen}
     code = f"import {', '.join(['sys', *sorted(names)])}; print(*sorted({{'torch', 'pyro'}} & set(sys.modules)))"
     assert python(code).split() == []

@@ -1,0 +1,61 @@
+"""How well one statistic of many features or pairs agrees between real and generated data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of two lists of numbers, entry by entry.
+
+    Attributes:
+        correlation: Pearson's.
+        rmse: root of the mean squared difference, in the units of the numbers.
+        relative: mean absolute difference over the mean absolute real number.
+        number: of entries that both have.
+    """
+
+    correlation: float
+    rmse: float
+    relative: float
+    number: int
+
+    def __str__(self) -> str:
+        return f"r {self.correlation:.3f}, RMSE {self.rmse:.3g}, off by {100 * self.relative:.1f} % (n={self.number})"
+
+
+def agreement(real: ArrayLike, generated: ArrayLike) -> Agreement:
+    """Compare two arrays of the same shape, entries that are NaN in either left out.
+
+    Of two symmetric matrices, such as those of `pairwise_correlations`, the entries above the diagonal are compared.
+
+    Args:
+        real: any shape.
+        generated: the same shape.
+
+    Raises:
+        ValueError: if the shapes differ, or fewer than two entries are left.
+
+    Example:
+        >>> print(agreement([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]))
+        r 0.982, RMSE 0.577, off by 16.7 % (n=3)
+    """
+    a, b = np.asarray(real, dtype=np.float64), np.asarray(generated, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"Both must have the same shape, got {a.shape} and {b.shape}.")
+    if a.ndim == 2 and a.shape[0] == a.shape[1] and all(np.array_equal(m, m.T, equal_nan=True) for m in (a, b)):
+        above = np.triu_indices(len(a), 1)
+        a, b = a[above], b[above]
+    there = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[there], b[there]
+    if len(a) < 2:
+        raise ValueError(f"There must be two entries or more that both have, got {len(a)}.")
+    spread = a.std() * b.std()
+    correlation = float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else float("nan")
+    size = np.abs(a).mean()
+    relative = float(np.abs(a - b).mean() / size) if size > 0 else float("nan")
+    return Agreement(correlation, float(np.sqrt(((a - b) ** 2).mean())), relative, len(a))
