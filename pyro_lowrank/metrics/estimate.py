@@ -21,14 +21,11 @@ class Estimate(float):
 
     standard_error: float
 
-    def __new__(cls, value: float, standard_error: float) -> Estimate:
+    def __new__(cls, value: float, standard_error: float = np.nan) -> Estimate:
         """Return the number."""
         new = super().__new__(cls, value)
         new.standard_error = float(standard_error)
         return new
-
-    def __getnewargs__(self) -> tuple[float, float]:
-        return float(self), self.standard_error
 
     def __str__(self) -> str:
         return f"{float(self):.4g} ± {self.standard_error:.2g}"

@@ -21,7 +21,8 @@ def state_space_kl(
         p(x) = \frac{1}{T} \sum_t N(x; x_t, s^2 I), \quad q(x) = \frac{1}{T'} \sum_t N(x; \tilde x_t, s^2 I)
 
     with one component per time point of the real recording in p, and of the generated one in q, by Monte Carlo. It is
-    in float64 and in logarithms throughout, so that no draw has to be left out because its density underflows.
+    in float64 and in logarithms throughout, so that no draw has to be left out because its density underflows; programs
+    that leave such draws out find less where the recordings are far apart.
 
     Args:
         real: `trials x time x features` or `time x features`, standardised as a rule.
