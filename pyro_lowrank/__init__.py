@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.export.posterior import to_arviz as to_arviz
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
     from pyro_lowrank.guides.encoder import EncoderGuide as EncoderGuide
+    from pyro_lowrank.guides.laplace import LaplaceGuide as LaplaceGuide
     from pyro_lowrank.guides.optimal import OptimalGuide as OptimalGuide
     from pyro_lowrank.infer.diagnose import diagnose as diagnose
     from pyro_lowrank.infer.elbo import SMC_ELBO as SMC_ELBO
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
     from pyro_lowrank.observations.base import Observation as Observation
+    from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
     from pyro_lowrank.observations.gaussian import GaussianObservation as GaussianObservation
+    from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation as NegativeBinomialObservation
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
     from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
     from pyro_lowrank.observations.readout import UnitReadout as UnitReadout
+    from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
@@ -49,14 +53,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "Activation": "dynamics.activations",
     "AffineReadout": "observations.readout",
+    "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
     "ConvEncoder": "encoders.convolutional",
     "EncoderGuide": "guides.encoder",
     "FitResult": "training.result",
     "FullRankRNN": "dynamics.full_rank",
     "GaussianObservation": "observations.gaussian",
+    "LaplaceGuide": "guides.laplace",
     "LowRankRNN": "dynamics.low_rank",
     "MultinomialResampling": "smc.resampling",
+    "NegativeBinomialObservation": "observations.negative_binomial",
     "NoResampling": "smc.resampling",
     "Observation": "observations.base",
     "OptimalGuide": "guides.optimal",
@@ -70,6 +77,7 @@ _HOMES = {
     "StateSpaceModel": "models.state_space",
     "StopGradient": "smc.gradients",
     "StratifiedResampling": "smc.resampling",
+    "StudentTObservation": "observations.student_t",
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",

@@ -23,11 +23,15 @@ from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
+from pyro_lowrank.guides.laplace import LaplaceGuide
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.observations.student_t import StudentTObservation
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 _FORMAT = "pyro_lowrank"
@@ -38,15 +42,19 @@ _CLASSES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
     for cls in (
         AffineReadout,
+        BernoulliObservation,
         BootstrapGuide,
         ConvEncoder,
         EncoderGuide,
         FullRankRNN,
         GaussianObservation,
+        LaplaceGuide,
         LowRankRNN,
+        NegativeBinomialObservation,
         OptimalGuide,
         PoissonObservation,
         StateSpaceModel,
+        StudentTObservation,
         UnitReadout,
     )
 }

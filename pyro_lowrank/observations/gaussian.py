@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyro_lowrank.errors import check_choice, check_positive, warn_user
 from pyro_lowrank.observations.base import AffineGaussian, ReadoutObservation
+from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
 from pyro_lowrank.parameters import parameter
 
@@ -30,6 +31,12 @@ class GaussianEmission:
     def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
         """Return the distribution of the observation, with event shape `features`."""
         return dist.Normal(self.readout(z, v), self.scale, validate_args=False).to_event(1)
+
+    def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
+        """Return score and information at latents `... x rank` for observations `... x features`."""
+        precision = self.scale.square().reciprocal()
+        score = (y - self.readout(z, v)) * precision
+        return Curvature(score, precision.expand(score.shape), weight_of(self.readout))
 
 
 class GaussianObservation(ReadoutObservation):

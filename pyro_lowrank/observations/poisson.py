@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn import functional
 
-from pyro_lowrank.errors import check_choice
-from pyro_lowrank.observations.base import ReadoutObservation
-from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
-
-# exp(60) is far beyond any count and far below the largest float32, so products with it stay finite.
-_LARGEST_LOG_RATE = 60.0
-# Below this, softplus(x) and exp(x) agree to float64 precision in the log.
-_SMALLEST_SOFTPLUS = -40.0
+from pyro_lowrank.observations.counts import LARGEST_LOG_RATE, CountEmission, CountObservation
+from pyro_lowrank.observations.readout import Readout
 
 
 class LogRatePoisson(dist.TorchDistribution):
@@ -37,7 +30,7 @@ class LogRatePoisson(dist.TorchDistribution):
     support = constraints.nonnegative_integer
 
     def __init__(self, log_rate: Tensor, *, validate_args: bool | None = None) -> None:
-        self.log_rate = log_rate.clamp(max=_LARGEST_LOG_RATE)
+        self.log_rate = log_rate.clamp(max=LARGEST_LOG_RATE)
         super().__init__(log_rate.shape, validate_args=validate_args)
 
     def expand(
@@ -74,40 +67,20 @@ class LogRatePoisson(dist.TorchDistribution):
         return value * self.log_rate - self.rate - torch.lgamma(value + 1)
 
 
-def log_softplus(x: Tensor) -> Tensor:
-    """Return log(softplus(x)) without underflow: x itself where softplus(x) would vanish.
-
-    Example::
-
-        >>> log_softplus(torch.tensor([-90.0, 0.0]))
-        tensor([-90.0000,  -0.3665])
-    """
-    smallest = x < _SMALLEST_SOFTPLUS
-    # The inner value is replaced before the log, so that no infinite gradient meets the zero of `where`.
-    return torch.where(smallest, x, functional.softplus(x.masked_fill(smallest, 0.0)).log())
-
-
 @dataclass(frozen=True)
-class PoissonEmission:
-    """Poisson observations at fixed parameter values: `readout`, and the `link` from it to rates."""
-
-    mean_name: ClassVar[str] = "rates"
-
-    readout: AffineMap | RatesMap
-    link: str
-
-    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
-        """Return the expected counts per bin, `... x features`."""
-        return self.distribution(z, v).mean
+class PoissonEmission(CountEmission):
+    """Poisson observations at fixed parameter values."""
 
     def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
         """Return the distribution of the counts, with event shape `features`."""
-        x = self.readout(z, v)
-        log_rate = log_softplus(x) if self.link == "softplus" else x
-        return LogRatePoisson(log_rate, validate_args=False).to_event(1)
+        return LogRatePoisson(self.log_rate(z, v), validate_args=False).to_event(1)
+
+    def _curvature_in_log_rate(self, log_rate: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        rate = log_rate.exp()
+        return y - rate, rate
 
 
-class PoissonObservation(ReadoutObservation):
+class PoissonObservation(CountObservation):
     r"""Poisson spike counts, at rates that are a link function of a readout of the latents.
 
     .. math:: y_t \sim \mathrm{Poisson}(\mathrm{link}(C z_t + b))
@@ -143,23 +116,13 @@ class PoissonObservation(ReadoutObservation):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(rank=rank, features=features, inputs=inputs, readout=readout, dtype=dtype, device=device)
-        self.link = check_choice("link", link, ("softplus", "exp"))
+        super().__init__(
+            rank=rank, features=features, inputs=inputs, link=link, readout=readout, dtype=dtype, device=device
+        )
 
     def bind(self, units: Any) -> PoissonEmission:
         """Return the observation model at the present parameter values."""
         return PoissonEmission(self.readout.bind(units), self.link)
-
-    def check_data(self, y: Tensor) -> None:
-        """Raise unless `y` holds counts."""
-        super().check_data(y)
-        bad = (y < 0) | ((y != y.round()) & ~y.isnan())
-        if bad.any():
-            where = tuple(int(i) for i in bad.nonzero()[0])
-            raise ValueError(
-                f"Poisson observations are counts, 0, 1, 2, ...: `y` holds {int(bad.sum())} negative or fractional "
-                f"values, the first at index {where}, {y[where].item():g}; bin the spikes, or use GaussianObservation."
-            )
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build an observation model of the same form."""

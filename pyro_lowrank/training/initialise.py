@@ -9,8 +9,9 @@ from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.bernoulli import BernoulliObservation
+from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
-from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.training.tensors import Trials, unpack
 
@@ -53,11 +54,11 @@ def initialise_from_data(
     model.check_data(data, inputs)
     observation, dynamics = model.observation, model.dynamics
     mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
-    if isinstance(observation, PoissonObservation):
-        _set(observation.readout, "bias", _inverse_link(observation.link, mean))
+    if isinstance(observation, (CountObservation, BernoulliObservation)):
+        _set(observation.readout, "bias", observation.predictor_of_mean(mean))
         return
     if not isinstance(observation, GaussianObservation):
-        raise TypeError(f"Only Gaussian and Poisson observations start at the data, got {observation!r}.")
+        raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     _set_readout(observation, dynamics, weight, mean)
@@ -67,12 +68,6 @@ def initialise_from_data(
     _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
     if z.shape[1] > 1:
         _set_transition_noise(dynamics, z, inputs)
-
-
-def _inverse_link(link: str, rate: Tensor) -> Tensor:
-    # A unit that never fires starts at a rate of one count in 10,000 bins.
-    rate = rate.clamp(min=1e-4)
-    return rate.log() if link == "exp" else rate + (-torch.expm1(-rate)).log()
 
 
 def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import pyro_lowrank as plr
-from pyro_lowrank.observations.poisson import LogRatePoisson, log_softplus
+from pyro_lowrank.observations.counts import log_softplus
+from pyro_lowrank.observations.poisson import LogRatePoisson
 from tests.builders import assert_close, shaken
 
 LINKS = {"softplus": functional.softplus, "exp": torch.exp}

@@ -1,0 +1,140 @@
+"""The Laplace guide: a Gauss-Newton step towards each time bin, for observations that are not Gaussian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.noise import GaussianNoise
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.guides.base import Bin, Encoding, Guide
+from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
+from pyro_lowrank.observations.curvature import Curved, weight_of
+from pyro_lowrank.observations.readout import RatesMap
+from pyro_lowrank.shapes import apply_matrix
+
+
+@dataclass(frozen=True)
+class LaplaceProposal:
+    r"""A Gaussian for each particle, in units of the transition noise: z = m + L eta, with Q = L L^T.
+
+    From :math:`\eta = 0` on, with score s, information w and weight C of the observation at z, and B = C L:
+
+    .. math::
+
+        P(w) = I + B^T \mathrm{diag}(w) B, \qquad \eta \leftarrow \eta + P(\bar w)^{-1} (B^T s - \eta), \qquad
+        q(\eta) = N(\eta, P(w)^{-1})
+
+    where :math:`\bar w` is the curvature on the way to what the data ask for, so that no step overshoots.
+    """
+
+    emission: Curved
+    num_iterations: int
+
+    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+        """Return what the steps look at, per time bin: `trials x time x ...`."""
+        missing = y.isnan()
+        encoding = {"y": y.nan_to_num(nan=0.0), "present": (~missing).to(y.dtype)}
+        return encoding if v is None else encoding | {"v": v}
+
+    def _gaussian(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """Return the mean of eta, `particles x trials x rank`, and the Cholesky factor of its precision P."""
+        y, present, root = encoding["y"], encoding["present"], noise.scale_tril
+        rank = mean.shape[-1]
+        identity = torch.eye(rank, dtype=mean.dtype, device=mean.device)
+        eta, factor = torch.zeros_like(mean), identity
+        for _ in range(self.num_iterations):
+            seen = self.emission.curvature(mean + apply_matrix(root, eta), encoding.get("v"), y)
+            white = seen.weight @ root
+            # One matrix product with the outer products of all features: no tensor of features x rank x rank per
+            # particle. Without a check: a particle that is out of range gets no weight, which the filter reports.
+            outer = (white.unsqueeze(-1) * white.unsqueeze(-2)).flatten(-2)
+            factor = self._factor(seen.information * present, outer, identity)
+            stiff = factor
+            if seen.stiffness is not None:
+                stiff = self._factor(seen.stiffness * present, outer, identity)
+            uphill = (seen.score * present) @ white - eta
+            eta = eta + torch.cholesky_solve(uphill.unsqueeze(-1), stiff).squeeze(-1)
+        return eta, factor
+
+    @staticmethod
+    def _factor(information: Tensor, outer: Tensor, identity: Tensor) -> Tensor:
+        """Return the Cholesky factor of I + B^T diag(information) B."""
+        precision = identity + (information @ outer).unflatten(-1, identity.shape)
+        return torch.linalg.cholesky_ex(precision).L
+
+    def distribution(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> dist.TorchDistribution:
+        """Return the Gaussian of each particle."""
+        eta, factor = self._gaussian(noise, mean, encoding)
+        root = noise.scale_tril
+        spread = torch.linalg.solve_triangular(factor, root.mT.expand(factor.shape), upper=False)
+        scale_tril = torch.linalg.cholesky(spread.mT @ spread)
+        return dist.MultivariateNormal(mean + apply_matrix(root, eta), scale_tril=scale_tril, validate_args=False)
+
+    def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
+        """Return latents drawn from it, and the log of their incremental weights."""
+        centre, factor = self._gaussian(noise, mean, bin_t.encoding)
+        eta = centre + torch.linalg.solve_triangular(factor.mT, white.unsqueeze(-1), upper=True).squeeze(-1)
+        z = mean + apply_matrix(noise.scale_tril, eta)
+        # Of both densities the factor (2 pi)^(-R/2) / det L is the same.
+        log_ratio = 0.5 * (white.square() - eta.square()).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return z, bin_t.log_likelihood(self.emission, z) + log_ratio
+
+
+class LaplaceGuide(Guide):
+    r"""Proposes from a Gaussian that a Gauss-Newton step finds for each particle and time bin; nothing to train.
+
+    .. math::
+
+        q(z_t) \approx \frac{p(y_t \mid z_t)\, p(z_t \mid z_{t-1})}{p(y_t \mid z_{t-1})}
+
+    with mean and precision from the score and the expected information of the likelihood where the dynamics lead. Equal
+    to `OptimalGuide` for affine-Gaussian observations. The cost is that of weighing the particles once more per step;
+    linear systems have `rank` unknowns. Where the recording says little, it is the transition.
+
+    Args:
+        model: the model that the guide is for, with Poisson, negative binomial, Bernoulli, Student-t or Gaussian
+            observations read from latents, inputs or currents; or a user's own observation model that defines
+            `curvature(z, v, y)`, see `pyro_lowrank.observations.curvature.Curvature`.
+        num_iterations: Gauss-Newton steps. The precision is that of the last but one point: with one step, that of the
+            prediction.
+
+    Raises:
+        ValueError: if the observation model has no curvature, or reads the units' rates.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.PoissonObservation(rank=2, features=40))
+        >>> guide = LaplaceGuide(model)
+
+    References:
+        Doucet, Godsill and Andrieu (2000), Statistics and Computing 10:197, section II.D.
+    """
+
+    def __init__(self, model: StateSpaceModel, *, num_iterations: int = 2) -> None:
+        super().__init__(model)
+        self.num_iterations = check_positive_int("num_iterations", num_iterations)
+        emission = model.bind().emission
+        if not isinstance(emission, Curved):
+            raise ValueError(
+                f"`LaplaceGuide` needs an observation model with a method `curvature(z, v, y)`, got "
+                f"{type(model.observation).__name__}; define one (see pyro_lowrank.observations.curvature.Curvature), "
+                "or use EncoderGuide or BootstrapGuide."
+            )
+        readout = getattr(emission, "readout", None)
+        if isinstance(readout, RatesMap):
+            weight_of(readout)
+
+    def bind(self, bound: BoundModel) -> LaplaceProposal:
+        """Return the proposal at the present parameter values."""
+        assert isinstance(bound.emission, Curved)
+        return LaplaceProposal(bound.emission, self.num_iterations)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments, beside the model, that build a guide of the same form."""
+        return {"num_iterations": self.num_iterations}
