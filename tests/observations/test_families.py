@@ -47,7 +47,8 @@ def test_negative_binomial_equals_scipys(dispersion: float, dtype: torch.dtype) 
 def test_without_dispersion_it_is_a_poisson_distribution(dtype: torch.dtype) -> None:
     log_rate, y = torch.linspace(-5, 4, 7, dtype=dtype), torch.arange(7.0).to(dtype)
     found = LogRateNegativeBinomial(log_rate, torch.tensor(1e-7, dtype=dtype)).log_prob(y)
-    torch.testing.assert_close(found, LogRatePoisson(log_rate).log_prob(y), rtol=0, atol=1e-4)
+    # The two differ by about dispersion * (rate - y)^2 / 2, here 1.2e-4 at most.
+    torch.testing.assert_close(found, LogRatePoisson(log_rate).log_prob(y), rtol=0, atol=2e-4)
 
 
 def test_negative_binomial_draws_have_its_moments() -> None:
