@@ -17,6 +17,7 @@ import torch
 import pyro_lowrank as plr
 from pyro_lowrank import cli
 from pyro_lowrank.cli import fitting
+from pyro_lowrank.cli.models import OBSERVATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--units", "8", "--rank", "2", "--steps", "4", "--window", "10", "--batch-size", "3", "--particles", "4")
@@ -123,10 +124,37 @@ def test_spike_counts_in_trials(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "Training on the first 10 trials; the last 2 are held out." in printed
     assert "3 whole trials" in printed
     model, guide = plr.load(tmp_path / "out" / "model.safetensors")
-    assert type(guide) is plr.BootstrapGuide
+    assert type(guide) is plr.LaplaceGuide
     drawn = model.simulate(50, 20).y
     assert torch.equal(drawn, drawn.round())
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.5)
+
+
+@pytest.mark.parametrize("likelihood", ["student-t", "negative-binomial", "bernoulli"])
+def test_other_likelihoods(likelihood: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    y = np.random.default_rng(0).poisson(0.3, size=(6, 20, 3)).clip(max=1)
+    np.save(tmp_path / "y.npy", 1000.0 + 50.0 * y if likelihood == "student-t" else y)
+    command = words("fit", tmp_path / "y.npy", "--out", tmp_path / "out", *SMALL, "--likelihood", likelihood)
+    assert cli.main([*command, "--guide", "laplace"]) == 0
+    assert "without any dynamics" in capsys.readouterr().out
+    model, guide = plr.load(tmp_path / "out" / "model.safetensors")
+    assert type(model.observation) is OBSERVATIONS[likelihood]
+    assert type(guide) is plr.LaplaceGuide
+    expected = 1000.0 + 50.0 * y.mean() if likelihood == "student-t" else y.mean()
+    assert model.simulate(200, 20).y.mean().item() == pytest.approx(expected, rel=0.5)
+
+
+def test_inputs_come_from_a_file_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "y.npy", rng.normal(size=(6, 20, 3)))
+    np.savez(tmp_path / "u.npz", cue=rng.normal(size=(6, 20, 2)), other=rng.normal(size=(6, 20, 4)))
+    command = words("fit", tmp_path / "y.npy", "--out", tmp_path / "out", *SMALL, "--inputs", tmp_path / "u.npz")
+    assert cli.main([*command, "--inputs-key", "cue"]) == 0
+    model, _ = plr.load(tmp_path / "out" / "model.safetensors")
+    assert model.dynamics.num_inputs == 2
+    np.save(tmp_path / "short.npy", rng.normal(size=(6, 19, 2)))
+    assert cli.main([*command[:-1], str(tmp_path / "short.npy")]) == 2
+    assert "`inputs` must have" in capsys.readouterr().err
 
 
 def test_nothing_held_out_and_nothing_standardised(
@@ -183,7 +211,8 @@ def bad_commands(recorded: Path, tmp_path: Path) -> dict[str, tuple[list[str], s
         "folder": (words("fit", recorded, "--out", file / "out"), "cannot be made: Not a directory; choose another"),
         "demo folder": (words("demo", "--out", file / "out"), "cannot be made"),
         "rank": (words("fit", recorded, *out, *SMALL, "--rank", 9), "`rank` must be at most `units`"),
-        "counts": (words("fit", recorded, *out, *SMALL, "--likelihood", "poisson"), "are counts, 0, 1, 2"),
+        "counts": (words("fit", recorded, *out, *SMALL, "--likelihood", "poisson"), "takes counts, 0, 1, 2"),
+        "guide": (words("fit", recorded, *out, "--likelihood", "student-t", "--guide", "optimal"), "OptimalGuide"),
         "share": (words("fit", recorded, *out, "--held-out", 1.5), "is a share, at least 0 and below 1, got 1.5"),
         "steps": (words("fit", recorded, *out, *SMALL, "--steps", 0), "`num_steps` must be at least 1"),
         "particles": (words("fit", recorded, *out, *SMALL, "--particles", -1), "`num_particles` must be at least 1"),
@@ -191,7 +220,19 @@ def bad_commands(recorded: Path, tmp_path: Path) -> dict[str, tuple[list[str], s
     }
 
 
-CASES = ("no such file", "damaged", "folder", "demo folder", "rank", "counts", "share", "steps", "particles", "axis")
+CASES = (
+    "no such file",
+    "damaged",
+    "folder",
+    "demo folder",
+    "rank",
+    "counts",
+    "guide",
+    "share",
+    "steps",
+    "particles",
+    "axis",
+)
 
 
 @pytest.mark.parametrize("case", CASES)

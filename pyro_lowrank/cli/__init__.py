@@ -13,7 +13,8 @@ from typing import Any
 from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
-LIKELIHOODS = ("gaussian", "poisson")
+LIKELIHOODS = ("gaussian", "student-t", "poisson", "negative-binomial", "bernoulli")
+GUIDES = ("optimal", "laplace", "bootstrap")
 METHODS = ("certified", "enumerate", "search")
 
 
@@ -118,9 +119,16 @@ def _add_reading(group: Any) -> None:
         "--standardise",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="train on features of mean 0 and variance 1 (Gaussian only, on unless refused); the saved model is in the "
-        "recording's own units all the same",
+        help="train on features of mean 0 and variance 1 (gaussian and student-t only, on unless refused); the saved "
+        "model is in the recording's own units all the same",
     )
+    group.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE",
+        help="a file with the inputs (stimuli, cues), at the same trials and bins",
+    )
+    group.add_argument("--inputs-key", metavar="KEY", help="which array of that file")
 
 
 def _add_model(group: Any) -> None:
@@ -133,6 +141,9 @@ def _add_model(group: Any) -> None:
         help="of the units (%(default)s)",
     )
     group.add_argument("--likelihood", default="gaussian", choices=LIKELIHOODS, help="of the recording (%(default)s)")
+    group.add_argument(
+        "--guide", choices=GUIDES, help="what proposes particles (optimal for gaussian, laplace for all others)"
+    )
 
 
 def _add_training(group: Any) -> None:
@@ -147,7 +158,9 @@ def _add_training(group: Any) -> None:
     group.add_argument(
         "--batch-size", type=int, default=10, metavar="B", help="windows, or trials, per step (%(default)s)"
     )
-    group.add_argument("--particles", type=int, metavar="K", help="number of particles (10; for poisson 100)")
+    group.add_argument(
+        "--particles", type=int, metavar="K", help="number of particles (optimal 10, laplace 16, bootstrap 100)"
+    )
     group.add_argument(
         "--learning-rate", type=float, default=1e-2, metavar="RATE", help="of the first step (%(default)s)"
     )

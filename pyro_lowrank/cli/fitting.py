@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,10 @@ from torch import Tensor
 
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
+from pyro_lowrank.cli.models import PARTICLES, SCALED, build, guide_name, independent_features
 from pyro_lowrank.data import Recording, read_recording
-from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.guides.base import Guide
-from pyro_lowrank.guides.bootstrap import BootstrapGuide
-from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.observations.gaussian import GaussianObservation
-from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.plots.figures import new_figure
 from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
 from pyro_lowrank.serialization import save
@@ -36,29 +32,37 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Some of a recording, `trials x time x features`, and its inputs."""
+
+    y: Tensor
+    u: Tensor | None
+
+
+@dataclass(frozen=True)
 class _Split:
     """A recording's training part and held-out part (or None), and the sentence that says so."""
 
-    train: Tensor
-    held_out: Tensor | None
+    train: _Part
+    held_out: _Part | None
     sentence: str
 
 
-def _split(y: Tensor, share: float) -> _Split:
+def _split(y: Tensor, u: Tensor | None, share: float) -> _Split:
     if not 0 <= share < 1:
         raise ValueError(f"`--held-out` is a share, at least 0 and below 1, got {share}.")
     dim, what = (1, "time bins") if y.shape[0] == 1 else (0, "trials")
     size = y.shape[dim]
     held = min(math.ceil(share * size), size - 1)
     if held == 0:
-        return _Split(y, None, f"Training on all {size} {what}; nothing is held out.")
-    train, held_out = y.split([size - held, held], dim)
+        return _Split(_Part(y, u), None, f"Training on all {size} {what}; nothing is held out.")
+    sizes = [size - held, held]
+    inputs = (None, None) if u is None else u.split(sizes, dim)
+    train, held_out = (_Part(*part) for part in zip(y.split(sizes, dim), inputs, strict=True))
     return _Split(train, held_out, f"Training on the first {size - held} {what}; the last {held} are held out.")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Read, split, fit, save; return the exit code."""
-    files = output_files(options.out, "model.safetensors", "checkpoint.safetensors", "training.png", "summary.json")
+def _read(options: argparse.Namespace) -> Recording:
     recording = read_recording(
         options.data,
         key=options.key,
@@ -67,24 +71,37 @@ def run(options: argparse.Namespace) -> int:
         bin_size=options.bin,
     )
     print(recording.orientation)
+    if options.inputs is None:
+        return recording
+    inputs = read_recording(options.inputs, key=options.inputs_key)
+    print(f"Inputs: {inputs.orientation}")
+    return replace(recording, inputs=inputs.data)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, split, fit, save; return the exit code."""
+    files = output_files(options.out, "model.safetensors", "checkpoint.safetensors", "training.png", "summary.json")
+    recording = _read(options)
     y = torch.as_tensor(recording.data, dtype=torch.float64)
+    u = None if recording.inputs is None else torch.as_tensor(recording.inputs, dtype=torch.float32)
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
-    split = _split(y, options.held_out)
+    split = _split(y, u, options.held_out)
     print(split.sentence)
     train, held_out, standardisation = split.train, split.held_out, None
-    if options.standardise and options.likelihood == "gaussian":
+    if options.standardise and options.likelihood in SCALED:
         # In double precision: an offset far larger than the signal would round it away.
-        standardisation = Standardisation.of(train)
-        train = standardisation.apply(train)
-        held_out = None if held_out is None else standardisation.apply(held_out)
+        standardisation = Standardisation.of(train.y)
+        train = replace(train, y=standardisation.apply(train.y))
+        held_out = None if held_out is None else replace(held_out, y=standardisation.apply(held_out.y))
         print("Each feature is standardised for the training, and the evidence below is of the")
         print("standardised data; the saved model is in the recording's own units.")
-    train, held_out = train.float(), None if held_out is None else held_out.float()
+    train = replace(train, y=train.y.float())
+    held_out = None if held_out is None else replace(held_out, y=held_out.y.float())
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
-        model, guide = _build(options, y.shape[-1])
+        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1])
     if y.shape[-1] >= options.rank:
-        initialise_from_data(model, train)
+        initialise_from_data(model, train.y, train.u)
     result = _train(options, model, guide, train, held_out, files["checkpoint.safetensors"])
     if standardisation is not None:
         standardisation.fold_into(model)
@@ -93,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     made = draw(files["training.png"], lambda: _training_figure(result))
     print(result)
     if held_out is not None:
-        reference = independent_evidence(train, held_out, counts=options.likelihood == "poisson")
+        reference = independent_evidence(train.y, held_out.y, independent_features(options.likelihood))
         print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
     list_files(options.out, ["model.safetensors", "summary.json", *made])
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
@@ -103,40 +120,33 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(options: argparse.Namespace, features: int) -> tuple[StateSpaceModel, Guide]:
-    dynamics = LowRankRNN(rank=options.rank, units=options.units, activation=options.activation)
-    if options.likelihood == "poisson":
-        model = StateSpaceModel(dynamics, PoissonObservation(rank=options.rank, features=features))
-        return model, BootstrapGuide(model)
-    model = StateSpaceModel(dynamics, GaussianObservation(rank=options.rank, features=features))
-    return model, OptimalGuide(model)
-
-
 def _train(
     options: argparse.Namespace,
     model: StateSpaceModel,
     guide: Guide,
-    train: Tensor,
-    held_out: Tensor | None,
+    train: _Part,
+    held_out: _Part | None,
     checkpoint: Path,
 ) -> FitResult:
-    num_trials, num_steps = train.shape[:2]
+    num_trials, num_steps = train.y.shape[:2]
     window = options.window if 0 < options.window < num_steps else None
     batch_size = min(options.batch_size, num_trials) if window is None else options.batch_size
-    particles = options.particles or (10 if options.likelihood == "gaussian" else 100)
+    particles = options.particles or PARTICLES[guide_name(options)]
     what = "whole trials" if window is None else f"windows of {window} time bins"
     print(f"Each of {options.steps} steps sees {batch_size} {what}, with {particles} particles.")
     return fit(
         model,
         guide,
-        train,
+        train.y,
+        train.u,
         num_steps=options.steps,
         window=window,
         batch_size=batch_size,
         num_particles=particles,
         learning_rate=options.learning_rate,
         final_learning_rate=options.final_learning_rate,
-        held_out=held_out,
+        held_out=None if held_out is None else held_out.y,
+        held_out_inputs=None if held_out is None else held_out.u,
         checkpoint=checkpoint,
         resume=options.resume,
         seed=options.seed,

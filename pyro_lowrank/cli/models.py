@@ -1,0 +1,87 @@
+"""The models that the command line builds, by the names of its options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Normal, Poisson
+
+from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.guides.base import Guide
+from pyro_lowrank.guides.bootstrap import BootstrapGuide
+from pyro_lowrank.guides.laplace import LaplaceGuide
+from pyro_lowrank.guides.optimal import OptimalGuide
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.base import Observation
+from pyro_lowrank.observations.bernoulli import BernoulliObservation
+from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
+from pyro_lowrank.observations.poisson import PoissonObservation
+from pyro_lowrank.observations.student_t import StudentTObservation
+
+OBSERVATIONS: dict[str, Callable[..., Observation]] = {
+    "gaussian": GaussianObservation,
+    "student-t": StudentTObservation,
+    "poisson": PoissonObservation,
+    "negative-binomial": NegativeBinomialObservation,
+    "bernoulli": BernoulliObservation,
+}
+GUIDES: dict[str, Callable[[StateSpaceModel], Guide]] = {
+    "optimal": OptimalGuide,
+    "laplace": LaplaceGuide,
+    "bootstrap": BootstrapGuide,
+}
+# The better a guide aims, the fewer particles do.
+PARTICLES = {"optimal": 10, "laplace": 16, "bootstrap": 100}
+# Real-valued recordings, whose units do not matter.
+SCALED = ("gaussian", "student-t")
+
+
+def guide_name(options: argparse.Namespace) -> str:
+    """Return the guide asked for, or the one that suits the likelihood."""
+    if options.guide is not None:
+        return str(options.guide)
+    return "optimal" if options.likelihood == "gaussian" else "laplace"
+
+
+def build(options: argparse.Namespace, features: int, inputs: int) -> tuple[StateSpaceModel, Guide]:
+    """Return the model and the guide that the options ask for."""
+    dynamics = LowRankRNN(rank=options.rank, units=options.units, activation=options.activation, inputs=inputs)
+    model = StateSpaceModel(dynamics, OBSERVATIONS[options.likelihood](rank=options.rank, features=features))
+    return model, GUIDES[guide_name(options)](model)
+
+
+def independent_features(likelihood: str) -> Callable[[Tensor, Tensor], Distribution]:
+    """Return what makes a distribution for each feature of its mean and variance: the model without dynamics."""
+    return _INDEPENDENT[likelihood]
+
+
+def _normal(mean: Tensor, variance: Tensor) -> Distribution:
+    return Normal(mean, variance.sqrt().clamp(min=1e-6))
+
+
+def _poisson(mean: Tensor, variance: Tensor) -> Distribution:
+    return Poisson(mean.clamp(min=1e-6))
+
+
+def _negative_binomial(mean: Tensor, variance: Tensor) -> Distribution:
+    mean = mean.clamp(min=1e-6)
+    # By the moments; counts that vary less than Poisson ones are as good as Poisson.
+    dispersion = ((variance - mean) / mean.square()).clamp(min=1e-6)
+    return NegativeBinomial(1 / dispersion, logits=(mean * dispersion).log())
+
+
+def _bernoulli(mean: Tensor, variance: Tensor) -> Distribution:
+    return Bernoulli(mean.clamp(1e-6, 1 - 1e-6))
+
+
+_INDEPENDENT: dict[str, Any] = {
+    "gaussian": _normal,
+    "student-t": _normal,
+    "poisson": _poisson,
+    "negative-binomial": _negative_binomial,
+    "bernoulli": _bernoulli,
+}
