@@ -141,7 +141,7 @@ def test_other_likelihoods(likelihood: str, tmp_path: Path, capsys: pytest.Captu
     assert type(model.observation) is OBSERVATIONS[likelihood]
     assert type(guide) is plr.LaplaceGuide
     expected = 1000.0 + 50.0 * y.mean() if likelihood == "student-t" else y.mean()
-    assert model.simulate(200, 20).y.mean().item() == pytest.approx(expected, rel=0.5)
+    assert model.observation.mean(torch.zeros(2)).mean().item() == pytest.approx(expected, rel=0.3)
 
 
 def test_inputs_come_from_a_file_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

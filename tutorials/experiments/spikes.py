@@ -1,0 +1,189 @@
+"""What the experiments on recorded spikes share: recordings as trials, training, latents, baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from shared import data_file
+from sklearn.decomposition import FactorAnalysis
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import PoissonRegressor
+
+import pyro_lowrank as plr
+from pyro_lowrank import metrics
+from pyro_lowrank.data import Recording, bin_spikes
+from pyro_lowrank.guides.base import Guide
+
+SMOOTHING = (1.0, 2.0, 3.0, 5.0, 8.0)  # Standard deviations of the baselines' Gaussian kernels, in bins.
+
+
+@dataclass(frozen=True)
+class Training:
+    """The network and how it is trained; the same for all recordings of spikes."""
+
+    rank: int = 4
+    units: int = 128
+    num_steps: int = 1000
+    batch_size: int = 20
+    window: int | None = None
+    num_particles: int = 16
+    learning_rate: float = 1e-2
+    final_learning_rate: float = 1e-3
+    test_particles: int = 300
+    num_draws: int = 100
+
+
+def reaches(bin_ms: int = 20) -> Recording:
+    """Return 112 delayed reaches to two targets: trials of different lengths, 61 premotor units."""
+    with np.load(data_file("pmd_reach_2targets.npz")) as d:
+        spikes, offsets, condition = d["spikes"], d["trial_offsets"], d["condition"]
+    trials = [spikes[:, start:end] for start, end in pairwise(offsets)]
+    counts = [t[:, : t.shape[1] // bin_ms * bin_ms].reshape(len(t), -1, bin_ms).sum(2).T.astype(float) for t in trials]
+    return Recording.from_trials(counts, bin_size=bin_ms / 1000, conditions=condition)
+
+
+def delays(bin_ms: int = 20) -> Recording:
+    """Return 210 delay periods before reaches to seven targets, 61 premotor units."""
+    with np.load(data_file("pmd_delay_7targets.npz")) as d:
+        spikes, condition = d["spikes"], d["condition"]
+    counts = spikes.reshape(*spikes.shape[:2], -1, bin_ms).sum(3).swapaxes(1, 2)
+    return Recording(counts.astype(float), bin_size=bin_ms / 1000, conditions=condition)
+
+
+def track_laps(bin_size: float = 0.025, min_spikes: int = 100, longest: float = 10.0) -> tuple[Recording, np.ndarray]:
+    """Return runs from end to end of a linear track, and the position in each time bin as a share of its length.
+
+    A run leaves the outer tenth at one end and ends where it enters that at the other; those that take longer than
+    `longest` seconds, with a rest on the way, are left out, and so are units with fewer spikes than `min_spikes` in all
+    runs. The condition is the direction. Positions are trials x time, NaN in padding.
+    """
+    with np.load(data_file("ca1_linear_track.npz")) as d:
+        file = {name: d[name] for name in d.files}
+    start, stop = file["run_epochs"][0]
+    times, xy = file["position_t"], file["position_xy"].astype(float)
+    running = (times >= start) & (times <= stop)
+    centred = xy[running] - xy[running].mean(0)
+    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+    place = (along - along.min()) / (along.max() - along.min())
+    runs = [run for run in _runs(times[running], place) if run[1] - run[0] <= longest]
+    epochs, directions = [run[:2] for run in runs], [run[2] for run in runs]
+    offsets = file["unit_offsets"]
+    units = [file["spike_times"][a:b] for a, b in pairwise(offsets)]
+    recording = bin_spikes(
+        dict(enumerate(units)), bin_size=bin_size, epochs=np.array(epochs), conditions=np.array(directions)
+    )
+    active = np.nansum(recording.data, (0, 1)) >= min_spikes
+    recording = recording.select(features=active)
+    positions = np.full(recording.data.shape[:2], np.nan)
+    for row, (begin, _), length in zip(positions, epochs, recording.trial_lengths, strict=True):
+        row[:length] = np.interp(begin + bin_size * (np.arange(length) + 0.5), times[running], place)
+    return recording, positions
+
+
+def _runs(times: np.ndarray, place: np.ndarray, edge: float = 0.1) -> list[tuple[float, float, int]]:
+    """Return the begin, end and direction of each run from end to end."""
+    runs = []
+    last_end, left_at = None, 0
+    for i, p in enumerate(place):
+        end = 0 if p < edge else 1 if p > 1 - edge else None
+        if end is None:
+            continue
+        if last_end is not None and end != last_end:
+            runs.append((times[left_at], times[i], end))
+        last_end, left_at = end, i
+    return runs
+
+
+def trained(
+    recording: Recording, guide_of: type[Guide] | object, training: Training, seed: int
+) -> tuple[plr.StateSpaceModel, Guide, plr.FitResult]:
+    """Return a network trained on a recording of spikes, its guide, and how the training went."""
+    torch.manual_seed(seed)
+    features = recording.data.shape[-1]
+    dynamics = plr.LowRankRNN(rank=training.rank, units=training.units, activation="clipped_relu", noise="diagonal")
+    model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(rank=training.rank, features=features))
+    plr.initialise_from_data(model, recording)
+    guide = guide_of(model)
+    result = plr.fit(
+        model,
+        guide,
+        recording,
+        num_steps=training.num_steps,
+        batch_size=training.batch_size,
+        window=training.window,
+        num_particles=training.num_particles,
+        learning_rate=training.learning_rate,
+        final_learning_rate=training.final_learning_rate,
+        seed=seed,
+        progress=False,
+    )
+    return model, guide, result
+
+
+def posterior_of(
+    model: plr.StateSpaceModel, guide: Guide, recording: Recording, training: Training, seed: int
+) -> tuple[plr.SMCPosterior, torch.Tensor]:
+    """Return the filter's posterior, and latents given all of each trial, draws x trials x time x rank."""
+    torch.manual_seed(seed)
+    posterior = plr.SMCFilter(model, guide, training.test_particles).run(*plr.as_tensors(recording, model))
+    return posterior, posterior.smooth(training.num_draws)
+
+
+def evidence_per_spike(posterior: plr.SMCPosterior, recording: Recording) -> float:
+    """Return the log evidence in bits per spike."""
+    return float(posterior.log_evidence.sum()) / np.log(2) / float(np.nansum(recording.data))
+
+
+def smoothed_counts(recording: Recording, sd: float) -> list[np.ndarray]:
+    """Return each trial's counts under a Gaussian kernel, time x features."""
+    return [gaussian_filter1d(np.nan_to_num(trial), sd, axis=0, mode="nearest") for trial in recording.trials()]
+
+
+def predicted_rates(
+    train: Recording, test: Recording, held_in: np.ndarray, held_out: np.ndarray, *, sd: float, factors: int | None
+) -> np.ndarray:
+    """Return rates of held-out units by Poisson regression on the smoothed counts of the others, or on factors of them.
+
+    Factors are those of a factor analysis of the square roots of the smoothed counts.
+    """
+    x_train, x_test = (
+        np.concatenate([np.sqrt(trial[:, held_in]) for trial in smoothed_counts(part, sd)]) for part in (train, test)
+    )
+    if factors is not None:
+        analysis = FactorAnalysis(factors, random_state=0).fit(x_train)
+        x_train, x_test = analysis.transform(x_train), analysis.transform(x_test)
+    y_train = np.concatenate(train.trials())[:, held_out]
+    rates = np.full((*test.data.shape[:2], len(held_out)), np.nan)
+    there = np.arange(test.data.shape[1]) < test.trial_lengths[:, None]
+    for unit in range(len(held_out)):
+        regression = PoissonRegressor(alpha=1e-2, max_iter=300).fit(x_train, y_train[:, unit])
+        rates[there, unit] = regression.predict(x_test)
+    return rates
+
+
+def generated_agreement(model: plr.StateSpaceModel, recording: Recording, seed: int) -> dict[str, float]:
+    """Return how far statistics of as many generated trials agree with the recorded ones."""
+    torch.manual_seed(seed)
+    drawn = model.simulate(num_trials=recording.num_trials, num_steps=recording.data.shape[1]).y.numpy()
+    drawn = np.where(np.isnan(recording.data), np.nan, drawn)
+    pairs = {
+        "rates": (metrics.mean_rates(recording.data), metrics.mean_rates(drawn)),
+        "intervals": (metrics.isi_statistics(recording.data).mean, metrics.isi_statistics(drawn).mean),
+        "correlations": (metrics.pairwise_correlations(recording.data), metrics.pairwise_correlations(drawn)),
+    }
+    return {f"generated_{name}_r": metrics.agreement(*pair).correlation for name, pair in pairs.items()}
+
+
+def windows(sequences: np.ndarray, num_bins: int, width: int) -> np.ndarray:
+    """Return the means over windows of the first time bins of each trial, joined: trials x (windows x features)."""
+    trials = len(sequences)
+    return sequences[:, :num_bins].reshape(trials, num_bins // width, width, -1).mean(2).reshape(trials, -1)
+
+
+def classified(x_train: np.ndarray, train: np.ndarray, x_test: np.ndarray, test: np.ndarray) -> float:
+    """Return the share of trials whose condition a linear discriminant analysis gets right."""
+    return float(LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x_train, train).score(x_test, test))
