@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
     from pyro_lowrank.observations.gaussian import GaussianObservation as GaussianObservation
+    from pyro_lowrank.observations.joint import JointObservation as JointObservation
     from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation as NegativeBinomialObservation
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
     from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
@@ -60,6 +61,7 @@ _HOMES = {
     "FitResult": "training.result",
     "FullRankRNN": "dynamics.full_rank",
     "GaussianObservation": "observations.gaussian",
+    "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",
     "LowRankRNN": "dynamics.low_rank",
     "MultinomialResampling": "smc.resampling",

@@ -28,6 +28,7 @@ from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
@@ -48,6 +49,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
         EncoderGuide,
         FullRankRNN,
         GaussianObservation,
+        JointObservation,
         LaplaceGuide,
         LowRankRNN,
         NegativeBinomialObservation,
@@ -181,6 +183,8 @@ def _encode(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {"mapping": {key: _encode(item) for key, item in value.items()}}
     if isinstance(value, Activation):
         return _encode_activation(value)
     name = type(value).__name__
@@ -226,6 +230,8 @@ def _decode(node: Any, *arguments: Any) -> Any:
         return [_decode(item) for item in node]
     if not isinstance(node, dict):
         return node
+    if "mapping" in node:
+        return {key: _decode(item, *arguments) for key, item in node["mapping"].items()}
     if "activation" in node:
         return activation(node["activation"])
     if "piecewise_linear" in node:
