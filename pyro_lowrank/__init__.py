@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
     from pyro_lowrank.encoders.convolutional import ConvEncoder as ConvEncoder
+    from pyro_lowrank.encoders.recurrent import GRUEncoder as GRUEncoder
     from pyro_lowrank.export.from_pyro import from_pyro as from_pyro
     from pyro_lowrank.export.posterior import to_arviz as to_arviz
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
@@ -60,6 +61,7 @@ _HOMES = {
     "EncoderGuide": "guides.encoder",
     "FitResult": "training.result",
     "FullRankRNN": "dynamics.full_rank",
+    "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
     "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",

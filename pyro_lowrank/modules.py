@@ -79,8 +79,9 @@ def warn_of_shadowed(*modules: Any) -> None:
             if stored.get(name, parameter) is not parameter:
                 warn_user(
                     f"Pyro's parameter store holds another value under the name {name!r}, left by another model or "
-                    "loaded: it would be trained, and as a rule read, in place of that of this model. If that is not what "
-                    "you want, call pyro.clear_param_store() between models, or pyro.settings.set(module_local_params=True) first."
+                    "loaded: it would be trained, and as a rule read, in place of that of this model. If that is not "
+                    "what you want, call pyro.clear_param_store() between models, or "
+                    "pyro.settings.set(module_local_params=True) first."
                 )
                 return
 

@@ -20,6 +20,7 @@ from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.encoders.convolutional import ConvEncoder
+from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
@@ -48,6 +49,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
         ConvEncoder,
         EncoderGuide,
         FullRankRNN,
+        GRUEncoder,
         GaussianObservation,
         JointObservation,
         LaplaceGuide,
