@@ -20,10 +20,12 @@ from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.encoders.convolutional import ConvEncoder
+from pyro_lowrank.encoders.held_in import HeldIn
 from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
+from pyro_lowrank.guides.forward import ForwardPrediction
 from pyro_lowrank.guides.laplace import LaplaceGuide
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -48,9 +50,11 @@ _CLASSES: dict[str, type[nn.Module]] = {
         BootstrapGuide,
         ConvEncoder,
         EncoderGuide,
+        ForwardPrediction,
         FullRankRNN,
         GRUEncoder,
         GaussianObservation,
+        HeldIn,
         JointObservation,
         LaplaceGuide,
         LowRankRNN,
@@ -227,13 +231,13 @@ def rebuild(configuration: Mapping[str, Any]) -> tuple[Any, Any]:
     return model, guide
 
 
-def _decode(node: Any, *arguments: Any) -> Any:
+def _decode(node: Any, model: Any = None) -> Any:
     if isinstance(node, list):
-        return [_decode(item) for item in node]
+        return [_decode(item, model) for item in node]
     if not isinstance(node, dict):
         return node
     if "mapping" in node:
-        return {key: _decode(item, *arguments) for key, item in node["mapping"].items()}
+        return {key: _decode(item, model) for key, item in node["mapping"].items()}
     if "activation" in node:
         return activation(node["activation"])
     if "piecewise_linear" in node:
@@ -241,7 +245,8 @@ def _decode(node: Any, *arguments: Any) -> Any:
     cls = _CLASSES.get(node["class"])
     if cls is None:
         raise ValueError(f"unknown class {node['class']!r}; known are {', '.join(_CLASSES)}.")
-    return cls(*arguments, **{key: _decode(item) for key, item in node["settings"].items()})
+    settings = {key: _decode(item, model) for key, item in node["settings"].items()}
+    return cls.of_settings(model, settings) if issubclass(cls, Guide) else cls(**settings)
 
 
 def _named_tensors(model: nn.Module, guide: nn.Module | None) -> dict[str, Tensor]:
