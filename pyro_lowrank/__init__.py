@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
     from pyro_lowrank.encoders.convolutional import ConvEncoder as ConvEncoder
+    from pyro_lowrank.encoders.held_in import HeldIn as HeldIn
+    from pyro_lowrank.encoders.recurrent import GRUEncoder as GRUEncoder
     from pyro_lowrank.export.from_pyro import from_pyro as from_pyro
     from pyro_lowrank.export.posterior import to_arviz as to_arviz
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
     from pyro_lowrank.guides.encoder import EncoderGuide as EncoderGuide
+    from pyro_lowrank.guides.forward import ForwardPrediction as ForwardPrediction
     from pyro_lowrank.guides.laplace import LaplaceGuide as LaplaceGuide
     from pyro_lowrank.guides.optimal import OptimalGuide as OptimalGuide
     from pyro_lowrank.infer.diagnose import diagnose as diagnose
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
     from pyro_lowrank.observations.gaussian import GaussianObservation as GaussianObservation
+    from pyro_lowrank.observations.joint import JointObservation as JointObservation
     from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation as NegativeBinomialObservation
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
     from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
@@ -58,8 +62,12 @@ _HOMES = {
     "ConvEncoder": "encoders.convolutional",
     "EncoderGuide": "guides.encoder",
     "FitResult": "training.result",
+    "ForwardPrediction": "guides.forward",
     "FullRankRNN": "dynamics.full_rank",
+    "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
+    "HeldIn": "encoders.held_in",
+    "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",
     "LowRankRNN": "dynamics.low_rank",
     "MultinomialResampling": "smc.resampling",

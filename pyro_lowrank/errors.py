@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,18 @@ def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}, got {name}={value}.")
     return int(value)
+
+
+def check_indices(name: str, value: Any, *, below: int | None = None) -> tuple[int, ...]:
+    """Return `value` as distinct indices from 0 on, or raise if it is none, or if some reach `below`."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"`{name}` must be a sequence of indices, got {type(value).__name__} {value!r}.")
+    indices = tuple(check_positive_int(name, index, minimum=0) for index in value)
+    if not indices or len(set(indices)) < len(indices):
+        raise ValueError(f"`{name}` must hold distinct indices, at least one, got {list(indices)}.")
+    if below is not None and max(indices) >= below:
+        raise ValueError(f"`{name}` must hold indices from 0 to {below - 1}, got {max(indices)}.")
+    return indices
 
 
 def check_positive(name: str, value: Any) -> float:

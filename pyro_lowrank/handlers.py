@@ -12,6 +12,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.observations.recording import Recording
 from pyro_lowrank.shapes import time_in_front
 
@@ -86,6 +87,8 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
         return Recording(leave_out(distribution.bins, time_in_front(missing, len(distribution.batch_shape))))
     if isinstance(distribution, torch.distributions.Independent):
         return leave_out(distribution.base_dist, missing).to_event(distribution.reinterpreted_batch_ndims)
+    if isinstance(distribution, JointDistribution):
+        return distribution.map(leave_out, missing)
     event_dim = distribution.event_dim
     if event_dim == 0:
         return distribution.mask(~missing)

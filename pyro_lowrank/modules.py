@@ -28,10 +28,17 @@ M = TypeVar("M", bound="Module")
 def _store_names(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of a module by the names that they have in Pyro's parameter store."""
     prefix = getattr(module, "_pyro_name", "")
-    return {
-        f"{prefix}.{name}".removeprefix(".").removesuffix("_unconstrained"): parameter
-        for name, parameter in module.named_parameters()
-    }
+    # Pyro registers a plain module, with all that it holds, as one thing.
+    plain = {path for path, part in module.named_modules() if path and not isinstance(part, PyroModule)}
+    outermost = {path for path in plain if path.rpartition(".")[0] not in plain}
+
+    def stored(name: str) -> str:
+        for path in outermost:
+            if name.startswith(f"{path}."):
+                name = f"{path}$$${name.removeprefix(f'{path}.')}"
+        return f"{prefix}.{name}".removeprefix(".").removesuffix("_unconstrained")
+
+    return {stored(name): parameter for name, parameter in module.named_parameters()}
 
 
 @contextmanager
@@ -72,8 +79,9 @@ def warn_of_shadowed(*modules: Any) -> None:
             if stored.get(name, parameter) is not parameter:
                 warn_user(
                     f"Pyro's parameter store holds another value under the name {name!r}, left by another model or "
-                    "loaded: it replaces that of this model. If that is not what you want, call "
-                    "pyro.clear_param_store() between models, or pyro.settings.set(module_local_params=True) first."
+                    "loaded: it would be trained, and as a rule read, in place of that of this model. If that is not "
+                    "what you want, call pyro.clear_param_store() between models, or "
+                    "pyro.settings.set(module_local_params=True) first."
                 )
                 return
 

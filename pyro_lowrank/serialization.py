@@ -20,14 +20,18 @@ from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.encoders.convolutional import ConvEncoder
+from pyro_lowrank.encoders.held_in import HeldIn
+from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
+from pyro_lowrank.guides.forward import ForwardPrediction
 from pyro_lowrank.guides.laplace import LaplaceGuide
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
@@ -46,8 +50,12 @@ _CLASSES: dict[str, type[nn.Module]] = {
         BootstrapGuide,
         ConvEncoder,
         EncoderGuide,
+        ForwardPrediction,
         FullRankRNN,
+        GRUEncoder,
         GaussianObservation,
+        HeldIn,
+        JointObservation,
         LaplaceGuide,
         LowRankRNN,
         NegativeBinomialObservation,
@@ -181,6 +189,8 @@ def _encode(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_encode(item) for item in value]
+    if isinstance(value, dict):
+        return {"mapping": {key: _encode(item) for key, item in value.items()}}
     if isinstance(value, Activation):
         return _encode_activation(value)
     name = type(value).__name__
@@ -221,11 +231,13 @@ def rebuild(configuration: Mapping[str, Any]) -> tuple[Any, Any]:
     return model, guide
 
 
-def _decode(node: Any, *arguments: Any) -> Any:
+def _decode(node: Any, model: Any = None) -> Any:
     if isinstance(node, list):
-        return [_decode(item) for item in node]
+        return [_decode(item, model) for item in node]
     if not isinstance(node, dict):
         return node
+    if "mapping" in node:
+        return {key: _decode(item, model) for key, item in node["mapping"].items()}
     if "activation" in node:
         return activation(node["activation"])
     if "piecewise_linear" in node:
@@ -233,7 +245,8 @@ def _decode(node: Any, *arguments: Any) -> Any:
     cls = _CLASSES.get(node["class"])
     if cls is None:
         raise ValueError(f"unknown class {node['class']!r}; known are {', '.join(_CLASSES)}.")
-    return cls(*arguments, **{key: _decode(item) for key, item in node["settings"].items()})
+    settings = {key: _decode(item, model) for key, item in node["settings"].items()}
+    return cls.of_settings(model, settings) if issubclass(cls, Guide) else cls(**settings)
 
 
 def _named_tensors(model: nn.Module, guide: nn.Module | None) -> dict[str, Tensor]:

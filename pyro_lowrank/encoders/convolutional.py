@@ -10,11 +10,12 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_lowrank.encoders.beyond import MODES, extend, last_bins
+from pyro_lowrank.encoders.calls import with_mask
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.modules import Module
 from pyro_lowrank.parameters import parameter
 
-_MODES = {"zeros": "constant", "replicate": "replicate", "reflect": "reflect"}
 _ACTIVATIONS: dict[str, Any] = {"gelu": functional.gelu, "relu": functional.relu, "tanh": torch.tanh}
 
 
@@ -44,7 +45,8 @@ class ConvEncoder(Module):
         kernel_sizes: of the layers, in time bins.
         channels: of the layers but the last.
         padding: `"causal"` looks at the past, `"acausal"` at the future, `"centred"` at both; the present always.
-        padding_mode: what lies beyond the recording: `"zeros"`, `"replicate"` or `"reflect"`.
+        padding_mode: what lies beyond a trial's recording: `"zeros"`, `"replicate"` or `"reflect"`. A window may be
+            longer than the trial, but for `"reflect"`.
         activation: `"gelu"`, `"relu"` or `"tanh"`.
         constant_variance: whether the variances are parameters, the same for all data.
         sees_mask: whether one more channel per feature tells the missing entries, which are zero otherwise.
@@ -88,7 +90,7 @@ class ConvEncoder(Module):
                 f"`channels` must have one entry less than `kernel_sizes`, got {self.channels} and {self.kernel_sizes}."
             )
         self.padding = check_choice("padding", padding, ("causal", "acausal", "centred"))
-        self.padding_mode = check_choice("padding_mode", padding_mode, tuple(_MODES))
+        self.padding_mode = check_choice("padding_mode", padding_mode, MODES)
         self.activation = check_choice("activation", activation, tuple(_ACTIVATIONS))
         self.constant_variance, self.sees_mask = bool(constant_variance), bool(sees_mask)
         widths = [features * (2 if sees_mask else 1), *self.channels, rank * (1 if constant_variance else 2)]
@@ -117,13 +119,14 @@ class ConvEncoder(Module):
                 f"A window of {max(self.kernel_sizes)} time bins cannot be reflected in trials of {y.shape[-2]}; use "
                 'smaller `kernel_sizes` or padding_mode="zeros".'
             )
+        last = None if mask is None else last_bins(mask)
         if self.sees_mask:
-            y = torch.cat([y, torch.zeros_like(y) if mask is None else 1 - mask], -1)
+            y = with_mask(y, mask)
         x = y.mT
         for number, (layer, size) in enumerate(zip(self.layers, self.kernel_sizes, strict=True)):
             if number:
                 x = _ACTIVATIONS[self.activation](x)
-            x = layer(functional.pad(x, self._reach(size), mode=_MODES[self.padding_mode]))
+            x = layer(extend(x, self._reach(size), self.padding_mode, last))
         if self.constant_variance:
             return x.mT, self.log_variance.expand_as(x.mT)
         mean, log_variance = x.mT.chunk(2, -1)

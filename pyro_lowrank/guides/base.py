@@ -158,6 +158,11 @@ class Guide(Module):
         with trials_plate(y_t.shape[-2]):
             pyro.sample("z", proposal.distribution(noise, mean, encoding))
 
+    @classmethod
+    def of_settings(cls, model: StateSpaceModel, settings: dict[str, Any]) -> Guide:
+        """Return a guide of the form that `settings` tells, for a model."""
+        return cls(model, **settings)
+
     def settings(self) -> dict[str, Any]:
         """Return the arguments, beside the model, that build a guide of the same form."""
         return {}

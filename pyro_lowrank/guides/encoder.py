@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.encoders.calls import call_encoder, reach_of
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import Emission
@@ -34,7 +34,7 @@ class EncoderProposal:
 
     def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
         """Run the encoder on the recording, `trials x time x features`; return mu, G and the factor of P per bin."""
-        if not first and self._reach() != (0, 0):
+        if not first and reach_of(self.encoder) != (0, 0):
             raise ValueError(
                 "The encoder reads more than one time bin at a time: run the filter over whole sequences "
                 "(`SMCFilter.run`), or pass `step` its slice of `guide.encode(y, u)` as `encoding`."
@@ -54,7 +54,7 @@ class EncoderProposal:
         Raises:
             ValueError: if the encoder looks ahead, or does not say how far back it looks.
         """
-        back, ahead = self._reach()
+        back, ahead = reach_of(self.encoder)
         if back is None or ahead is None:
             raise ValueError(
                 f"{type(self.encoder).__name__} cannot be used online: it does not say how many time bins it reads. "
@@ -76,15 +76,11 @@ class EncoderProposal:
         noise = self.transition.initial_noise if first else self.transition.noise
         return {"mean": mean, **_combine(noise, variance)}
 
-    def _reach(self) -> tuple[int | None, int | None]:
-        return getattr(self.encoder, "lookback", None), getattr(self.encoder, "lookahead", None)
-
     def _read(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's mean and variance of every bin."""
         missing = y.isnan()
         filled = y.nan_to_num(nan=0.0) if missing.any() else y
-        takes_mask = len(inspect.signature(self.encoder.forward).parameters) > 1
-        output = self.encoder(filled, (~missing).to(y.dtype)) if takes_mask else self.encoder(filled)
+        output = call_encoder(self.encoder, filled, (~missing).to(y.dtype))
         shape = (*y.shape[:2], self.transition.rank)
         shapes = [tuple(part.shape) for part in output] if isinstance(output, tuple) else type(output).__name__
         if shapes != [shape, shape]:

@@ -17,7 +17,7 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type
 from pyro_lowrank.handlers import observe, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
-from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, ReadoutObservation
+from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
 from pyro_lowrank.observations.recording import Recording
 from pyro_lowrank.parameters import copy_module
 from pyro_lowrank.shapes import time_in_front
@@ -85,8 +85,7 @@ class StateSpaceModel(Module):
             raise TypeError(f"`dynamics` must be a LowRankRNN or FullRankRNN, got {type(dynamics).__name__}.")
         if not isinstance(observation, Observation):
             raise TypeError(f"`observation` must be an Observation, got {type(observation).__name__}.")
-        if isinstance(observation, ReadoutObservation):
-            observation.attach(dynamics)
+        observation.attach(dynamics)
         self.dynamics = dynamics
         self.observation = observation
 
@@ -237,15 +236,13 @@ class StateSpaceModel(Module):
 
     def change_basis(self, matrix: Tensor) -> StateSpaceModel:
         """Return a copy with latents z' = `matrix` z and recordings of the same law; see `LowRankRNN.change_basis`."""
-        dynamics, observation = self.dynamics, self.observation
-        if not isinstance(dynamics, LowRankRNN) or not isinstance(observation, ReadoutObservation):
+        if not isinstance(self.dynamics, LowRankRNN):
             raise TypeError(
-                "Only a LowRankRNN with a built-in observation model has latents that can change their basis, got "
-                f"{type(dynamics).__name__} and {type(observation).__name__}."
+                f"Only a LowRankRNN has latents that can change their basis, got {type(self.dynamics).__name__}."
             )
         changed = copy_module(self)
         changed.dynamics.apply_basis(matrix)
-        changed.observation.readout.apply_basis(matrix)
+        changed.observation.apply_basis(matrix)
         return changed
 
     def orthogonalise(self, latents: Tensor | None = None) -> StateSpaceModel:

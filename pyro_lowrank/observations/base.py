@@ -76,6 +76,22 @@ class Observation(Module):
         """Return the observation model as an affine-Gaussian one, or None if it is none."""
         return None
 
+    def attach(self, dynamics: Any) -> None:
+        """Be told which network the observation model sees.
+
+        Raises:
+            ValueError: if it does not fit.
+        """
+        return
+
+    def apply_basis(self, matrix: Tensor) -> None:
+        """See the same of latents z' = `matrix` z, in place.
+
+        Raises:
+            TypeError: if it cannot.
+        """
+        raise TypeError(f"Only built-in observation models see latents of another basis, got {type(self).__name__}.")
+
     def check_data(self, y: Tensor) -> None:
         """Raise unless `y` is a recording, `trials x time x features`, that the observation model can produce."""
         check_sequence("y", y, last=self.features, last_name="features")
@@ -131,6 +147,10 @@ class ReadoutObservation(Observation):
                 f"The observation model reads inputs={self.readout.num_inputs}, the dynamics have "
                 f"inputs={dynamics.num_inputs}."
             )
+
+    def apply_basis(self, matrix: Tensor) -> None:
+        """See the same of latents z' = `matrix` z, in place."""
+        self.readout.apply_basis(matrix)
 
     def _units(self) -> Any:
         if isinstance(self.readout, UnitReadout) and not self._network:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.errors import check_choice, check_indices, check_positive_int
 from pyro_lowrank.modules import Module
 from pyro_lowrank.parameters import parameter
 from pyro_lowrank.shapes import apply_matrix
@@ -88,6 +89,7 @@ class AffineReadout(Readout):
         rank: number of latents.
         features: number of features.
         inputs: number of input channels that the readout sees; 0 reads from the latents alone.
+        latents: which latents it reads, by number; all if None. So the features of one brain region read its own.
         train_weight: whether C and D are trained.
         train_bias: whether b is trained.
         dtype: of the parameters; torch's default if None.
@@ -97,6 +99,8 @@ class AffineReadout(Readout):
 
         >>> AffineReadout(rank=3, features=64).weight.shape
         torch.Size([64, 3])
+        >>> AffineReadout(rank=3, features=64, latents=(0, 2)).bind(None).weight[0, 1]
+        tensor(0., grad_fn=<SelectBackward0>)
     """
 
     weight: Tensor
@@ -109,6 +113,7 @@ class AffineReadout(Readout):
         rank: int,
         features: int,
         inputs: int = 0,
+        latents: Sequence[int] | None = None,
         train_weight: bool = True,
         train_bias: bool = True,
         dtype: torch.dtype | None = None,
@@ -118,21 +123,36 @@ class AffineReadout(Readout):
         self.rank = check_positive_int("rank", rank)
         self.features = check_positive_int("features", features)
         self.num_inputs = check_positive_int("inputs", inputs, minimum=0)
+        self.latents = None if latents is None else check_indices("latents", latents, below=self.rank)
         self.train_weight, self.train_bias = bool(train_weight), bool(train_bias)
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
-        columns = rank + inputs
+        read = rank if self.latents is None else len(self.latents)
+        columns = read + inputs
         weight = torch.randn(features, columns, **factory) * (2 / columns) ** 0.5
-        _parameter(self, "weight", weight[:, :rank].clone(), trainable=self.train_weight)
+        _parameter(self, "weight", weight[:, :read].clone(), trainable=self.train_weight)
         if inputs:
-            _parameter(self, "input_weight", weight[:, rank:].clone(), trainable=self.train_weight)
+            _parameter(self, "input_weight", weight[:, read:].clone(), trainable=self.train_weight)
         _parameter(self, "bias", torch.zeros(features, **factory), trainable=self.train_bias)
 
     def bind(self, units: Any) -> AffineMap:
         """Return the readout at the present parameter values."""
-        return AffineMap(self.weight, self.input_weight if self.num_inputs else None, self.bias)
+        weight = self.weight
+        if self.latents is not None:
+            index = torch.tensor(self.latents, device=weight.device)
+            weight = weight.new_zeros(*weight.shape[:-1], self.rank).index_copy(-1, index, weight)
+        return AffineMap(weight, self.input_weight if self.num_inputs else None, self.bias)
 
     def apply_basis(self, matrix: Tensor) -> None:
-        """Read the same from latents z' = `matrix` z."""
+        """Read the same from latents z' = `matrix` z.
+
+        Raises:
+            ValueError: if it reads some of the latents only: in another basis it would read them all.
+        """
+        if self.latents is not None:
+            raise ValueError(
+                f"A readout of latents {list(self.latents)} alone fixes their basis: no copy in another one reads the "
+                "same. Build it without `latents` to change the basis."
+            )
         with torch.no_grad():
             self.weight.copy_(torch.linalg.solve(matrix.to(self.weight), self.weight, left=False))
 
@@ -142,6 +162,7 @@ class AffineReadout(Readout):
             "rank": self.rank,
             "features": self.features,
             "inputs": self.num_inputs,
+            "latents": self.latents,
             "train_weight": self.train_weight,
             "train_bias": self.train_bias,
         }

@@ -9,9 +9,11 @@ from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.base import Observation
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.training.tensors import Trials, unpack
 
@@ -29,11 +31,12 @@ def initialise_from_data(
 
     so that the latents have unit variance; the observation noise is what the components leave over, and the transition
     noise what the network, with its random weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`.
-    Recurrent weights are left as they were drawn; frozen parameters are left alone.
+    Recurrent weights are left as they were drawn; frozen parameters are left alone. Of a `JointObservation` the only
+    Gaussian part that reads all latents starts at its components, other parts at their means.
 
     Args:
-        model: with a `PoissonObservation`, or a `GaussianObservation` that reads latents (an affine readout) or
-            currents of a `LowRankRNN`.
+        model: with observations of counts, of zeros and ones, or Gaussian ones that read latents (an affine readout) or
+            currents of a `LowRankRNN`; or several of them.
         y: recording, `trials x time x features`, NaN where missing (for this purpose replaced by the feature's mean);
             or a `pyro_lowrank.data.Recording` with its inputs; or a list of trials, `time x features` each.
         u: inputs, `trials x time x inputs`, or a list of them.
@@ -52,22 +55,65 @@ def initialise_from_data(
     """
     data, inputs = unpack("y", model, y, u)
     model.check_data(data, inputs)
-    observation, dynamics = model.observation, model.dynamics
-    mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
-    if isinstance(observation, (CountObservation, BernoulliObservation)):
-        _set(observation.readout, "bias", observation.predictor_of_mean(mean))
+    observation = model.observation
+    if not isinstance(observation, JointObservation):
+        _start(observation, model.dynamics, data, inputs)
         return
-    if not isinstance(observation, GaussianObservation):
+    parts = observation.parts.items()
+    whole = [name for name, part in parts if isinstance(part, GaussianObservation) and not _reads_some_latents(part)]
+    for name, part in parts:
+        piece = observation.split(data)[name]
+        # Of several sets of components each would ask for latents of its own.
+        if isinstance(part, GaussianObservation) and whole != [name]:
+            start_at_means(part, piece)
+        else:
+            _start(part, model.dynamics, piece, inputs)
+
+
+def start_at_means(observation: Observation, data: Tensor) -> None:
+    """Give the readout's bias the value that the mean of the recording asks for, and Gaussian noise its scale.
+
+    Args:
+        observation: a built-in observation model.
+        data: recording, `trials x time x features`, NaN where missing.
+
+    Raises:
+        TypeError: if the observation model is of another kind.
+    """
+    mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
+    if isinstance(observation, JointObservation):
+        for name, part in observation.parts.items():
+            start_at_means(part, observation.split(data)[name])
+    elif isinstance(observation, (CountObservation, BernoulliObservation)):
+        _set(observation.readout, "bias", observation.predictor_of_mean(mean))
+    elif isinstance(observation, GaussianObservation):
+        _set(observation.readout, "bias", mean)
+        _set_noise(observation, torch.where(data.isnan(), 0.0, data - mean))
+    else:
         raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
+
+
+def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs: Tensor | None) -> None:
+    if not isinstance(observation, GaussianObservation) or _reads_some_latents(observation):
+        start_at_means(observation, data)
+        return
+    mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     _set_readout(observation, dynamics, weight, mean)
-    residual = (centred - z @ weight.mT).flatten(0, 1).square().mean(0)
-    # Features that the components explain fully keep some noise.
-    scale = residual.clamp(min=1e-6 * float(centred.square().mean())).sqrt()
-    _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
+    _set_noise(observation, centred - z @ weight.mT, smallest=1e-6 * float(centred.square().mean()))
     if z.shape[1] > 1:
         _set_transition_noise(dynamics, z, inputs)
+
+
+def _reads_some_latents(observation: GaussianObservation) -> bool:
+    return isinstance(observation.readout, AffineReadout) and observation.readout.latents is not None
+
+
+def _set_noise(observation: GaussianObservation, residual: Tensor, *, smallest: float = 1e-12) -> None:
+    # Features that are explained fully keep some noise.
+    scale = residual.flatten(0, 1).square().mean(0).clamp(min=smallest).sqrt()
+    _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
 
 
 def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:

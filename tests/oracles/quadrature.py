@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,9 +35,16 @@ def log_evidence_on_a_grid(
                 kernel = torch.distributions.Normal(mean.mT, dynamics.noise_covariance.sqrt()).log_prob(z).exp()
                 density = step * kernel @ density
             there = ~y_t.isnan()
-            entries = observation.distribution(z, v).base_dist.log_prob(y_t.nan_to_num(nan=0.0))
+            entries = _log_prob_of_entries(observation.distribution(z, v), y_t.nan_to_num(nan=0.0))
             weighted = density * (entries * there).sum(-1).exp()
             evidence = step * weighted.sum()
             total, density = total + evidence.log(), weighted / evidence
         totals.append(total)
     return torch.stack(totals)
+
+
+def _log_prob_of_entries(distribution: Any, y_t: Tensor) -> Tensor:
+    """Log density of each feature; of the parts of a joint observation model, one after the other."""
+    parts = getattr(distribution, "parts", (distribution,))
+    pieces = y_t.split([part.event_shape[0] for part in parts], -1)
+    return torch.cat([part.base_dist.log_prob(piece) for part, piece in zip(parts, pieces, strict=True)], -1)
