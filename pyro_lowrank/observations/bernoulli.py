@@ -15,6 +15,8 @@ from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
 
 # So near to even odds the bound is one quarter, and rounding would spoil it.
 _NEAR = 1e-3
+# A feature that is always the same starts at odds of one in 10,000 bins.
+_SMALLEST_MEAN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,12 @@ class BernoulliObservation(ReadoutObservation):
 
     def predictor_of_mean(self, mean: Tensor) -> Tensor:
         """Return the readout at which the probability of a one is `mean`, `features`."""
-        # A feature that is always the same starts at odds of one in 10,000 bins.
-        return mean.clamp(1e-4, 1 - 1e-4).logit()
+        return mean.clamp(_SMALLEST_MEAN, 1 - _SMALLEST_MEAN).logit()
+
+    def slope_at_mean(self, mean: Tensor) -> Tensor:
+        """Return how much the probability of a one changes with the log odds where it is `mean`, `features`."""
+        mean = mean.clamp(_SMALLEST_MEAN, 1 - _SMALLEST_MEAN)
+        return mean * (1 - mean)
 
     def check_data(self, y: Tensor) -> None:
         """Raise unless `y` holds zeros and ones."""

@@ -21,6 +21,8 @@ LINKS = ("softplus", "exp")
 LARGEST_LOG_RATE = 60.0
 # Below this, softplus(x) and exp(x) agree to float64 precision in the log.
 _SMALLEST_SOFTPLUS = -40.0
+# A unit that never fires starts at a rate of one count in 10,000 bins.
+_SMALLEST_MEAN = 1e-4
 # So near to the data the mean curvature on the way there is the one here, and rounding would spoil it.
 _NEAR = 1e-2
 
@@ -111,8 +113,12 @@ class CountObservation(ReadoutObservation):
 
     def predictor_of_mean(self, mean: Tensor) -> Tensor:
         """Return the readout at which the expected counts are `mean`, `features`."""
-        # A unit that never fires starts at a rate of one count in 10,000 bins.
-        return predictor_of_rate(self.link, mean.clamp(min=1e-4))
+        return predictor_of_rate(self.link, mean.clamp(min=_SMALLEST_MEAN))
+
+    def slope_at_mean(self, mean: Tensor) -> Tensor:
+        """Return how much the expected counts change with the readout where they are `mean`, `features`."""
+        rate = mean.clamp(min=_SMALLEST_MEAN)
+        return rate if self.link == "exp" else -torch.expm1(-rate)
 
     def check_data(self, y: Tensor) -> None:
         """Raise unless `y` holds counts."""

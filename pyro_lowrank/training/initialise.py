@@ -15,6 +15,7 @@ from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.tensors import Trials, unpack
 
 
@@ -24,13 +25,16 @@ def initialise_from_data(
 ) -> None:
     r"""Give a model's readout and noise the values that the means and principal components of a recording suggest.
 
-    For Poisson observations the bias of the readout makes the mean rates those of the recording. For Gaussian ones,
-    with the leading eigenvectors E and eigenvalues D of its covariance, and the mean m of the recording:
+    For Gaussian observations, with the leading eigenvectors E and eigenvalues D of the recording's covariance, and its
+    mean m:
 
     .. math:: C = E D^{1/2}, \quad b = m, \quad \hat z_t = D^{-1/2} E^T (y_t - m)
 
     so that the latents have unit variance; the observation noise is what the components leave over, and the transition
     noise what the network, with its random weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`.
+    For counts, and for zeros and ones, the bias of the readout makes the means those of the recording, and the weight
+    of an affine readout has latents of unit variance explain how features covary from one time bin to the next.
+
     Recurrent weights are left as they were drawn; frozen parameters are left alone. Of a `JointObservation` the only
     Gaussian part that reads all latents starts at its components, other parts at their means.
 
@@ -94,6 +98,10 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
 
 
 def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs: Tensor | None) -> None:
+    if isinstance(observation, (CountObservation, BernoulliObservation)):
+        start_at_means(observation, data)
+        _start_at_covariances(observation, dynamics, data)
+        return
     if not isinstance(observation, GaussianObservation) or _reads_some_latents(observation):
         start_at_means(observation, data)
         return
@@ -104,6 +112,23 @@ def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs
     _set_noise(observation, centred - z @ weight.mT, smallest=1e-6 * float(centred.square().mean()))
     if z.shape[1] > 1:
         _set_transition_noise(dynamics, z, inputs)
+
+
+def _start_at_covariances(
+    observation: CountObservation | BernoulliObservation, dynamics: RNNDynamics, data: Tensor
+) -> None:
+    readout = observation.readout
+    if not isinstance(readout, AffineReadout) or readout.latents is not None or data.shape[1] < 2:
+        return
+    mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
+    loadings = lagged_loadings(data, mean, dynamics.rank)
+    if loadings is None:
+        return
+    _set(readout, "weight", loadings / observation.slope_at_mean(mean).unsqueeze(-1))
+    # Under the leak alone the latents then have unit variance.
+    noise = (1 - dynamics.decay.square()).sqrt()
+    by_kind = {"full": torch.diag_embed, "diagonal": lambda x: x, "scalar": lambda x: x.square().mean().sqrt()}
+    _set(dynamics, "noise_scale", by_kind[dynamics.noise_kind](noise.expand(dynamics.rank)))
 
 
 def _reads_some_latents(observation: GaussianObservation) -> bool:
@@ -127,9 +152,7 @@ def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
             "latents; leave the model as it was drawn."
         )
     root = values[-rank:].flip(-1).sqrt()
-    vectors = vectors[:, -rank:].flip(-1)
-    # The sign of an eigenvector is the library's choice: fix it, so that every machine starts alike.
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    vectors = fixed_signs(vectors[:, -rank:].flip(-1))
     scores = rows @ vectors / root
     return (vectors * root).to(centred.dtype), scores.reshape(*centred.shape[:2], rank).to(centred.dtype)
 

@@ -107,6 +107,27 @@ def test_counts_start_at_their_mean_rates(link: str) -> None:
     torch.testing.assert_close(model.observation.mean(torch.zeros(1)), expected, rtol=1e-3, atol=1e-6)
 
 
+def test_counts_start_at_the_plane_of_their_covariances(dtype: torch.dtype) -> None:
+    z, loadings = torch.randn(40, 500, 2, dtype=dtype), torch.randn(30, 2, dtype=dtype)
+    for t in range(1, 500):
+        z[:, t] = 0.95 * z[:, t - 1] + (1 - 0.95**2) ** 0.5 * z[:, t]
+    loadings = 0.4 * loadings / loadings.norm(dim=-1, keepdim=True)
+    # One feature varies a lot, by itself and from bin to bin: a component of the covariance, but not of the latents'.
+    log_rate = torch.cat([z @ loadings.mT - 1.0, 2.0 * torch.randn(40, 500, 1, dtype=dtype)], -1)
+    y = torch.cat([torch.poisson(log_rate.exp()), torch.zeros(40, 500, 1, dtype=dtype)], -1)
+    y[0, 100:] = NAN
+    y[1:, ::7, 2] = NAN
+    observation = plr.PoissonObservation(rank=2, features=32, link="exp", dtype=dtype)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=8, decay=0.8, dtype=dtype), observation)
+    plr.initialise_from_data(model, y)
+    weight = observation.readout.weight.detach()
+    basis = torch.linalg.qr(loadings).Q
+    assert (weight[:30] - basis @ (basis.mT @ weight[:30])).norm() < 0.15 * weight[:30].norm()
+    assert weight[:30].norm().item() == pytest.approx(loadings.norm().item(), rel=0.1)
+    assert weight[30:].abs().max() < 0.1
+    torch.testing.assert_close(model.dynamics.noise_covariance, (1 - 0.8**2) * torch.eye(2, dtype=dtype))
+
+
 def test_starts_that_cannot_be_made() -> None:
     model, _ = pair()
     flat = torch.randn(2, 10, 1).expand(2, 10, 3) + torch.zeros(2, 10, 3)
