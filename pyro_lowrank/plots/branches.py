@@ -61,7 +61,7 @@ def plot_branches(
         raise ValueError(f"`latent` must be from 0 to {rank - 1}, got {latent}.")
     seen: set[str] = set()
     for branch in range(1 + max(int(numbers.max(initial=-1)) for numbers in path.branches)):
-        steps, heights, kinds = _branch(path, branch, latent)
+        x, heights, kinds = _branch(path, strengths, branch, latent)
         # A line for each stretch of one stability, which joins on to the next.
         edges = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(kinds)]
         for begin, end in pairwise(edges):
@@ -70,7 +70,7 @@ def plot_branches(
             told = None if kind in seen else kind
             marker = "o" if end - begin == 1 else ""
             axes.plot(
-                strengths[steps[piece]],
+                x[piece],
                 heights[piece],
                 color=COLORS[kind],
                 linestyle=style,
@@ -82,8 +82,7 @@ def plot_branches(
             seen.add(kind)
     for event in path.events:
         if event.kind != "changes":
-            between = strengths[event.step : event.step + 2]
-            axes.plot(between[0] + event.fraction * (between[1] - between[0]), event.point[latent], "x", color="0.4")
+            axes.plot(_place(event, strengths), event.point[latent], "x", color="0.4")
     axes.set(title=title, xlabel=label, ylabel=f"latent {latent + 1} of the fixed points (a.u.)")
     axes.margins(x=0)
     if seen:
@@ -91,12 +90,25 @@ def plot_branches(
     return axes
 
 
-def _branch(path: Followed, number: int, latent: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
-    """At which inputs a branch exists, where, and its stability there."""
+def _branch(
+    path: Followed, strengths: NDArray[np.float64], number: int, latent: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[Any]]:
+    """At which inputs a branch was found, from its begin to its end, where, and its stability there."""
     rows = [
-        (step, result.points[row, latent], result.stability[row])
+        (strengths[step], result.points[row, latent], str(result.stability[row]))
         for step, (result, numbers) in enumerate(zip(path.results, path.branches, strict=True))
         for row in np.flatnonzero(numbers == number)
     ]
-    steps, heights, kinds = zip(*rows, strict=True)
-    return np.array(steps), np.array(heights), np.array(kinds)
+    for event in (event for event in path.events if event.branch == number and event.kind != "changes"):
+        end = (_place(event, strengths), event.point[latent])
+        if event.kind == "appears":
+            rows.insert(0, (*end, rows[0][2]))
+        else:
+            rows.append((*end, rows[-1][2]))
+    x, heights, kinds = zip(*rows, strict=True)
+    return np.array(x), np.array(heights), np.array(kinds)
+
+
+def _place(event: Any, strengths: NDArray[np.float64]) -> float:
+    here, there = strengths[event.step : event.step + 2]
+    return float(here + event.fraction * (there - here))

@@ -148,7 +148,7 @@ def plot_agreement(
     a, b = as_array(real), as_array(generated)
     if a.shape != b.shape:
         raise ValueError(f"Both must have the same shape, got {a.shape} and {b.shape}.")
-    if a.ndim == 2 and a.shape[0] == a.shape[1] and np.array_equal(a, a.T, equal_nan=True):
+    if a.ndim == 2 and a.shape[0] == a.shape[1] and np.allclose(a, a.T, equal_nan=True):
         above = np.triu_indices(len(a), 1)
         a, b = a[above], b[above]
     there = np.isfinite(a) & np.isfinite(b) & (not log or (a > 0) & (b > 0))
@@ -160,6 +160,7 @@ def plot_agreement(
         room = (high / low) ** 0.05
         ends = [low / room, high * room]
         axes.set(xscale="log", yscale="log")
+        _label_few(axes)
     else:
         room = 0.05 * (high - low or 1.0)
         ends = [low - room, high + room]
@@ -172,6 +173,16 @@ def plot_agreement(
     axes.text(0.04, 0.96, f"{told}n = {len(a)}", transform=axes.transAxes, va="top", fontsize="small")
     axes.set(xlim=ends, ylim=ends, aspect="equal", title=what, xlabel="recording", ylabel="generated")
     return axes
+
+
+def _label_few(axes: Any) -> None:
+    """Label 1, 2 and 5 of each power of ten in plain numbers; the default writes over itself below two decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _pair(real: ArrayLike, generated: ArrayLike) -> tuple[Array, Array]:

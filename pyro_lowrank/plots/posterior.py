@@ -115,7 +115,7 @@ def plot_calibration(axes: Axes, pit: ArrayLike, *, num_bins: int = 20, title: s
 
     Args:
         axes: to draw on.
-        pit: numbers between 0 and 1, of any shape, NaN where missing; see `plr.prequential_pit`.
+        pit: numbers between 0 and 1, of any shape, NaN where missing; see `SMCPosterior.prequential_pit`.
         num_bins: of the histogram.
         title: of the axes.
 
