@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
     from pyro_lowrank.training.result import FitResult as FitResult
     from pyro_lowrank.training.tensors import as_tensors as as_tensors
+    from pyro_lowrank.validation.cross_validate import cross_validate as cross_validate
+    from pyro_lowrank.validation.result import CrossValidation as CrossValidation
 
 __version__ = "0.1.0"
 
@@ -60,6 +62,7 @@ _HOMES = {
     "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
     "ConvEncoder": "encoders.convolutional",
+    "CrossValidation": "validation.result",
     "EncoderGuide": "guides.encoder",
     "FitResult": "training.result",
     "ForwardPrediction": "guides.forward",
@@ -90,6 +93,7 @@ _HOMES = {
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
     "as_tensors": "training.tensors",
+    "cross_validate": "validation.cross_validate",
     "diagnose": "infer.diagnose",
     "fit": "training.fit",
     "from_pyro": "export.from_pyro",

@@ -33,6 +33,7 @@ LAYERS = (
     {"data", "export", "metrics", "plots"},
     {"serialization"},
     {"training"},
+    {"validation"},
 )
 HEIGHT = {part: height for height, row in enumerate(LAYERS) for part in row}
 

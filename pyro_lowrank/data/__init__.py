@@ -1,6 +1,7 @@
 """Recordings: read from files and from the objects of other libraries, spikes binned, parts held out."""
 
 from pyro_lowrank.data.counts import rebin
+from pyro_lowrank.data.folds import time_folds, trial_folds
 from pyro_lowrank.data.objects import from_mne, from_pynapple, from_xarray
 from pyro_lowrank.data.reading import read_recording
 from pyro_lowrank.data.recording import Recording
@@ -19,4 +20,6 @@ __all__ = [
     "split_features",
     "split_time",
     "split_trials",
+    "time_folds",
+    "trial_folds",
 ]

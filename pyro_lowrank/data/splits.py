@@ -132,8 +132,10 @@ def split_time(recording: Recording, held_out: float = 0.2, *, gap: int = 0) -> 
             f"gap of {gap} leave nothing to train on."
         )
     trials = range(recording.num_trials)
-    first = _pieces(recording, [(trial, 0, int(begins[trial])) for trial in trials])
-    second = _pieces(recording, [(trial, int(lengths[trial] - ends[trial]), int(lengths[trial])) for trial in trials])
+    first = cut_pieces(recording, [(trial, 0, int(begins[trial])) for trial in trials])
+    second = cut_pieces(
+        recording, [(trial, int(lengths[trial] - ends[trial]), int(lengths[trial])) for trial in trials]
+    )
     return Split(first, second)
 
 
@@ -168,7 +170,7 @@ def cut_windows(recording: Recording, length: int, *, stride: int | None = None)
         raise ValueError(
             f"`length` must be at most the time bins of a trial, {recording.trial_lengths.max()}, got {length}."
         )
-    return _pieces(recording, places)
+    return cut_pieces(recording, places)
 
 
 def split_features(
@@ -217,8 +219,13 @@ def _split(recording: Recording, held_out: NDArray[np.bool_]) -> Split:
     return Split(recording.select(trials=~held_out), recording.select(trials=held_out))
 
 
-def _pieces(recording: Recording, places: list[tuple[int, int, int]]) -> Recording:
-    """Return stretches of trials, each (trial, first bin, end), as trials."""
+def cut_pieces(recording: Recording, places: list[tuple[int, int, int]]) -> Recording:
+    """Return stretches of trials, each (trial, first bin, end), as trials.
+
+    Example:
+        >>> cut_pieces(Recording(np.zeros((2, 9, 3))), [(1, 2, 6)]).data.shape
+        (1, 4, 3)
+    """
     rows = np.array([trial for trial, _, _ in places])
     starts = np.array([start for _, start, _ in places])
     times = None

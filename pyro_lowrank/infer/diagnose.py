@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_lowrank.infer.calibration import Calibration, calibration_of
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.smc.smoothing import genealogy
+from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 _SMALLEST_ESS, _LARGEST_WEIGHT, _LARGEST_RHAT, _LARGEST_VARIANCE = 0.1, 0.5, 1.05, 1.0
 
@@ -40,6 +42,7 @@ class Diagnosis:
         rhat: of the filtering means over runs, its largest value over trials, bins and latents; NaN for one run.
         variance_log_evidence: over runs, `trials`, in nats squared; NaN for one run.
         suggested_particles: number that would bring the largest of them to 1; None for one run.
+        calibration: of one-step-ahead predictions of the first run, prequential; None for a model of the user's own.
         advice: what to change, in words; empty if nothing looks bad.
     """
 
@@ -53,6 +56,7 @@ class Diagnosis:
     rhat: float
     variance_log_evidence: Tensor
     suggested_particles: int | None
+    calibration: Calibration | None
     advice: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -73,6 +77,8 @@ class Diagnosis:
                 f"  log evidence     variance {self.variance_log_evidence.max().item():.3g} at worst; "
                 f"1 with about {self.suggested_particles} particles",
             ]
+        if self.calibration is not None:
+            rows.append(f"  predictions      {self.calibration}")
         return "\n".join([*rows, *(f"  ! {line}" for line in self.advice or ("Nothing looks bad.",))])
 
 
@@ -140,7 +146,7 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
     Args:
         posterior: what `SMCFilter.run` returned, or a list of it from independent runs on the same recording.
         name: of the state tensor that R-hat looks at.
-        num_worst: how many of the worst time bins to name.
+        num_worst: how many of the worst time bins, and of the worst predicted features, to name.
 
     Raises:
         ValueError: if the runs have different shapes.
@@ -156,7 +162,8 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
         (4, torch.Size([4]))
 
     References:
-        Doucet, Pitt, Deligiannidis and Kohn (2015), Biometrika 102:295; Gelman and Rubin (1992), Stat. Sci. 7:457.
+        Dawid (1984), J. R. Stat. Soc. A 147:278; Doucet, Pitt, Deligiannidis and Kohn (2015), Biometrika 102:295;
+        Gelman and Rubin (1992), Stat. Sci. 7:457.
     """
     runs = [posterior] if isinstance(posterior, SMCPosterior) else list(posterior)
     if not runs or not all(isinstance(run, SMCPosterior) for run in runs):
@@ -176,6 +183,8 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
     suggested = max(1, math.ceil(num_particles * float(variance.max()))) if several else None
     coalescence = _coalescence(first.ancestors.reshape(*first.ancestors.shape[:2], -1))
     rhat = _rhat(runs, name) if several else math.nan
+    known = isinstance(first.transitions, BuiltInTransitions)
+    calibration = calibration_of(first.prequential_pit(), num_worst) if known else None
     found = {
         "share": float(ess.min()) / num_particles,
         "weight": float(weights.max().exp()),
@@ -198,5 +207,6 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
         rhat=rhat,
         variance_log_evidence=variance,
         suggested_particles=suggested,
-        advice=_advice(found),
+        calibration=calibration,
+        advice=_advice(found) + (() if calibration is None else calibration.advice),
     )

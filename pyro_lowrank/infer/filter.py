@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,9 +21,19 @@ from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import PathwiseGradient
 from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import Particles, Scheme, State, advance, check_alive, start
+from pyro_lowrank.smc.loop import History, Particles, Scheme, State, advance, check_alive, start
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
+
+
+@dataclass(frozen=True)
+class _Bin:
+    """What an online filter remembers of one time bin: the particles, and what it was given."""
+
+    particles: Particles
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    slice: Any
 
 
 class SMCFilter:
@@ -39,6 +52,7 @@ class SMCFilter:
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
         ess_threshold: trials resample when their effective sample size falls below this share of the particles.
         resampler: how ancestors are drawn; systematic if None.
+        lag: time bins before the present one that are remembered online, for `posterior` (fixed-lag smoothing).
         backend: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a compiled form
             (the reason is logged where there is none). Online it is the means of the next latents that are compiled.
 
@@ -68,6 +82,7 @@ class SMCFilter:
         *,
         ess_threshold: float = 0.5,
         resampler: Resampler | None = None,
+        lag: int = 0,
         backend: str = "auto",
     ) -> None:
         self.model = model
@@ -79,6 +94,7 @@ class SMCFilter:
             ess_threshold=ess_threshold,
             gradient=PathwiseGradient(),
         )
+        self.lag = check_positive_int("lag", lag, minimum=0)
         self.backend = check_choice("backend", backend, BACKENDS)
         self._clear()
 
@@ -88,6 +104,7 @@ class SMCFilter:
         self._memory: State = {}
         self._log_evidence: Tensor | None = None
         self._time = 0
+        self._bins: deque[_Bin] = deque(maxlen=self.lag + 1)
 
     @torch.no_grad()
     def init(self, *args: Any, **kwargs: Any) -> None:
@@ -99,8 +116,10 @@ class SMCFilter:
         self._clear()
         with own_values(self.model, self.guide):
             self._kernel = self._make_online_kernel()
-            self._particles = start(self._kernel, self._slice(args, kwargs))
+            slice_t = self._slice(args, kwargs)
+            self._particles = start(self._kernel, slice_t)
         check_alive(self._particles.increment[None])
+        self._bins.append(_Bin(self._particles, args, kwargs, slice_t))
         self._log_evidence = self._particles.increment
 
     @torch.no_grad()
@@ -114,11 +133,74 @@ class SMCFilter:
         with own_values(self.model, self.guide):
             if self._kernel is None:
                 self._kernel = self._make_online_kernel()
-            particles = advance(self._kernel, self._slice(args, kwargs), self._particles, self.scheme, random[0])
+            slice_t = self._slice(args, kwargs)
+            particles = advance(self._kernel, slice_t, self._particles, self.scheme, random[0])
         self._time += 1
         check_alive(particles.increment[None], first_time=self._time)
         self._particles = particles
         self._log_evidence = self._log_evidence + particles.increment
+        self._bins.append(_Bin(particles, args, kwargs, slice_t))
+
+    @torch.no_grad()
+    def posterior(self) -> SMCPosterior:
+        r"""Return the present time bin and the `lag` ones before it, given all data so far; memory is bounded.
+
+        .. math:: p(z_{t-L:t} \mid y_{1:t})
+
+        `posterior().smooth(100)` is fixed-lag smoothing: its first time bin is as it will be known when the recording
+        has gone on by the lag. `posterior().forecast(5)` looks ahead. Its evidence is that of its own time bins.
+
+        Raises:
+            RuntimeError: if nothing was filtered since `init` or `load_state_dict`.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=2, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), observation)
+            >>> smc = SMCFilter(model, plr.OptimalGuide(model), 100, lag=5)
+            >>> y = torch.randn(4, 50, 3)
+            >>> smc.init(y[:, 0])
+            >>> for t in range(1, 50):
+            ...     smc.step(y[:, t])
+            >>> smc.posterior().smooth(20).shape
+            torch.Size([20, 4, 6, 2])
+
+        References:
+            Kitagawa (1996), J. Comput. Graph. Stat. 5:1.
+        """
+        if not self._bins:
+            raise RuntimeError("No time bin was filtered since `init` or `load_state_dict`: call `init` or `step`.")
+        bins, kernel = list(self._bins), self._kernel
+        assert kernel is not None
+        particles = [each.particles for each in bins]
+        history: History[Any] = History(
+            last=particles[-1],
+            increments=torch.stack([p.increment for p in particles]),
+            ess=torch.stack([p.ess for p in particles]),
+            resampled=torch.stack([p.resampled for p in particles]),
+            ancestor_log_probs=torch.stack([p.ancestor_log_prob for p in particles]),
+            states=[p.state for p in particles],
+            log_weights=torch.stack([p.log_weights for p in particles]),
+            ancestors=torch.stack([p.ancestors for p in particles]),
+        )
+        start = self._time + 1 - len(bins)
+        return SMCPosterior.from_history(history, kernel.batch_dims, self._transitions(bins), start=start)
+
+    def _transitions(self, bins: list[_Bin]) -> BuiltInTransitions | ReplayedTransitions:
+        kernel = self._kernel
+        if isinstance(kernel, EffectsKernel):
+            return ReplayedTransitions(kernel, [Call(each.args, each.kwargs) for each in bins])
+        assert isinstance(kernel, BuiltInKernel)
+        y, u = zip(*(_bin_arguments(*each.args, **each.kwargs) for each in bins), strict=True)
+        v = [each.slice.bin.v for each in bins]
+        return BuiltInTransitions(
+            *copy.deepcopy((kernel.transition, kernel.emission)),
+            v=None if v[0] is None else torch.stack(v, -2),
+            u=None if u[0] is None else torch.stack(u, -2),
+            y=torch.stack(y, -2),
+            backend=self.backend,
+        )
 
     @torch.no_grad()
     def run(self, *args: Any, **kwargs: Any) -> SMCPosterior:

@@ -66,7 +66,14 @@ def _end(observed: Tensor) -> Tensor:
 
 
 def draw_forecast(
-    model: BuiltInTransitions, z: Tensor, log_weights: Tensor, horizon: int, u: Tensor | None, num_draws: int
+    model: BuiltInTransitions,
+    z: Tensor,
+    log_weights: Tensor,
+    horizon: int,
+    u: Tensor | None,
+    num_draws: int,
+    *,
+    start: int = 0,
 ) -> Forecast:
     """Draw latents and observations of the time bins after each trial's last one with data.
 
@@ -77,6 +84,7 @@ def draw_forecast(
         horizon: number of time bins.
         u: their inputs, `trials x horizon x inputs`.
         num_draws: number of draws.
+        start: time bin of the recording at which the particles begin.
     """
     _check_inputs(model, u, horizon)
     transition = model.transition
@@ -99,7 +107,7 @@ def draw_forecast(
     v = torch.stack(inputs).unsqueeze(1) if inputs else None
     observation = model.emission.distribution(path, v)
     mean = model.emission.mean(path, v)
-    return Forecast(path.movedim(0, -2), observation.sample().movedim(0, -2), mean.movedim(0, -2), end + 1)
+    return Forecast(path.movedim(0, -2), observation.sample().movedim(0, -2), mean.movedim(0, -2), start + end + 1)
 
 
 def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Tensor | None) -> Tensor:

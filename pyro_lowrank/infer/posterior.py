@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.infer.calibration import draw_pit
 from pyro_lowrank.infer.forecast import Forecast, Replicates, draw_forecast, draw_replicates, expected_observations
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
@@ -31,6 +32,7 @@ class SMCPosterior:
         resampled: whether ancestors were drawn anew before the time bin, `time x trials`.
         transitions: the model of the run, which smoothing and forecasts need.
         again: runs the same filter on the same recording once more.
+        start: time bin of the recording at which it begins: above 0 for the last ones of an online filter.
     """
 
     particles: State
@@ -41,6 +43,7 @@ class SMCPosterior:
     resampled: Tensor
     transitions: BuiltInTransitions | ReplayedTransitions | None = field(default=None, repr=False, compare=False)
     again: Callable[[], SMCPosterior] | None = field(default=None, repr=False, compare=False)
+    start: int = 0
 
     @classmethod
     def from_history(
@@ -49,6 +52,7 @@ class SMCPosterior:
         batch_dims: int,
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
         again: Callable[[], SMCPosterior] | None = None,
+        start: int = 0,
     ) -> SMCPosterior:
         """Collect what the loop over time stored."""
         assert history.states is not None
@@ -69,6 +73,7 @@ class SMCPosterior:
             resampled=history.resampled,
             transitions=transitions,
             again=again,
+            start=start,
         )
 
     @property
@@ -163,7 +168,8 @@ class SMCPosterior:
         """
         check_positive_int("horizon", horizon)
         check_positive_int("num_draws", num_draws)
-        return draw_forecast(self._built_in(), self.particles["z"], self.log_weights, horizon, u, num_draws)
+        model = self._built_in()
+        return draw_forecast(model, self.particles["z"], self.log_weights, horizon, u, num_draws, start=self.start)
 
     @torch.no_grad()
     def predict(self, z: Tensor | None = None) -> Tensor:
@@ -176,6 +182,20 @@ class SMCPosterior:
         if z is None:
             z, log_weights = self.particles["z"], self.log_weights
         return expected_observations(self._built_in(), z, log_weights)
+
+    @torch.no_grad()
+    def prequential_pit(self) -> Tensor:
+        r"""Draw where each entry of the recording lies in what the filter predicted of it, `trials x time x features`.
+
+        .. math:: P(Y_t < y_t \mid y_{<t}) + U\, P(Y_t = y_t \mid y_{<t}), \qquad U \sim \mathrm{Uniform}(0, 1)
+
+        by one draw of the next observation per particle. Where the model is right these are uniform, and independent
+        over time; NaN where nothing was recorded. `plots.posterior.plot_calibration` draws them.
+
+        References:
+            Dawid (1984), J. R. Stat. Soc. A 147:278; Czado, Gneiting and Held (2009), Biometrics 65:1254.
+        """
+        return draw_pit(self._built_in(), self.particles["z"], self.log_weights, first=self.start == 0)
 
     @torch.no_grad()
     def replicate(self, z: Tensor) -> Replicates:

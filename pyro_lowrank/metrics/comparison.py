@@ -47,7 +47,7 @@ def agreement(real: ArrayLike, generated: ArrayLike) -> Agreement:
     a, b = np.asarray(real, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"Both must have the same shape, got {a.shape} and {b.shape}.")
-    if a.ndim == 2 and a.shape[0] == a.shape[1] and all(np.array_equal(m, m.T, equal_nan=True) for m in (a, b)):
+    if a.ndim == 2 and a.shape[0] == a.shape[1] and all(np.allclose(m, m.T, equal_nan=True) for m in (a, b)):
         above = np.triu_indices(len(a), 1)
         a, b = a[above], b[above]
     there = ~(np.isnan(a) | np.isnan(b))

@@ -40,10 +40,53 @@ def bits_per_spike(spikes: ArrayLike, rates: ArrayLike) -> Estimate:
     References:
         Pei, Ye et al. (2021), "Neural Latents Benchmark '21", NeurIPS Datasets and Benchmarks.
     """
+    return ratio_of(*spike_gains(spikes, rates))
+
+
+def spike_gains(spikes: ArrayLike, rates: ArrayLike, null: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    """Return each trial's gain over null rates in bits, and its spikes: what `bits_per_spike` is the ratio of.
+
+    Args:
+        spikes: counts, `trials x time x features` or `time x features`; NaN is left out.
+        rates: expected counts per bin, of the same shape.
+        null: expected counts per bin of each feature, `features`; the mean of the spikes themselves if None.
+
+    Raises:
+        ValueError: as of `bits_per_spike`.
+
+    Example:
+        >>> spike_gains([[[2.0]], [[0.0]]], [[[2.0]], [[1.0]]])
+        (array([0.5573..., 0.        ]), array([2., 0.]))
+    """
     n, rate = _counts_and_rates(spikes, rates)
-    null = np.broadcast_to(np.nanmean(n, (0, 1)), n.shape)
-    gain = np.nansum(_log_likelihood(n, rate) - _log_likelihood(n, null), (1, 2))
-    return ratio_of(gain / np.log(2), np.nansum(n, (1, 2)))
+    reference = np.broadcast_to(np.nanmean(n, (0, 1)) if null is None else np.asarray(null), n.shape)
+    gain = np.nansum(_log_likelihood(n, rate) - _log_likelihood(n, reference), (1, 2))
+    return np.asarray(gain / np.log(2)), np.asarray(np.nansum(n, (1, 2)))
+
+
+def variance_gains(y: ArrayLike, predicted: ArrayLike, null: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    r"""Return each trial's squares that a prediction explains, and its squares around null means, over features.
+
+    Their ratio over trials is the coefficient of determination, :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`.
+
+    Args:
+        y: recording, `trials x time x features` or `time x features`; NaN is left out.
+        predicted: of the same shape.
+        null: of each feature, `features`; the mean of the recording itself if None.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> variance_gains([[[0.0], [2.0]]], [[[0.0], [2.0]]])
+        (array([2.]), array([2.]))
+    """
+    recorded, expected = as_trials("y", y), as_trials("predicted", predicted)
+    if recorded.shape != expected.shape:
+        raise ValueError(f"`y` and `predicted` must have the same shape, got {np.shape(y)} and {np.shape(predicted)}.")
+    reference = np.nanmean(recorded, (0, 1)) if null is None else np.asarray(null)
+    total = np.nansum((recorded - reference) ** 2, (1, 2))
+    return np.asarray(total - np.nansum((recorded - expected) ** 2, (1, 2))), np.asarray(total)
 
 
 def _log_likelihood(n: Floats, rate: Floats) -> Floats:

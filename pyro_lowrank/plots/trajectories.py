@@ -76,3 +76,33 @@ def plot_traces(
     )
     axes.margins(x=0)
     return axes
+
+
+def plot_raster(
+    axes: Axes, spikes: Array, *, bin_size: float | None = None, title: str = "", color: str = "black"
+) -> Axes:
+    """Draw a tick for every time bin with spikes, one row per unit, the first on top; more spikes are darker.
+
+    Args:
+        axes: to draw on.
+        spikes: counts of one trial, `time x units`, NaN where missing.
+        bin_size: seconds per time bin; None shows time in bins.
+        title: of the axes.
+        color: of the ticks.
+
+    Raises:
+        ValueError: if the counts have another shape.
+    """
+    counts = np.nan_to_num(np.asarray(spikes, dtype=np.float64))
+    if counts.ndim != 2:
+        raise ValueError(f"`spikes` must be time x units, of one trial, got shape {counts.shape}.")
+    width = 1.0 if bin_size is None else bin_size
+    most = max(counts.max(initial=0.0), 1.0)
+    for number in np.unique(counts[counts > 0]):
+        times, units = np.nonzero(counts == number)
+        axes.vlines(
+            (times + 0.5) * width, units - 0.42, units + 0.42, color=color, linewidth=0.9, alpha=(number / most) ** 0.5
+        )
+    axes.set(xlim=(0, len(counts) * width), ylim=(counts.shape[1] - 0.5, -0.5), title=title)
+    axes.set(xlabel="time (bins)" if bin_size is None else "time (s)", ylabel="unit")
+    return axes

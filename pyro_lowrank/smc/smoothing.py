@@ -30,8 +30,21 @@ class Transitions(Protocol):
     def matched(self, time: int, before: State, after: State) -> Tensor:
         """Return log p(after | before) of as many earlier states as later ones, `D x trials`."""
 
+    def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
+        """Return log p(after | before[index]) as a function of indices and later states, `D x trials`.
 
-def _take(state: State, index: Tensor, batch_dims: int) -> State:
+        It is called for `num_uses` indices per trial in all, which tells whether a table of all earlier states pays.
+        """
+
+
+def take_states(state: State, index: Tensor, batch_dims: int) -> State:
+    """Return particles by index, `draws x trials`.
+
+    Example::
+
+        >>> take_states({"z": torch.tensor([[1.0], [2.0]])}, torch.tensor([[1], [1], [0]]), 2)["z"].mT
+        tensor([[2., 2., 1.]])
+    """
     # Where all trials are weighed together the index is one for all of them.
     chosen = index[:, 0] if index.shape[1] == 1 else index
     return {name: take(value, chosen, batch_dims) for name, value in state.items()}
@@ -73,7 +86,7 @@ def backward_paths(transitions: Transitions, states: Sequence[State], log_weight
         uniform = torch.rand(paths[-1].shape, dtype=prior.dtype, device=prior.device)
         drawn = []
         for index, numbers in zip(_blocks(paths[-1], num_particles), _blocks(uniform, num_particles), strict=True):
-            weights = torch.softmax(score(_take(states[t + 1], index, transitions.batch_dims)).add_(prior), -1)
+            weights = torch.softmax(score(take_states(states[t + 1], index, transitions.batch_dims)).add_(prior), -1)
             drawn.append(_draw(weights.cumsum(-1), numbers.unsqueeze(-1)).squeeze(-1))
         paths.append(torch.cat(drawn))
     return torch.stack(paths[::-1], -1)
@@ -109,14 +122,15 @@ def mcmc_paths(
     paths = [_last(log_weights[-1], num_draws)]
     batch_dims = transitions.batch_dims
     for t in reversed(range(len(log_weights) - 1)):
-        after = _take(states[t + 1], paths[-1], batch_dims)
+        after = take_states(states[t + 1], paths[-1], batch_dims)
         current = ancestors[t + 1].gather(0, paths[-1])
-        density = transitions.matched(t, _take(states[t], current, batch_dims), after)
+        score = transitions.chosen(t, states[t], num_draws * (num_moves + 1))
+        density = score(current, after)
         cumulative = log_weights[t].exp().mT.contiguous().cumsum(-1)
         uniform = torch.rand(2, num_moves, *current.shape, dtype=density.dtype, device=density.device)
         proposals = _draw(cumulative, uniform[0].movedim(-1, 0).flatten(1)).unflatten(1, (num_moves, -1)).movedim(0, -1)
         for proposed, chance in zip(proposals, uniform[1].log(), strict=True):
-            proposed_density = transitions.matched(t, _take(states[t], proposed, batch_dims), after)
+            proposed_density = score(proposed, after)
             accepted = chance < proposed_density - density
             current = torch.where(accepted, proposed, current)
             density = torch.where(accepted, proposed_density, density)
@@ -170,7 +184,7 @@ def smoothed_log_weights(transitions: Transitions, states: Sequence[State], log_
         total = torch.full_like(prior, -torch.inf)
         later = smoothed[-1].split(len(next(_blocks(everyone, num_particles))))
         for index, log_later in zip(_blocks(everyone, num_particles), later, strict=True):
-            joint = score(_take(states[t + 1], index, transitions.batch_dims)).add_(prior)
+            joint = score(take_states(states[t + 1], index, transitions.batch_dims)).add_(prior)
             share = torch.log_softmax(joint, -1) + log_later.unsqueeze(-1)
             total = torch.logaddexp(total, share.logsumexp(0))
         smoothed.append((total - total.logsumexp(-1, keepdim=True)).mT)

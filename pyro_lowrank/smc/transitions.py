@@ -20,7 +20,8 @@ from pyro_lowrank.modules import own_values
 from pyro_lowrank.smc.backends import mean_of
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import Call, EffectsKernel
-from pyro_lowrank.smc.loop import State
+from pyro_lowrank.smc.loop import State, take
+from pyro_lowrank.smc.smoothing import take_states
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,14 @@ class BuiltInTransitions:
         mean, whiten = self._white(time, before["z"])
         return -0.5 * (whiten(after["z"]) - mean).square().sum(-1)
 
+    def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
+        """Return the log density of later latents given earlier ones by index, `D x trials`, for so many indices."""
+        if num_uses < len(before["z"]):
+            return lambda index, after: self.matched(time, take_states(before, index, self.batch_dims), after)
+        # Fewer particles than uses: the mean of each is computed once.
+        mean, whiten = self._white(time, before["z"])
+        return lambda index, after: -0.5 * (whiten(after["z"]) - take(mean, index, self.batch_dims)).square().sum(-1)
+
 
 class _Fixed(Messenger):
     """Gives latent sites the values of a list, in order; without a list, notes the values that they draw."""
@@ -145,6 +154,10 @@ class ReplayedTransitions:
     def matched(self, time: int, before: State, after: State) -> Tensor:
         """Return the log density of later states and their data given as many earlier ones, `D x trials`."""
         return self._score(time, before, after, self._names(time, before))
+
+    def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
+        """Return the log density of later states and their data given earlier ones by index, `D x trials`."""
+        return lambda index, after: self.matched(time, take_states(before, index, self.batch_dims), after)
 
     def _run(self, time: int, state: State, handler: _Fixed) -> State:
         size = next(iter(state.values())).shape[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import scipy.stats
 import torch
 
 import pyro_lowrank as plr
@@ -60,3 +61,52 @@ def test_what_is_no_run_is_refused() -> None:
         plr.diagnose([])
     with pytest.raises(ValueError, match="same time bins, particles and trials"):
         plr.diagnose([*runs(10, 1), *runs(20, 1)])
+
+
+def poisson(noise_scale: float = 0.3) -> plr.StateSpaceModel:
+    """A model of counts at low rates, where ties are common."""
+    torch.manual_seed(4)
+    dynamics = plr.LowRankRNN(rank=2, units=20, noise_scale=noise_scale)
+    model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(rank=2, features=4))
+    with torch.no_grad():
+        model.observation.readout.weight.copy_(1.5 * torch.randn(4, 2))
+    return model
+
+
+def test_predictions_of_the_model_that_made_the_data_are_calibrated() -> None:
+    for model in (linear_model(inputs=1, noise_scale=0.3), poisson()):
+        u = torch.randn(20, 60, 1, dtype=torch.float64) if model.dynamics.num_inputs else None
+        y = model.simulate(20, 60, u).y
+        y[3, 10:20, 1] = torch.nan
+        arguments = (y,) if u is None else (y, u)
+        posterior = plr.SMCFilter(model, plr.BootstrapGuide(model), 500).run(*arguments)
+        pit = posterior.prequential_pit()
+        assert torch.equal(pit.isnan(), y.isnan())
+        # Time bins are independent of each other, features are not: each by itself, at the level of 0.1 %.
+        for feature in pit.unbind(-1):
+            values = feature[~feature.isnan()].double()
+            assert scipy.stats.kstest(values.numpy(), "uniform").pvalue > 1e-3
+            assert torch.stack([values[1:], values[:-1]]).corrcoef()[0, 1].abs() < 0.12
+        found = plr.diagnose(posterior).calibration
+        assert found is not None
+        assert found.advice == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [("narrow", "too narrow"), ("wide", "too wide"), ("bias", "lies higher than predicted")]
+)
+def test_wrong_models_are_told_how_they_are_wrong(change: str, word: str) -> None:
+    model = linear_model(noise_scale=0.5)
+    y = model.simulate(10, 60).y
+    with torch.no_grad():
+        if change == "bias":
+            model.observation.readout.bias.sub_(0.5)
+        else:
+            factor = 0.5 if change == "narrow" else 2.0
+            for part in (model.observation, model.dynamics):
+                part.noise_scale = part.noise_scale.detach() * factor
+    found = plr.diagnose(plr.SMCFilter(model, plr.OptimalGuide(model), 500).run(y))
+    assert found.calibration is not None
+    assert found.calibration.distance > found.calibration.allowed
+    assert any(word in line for line in found.advice)
+    assert "predictions" in str(found)

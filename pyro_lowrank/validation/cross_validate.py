@@ -1,0 +1,169 @@
+"""Fits by rank and fold, scored on what was held out of each."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyro_lowrank.data.folds import time_folds, trial_folds
+from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.data.splits import Split
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.training.tensors import Trials
+from pyro_lowrank.validation.job import FitOptions
+from pyro_lowrank.validation.plan import Factory, Initialise, Plan
+from pyro_lowrank.validation.result import CrossValidation
+
+
+def cross_validate(
+    factory: Factory,
+    data: Recording | Tensor | Trials,
+    u: Tensor | Trials | None = None,
+    *,
+    ranks: Sequence[int] = (1, 2, 3, 4),
+    folds: int | Sequence[Split] = 5,
+    num_steps: int,
+    batch_size: int | None = None,
+    window: int | None = None,
+    num_particles: int | None = None,
+    learning_rate: float = 1e-3,
+    final_learning_rate: float | None = None,
+    initialise: Initialise | None = None,
+    hidden: float | int | Sequence[int] | Sequence[str] | None = 0.25,
+    num_filter_particles: int = 500,
+    num_draws: int = 100,
+    folder: str | os.PathLike[str] | None = None,
+    num_workers: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+) -> CrossValidation:
+    r"""Compare ranks by what models say of data that were held out of their fits.
+
+    For every rank and fold a model is fitted to the other folds, and then scored on the fold twice: by its evidence,
+
+    .. math:: \frac{\sum_b \log \hat p(y^b_{1:T} \mid y^{\mathrm{train}})}{\sum_b T_b}
+
+    and by co-smoothing, the prediction of features that the filter does not see from those that it sees: in bits per
+    spike for counts, as the Neural Latents Benchmark defines them, and as a coefficient of determination for others.
+
+    Args:
+        factory: called with a rank, returns a new `(model, guide)`. Torch's generator is seeded before each call.
+        data: recording, as of `plr.fit`.
+        u: inputs, unless the recording holds them.
+        ranks: to compare.
+        folds: number of folds: of whole trials, at random, if there are two or more, else of blocks of time; or the
+            folds themselves, as `data.trial_folds` and `data.time_folds` return them.
+        num_steps: as of `plr.fit`, as are the next five.
+        batch_size: trials, or windows, per step.
+        window: time bins per window.
+        num_particles: of the fit.
+        learning_rate: of the first step.
+        final_learning_rate: of the last step.
+        initialise: called with each new model and what it is to be fitted to, such as `plr.initialise_from_data`.
+        hidden: which features co-smoothing predicts: a share of them, their number, or which; None for no co-smoothing.
+        num_filter_particles: of the filter that scores; too few make the evidence of all ranks too low.
+        num_draws: smoothed paths that a prediction averages over.
+        folder: where a small file for each rank and fold is kept. What is there already is not computed again.
+        num_workers: number of processes. The model, its guide and the data must then be able to go to another process:
+            classes of your own have to be importable, and a script has to call this under
+            `if __name__ == "__main__":`.
+        seed: of the folds, models, fits and scores.
+        progress: show a progress bar.
+
+    Returns:
+        A table by `print`, a figure by its method `plot`. Ctrl-C does not raise: it returns what was finished, with
+        `interrupted` set.
+
+    Raises:
+        ValueError: if an argument or the data do not fit, or `folder` holds records of other settings; before any fit.
+        SMCFailed: if a fit fails; RuntimeError with its traceback if it fails in another process.
+
+    Example::
+
+        >>> import torch, pyro_lowrank as plr
+        >>> def factory(rank):
+        ...     observation = plr.PoissonObservation(rank=rank, features=6)
+        ...     model = plr.StateSpaceModel(plr.LowRankRNN(rank=rank, units=20), observation)
+        ...     return model, plr.BootstrapGuide(model)
+        >>> y = factory(1)[0].simulate(num_trials=6, num_steps=20).y
+        >>> found = cross_validate(factory, y, ranks=(1, 2), folds=3, num_steps=2, num_filter_particles=50,
+        ...                        progress=False)
+        >>> print(found)
+        CrossValidation: 2 ranks, 3 folds, 6 held-out trials
+          rank    nats per time bin   less than the best       bits per spike
+        ...
+
+    References:
+        Geisser (1975), J. Am. Stat. Assoc. 70:320; Pei, Ye et al. (2021), "Neural Latents Benchmark '21", NeurIPS
+        Datasets and Benchmarks.
+    """
+    options = FitOptions(num_steps, batch_size, window, num_particles, learning_rate, final_learning_rate)
+    check_positive_int("num_steps", num_steps)
+    plan = Plan(
+        factory=factory,
+        initialise=initialise,
+        ranks=_checked_ranks(ranks),
+        splits=_splits(_recording(data, u), folds, check_positive_int("seed", seed, minimum=0)),
+        options=options,
+        num_filter_particles=check_positive_int("num_filter_particles", num_filter_particles),
+        num_draws=check_positive_int("num_draws", num_draws),
+        hidden=hidden,
+        seed=seed,
+    )
+    check_positive_int("num_workers", num_workers)
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
+        place.mkdir(parents=True, exist_ok=True)
+        records, interrupted = plan.run(place, num_workers, progress)
+    return CrossValidation.of(
+        records,
+        plan.ranks,
+        [split.held_out.trial_names for split in plan.splits],
+        measure=plan.measure,
+        hidden=hidden is not None,
+        interrupted=interrupted,
+        folder=None if folder is None else place,
+    )
+
+
+def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
+    checked = tuple(check_positive_int("ranks", rank) for rank in ranks)
+    if not checked or len(set(checked)) < len(checked):
+        raise ValueError(f"`ranks` must hold at least one rank, and none twice, got {list(ranks)}.")
+    return checked
+
+
+def _recording(data: Any, u: Any) -> Recording:
+    """Return data in any of the forms that `plr.fit` takes as a recording."""
+    if isinstance(data, Recording):
+        if u is not None:
+            raise ValueError("Inputs came with `data`, a Recording, which holds its own: make them part of it.")
+        return data
+    if isinstance(data, Tensor):
+        return Recording(_array(data), None if u is None else _array(u))
+    if not isinstance(data, Sequence):
+        raise TypeError(f"`data` must be a Recording, a tensor or a list of trials, got {type(data).__name__}.")
+    return Recording.from_trials([_array(y) for y in data], None if u is None else [_array(each) for each in u])
+
+
+def _array(value: Any) -> Any:
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _splits(recording: Recording, folds: int | Sequence[Split], seed: int) -> tuple[Split, ...]:
+    if not isinstance(folds, Sequence):
+        several = len(set(recording.trial_names)) > 1
+        return trial_folds(recording, folds, seed=seed) if several else time_folds(recording, folds)
+    splits = tuple(folds)
+    if len(splits) < 2 or not all(isinstance(split, Split) for split in splits):
+        raise TypeError(
+            "`folds` must be a number, or at least two splits, as `data.trial_folds` and `data.time_folds` return them."
+        )
+    return splits

@@ -1,0 +1,138 @@
+"""One fit of a cross-validation, and what it says of what was held out of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.data.recording import Floats, Integers, Recording
+from pyro_lowrank.infer.filter import SMCFilter
+from pyro_lowrank.metrics.prediction import spike_gains, variance_gains
+from pyro_lowrank.training.fit import fit
+from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
+from pyro_lowrank.training.tensors import as_tensors
+from pyro_lowrank.validation.records import Record, record_path, write_record
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How every model is fitted, as of `plr.fit`."""
+
+    num_steps: int
+    batch_size: int | None
+    window: int | None
+    num_particles: int | None
+    learning_rate: float
+    final_learning_rate: float | None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How every fitted model is scored.
+
+    Args:
+        num_particles: of the filter.
+        hidden: indices of the features that are predicted from the others; empty for none.
+        null: means of these over all held-out parts, `hidden`.
+        num_draws: smoothed paths that the prediction averages over.
+    """
+
+    num_particles: int
+    hidden: Integers
+    null: Floats
+    num_draws: int
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that one fit needs, so that it can run in a process of its own.
+
+    Args:
+        rank: of the model.
+        fold: number of the fold.
+        model: to be fitted, in place.
+        guide: its guide.
+        train: what it is fitted to.
+        held_out: what it is scored on.
+        options: how it is fitted.
+        scoring: how it is scored.
+        seed: of the cross-validation; the numbers depend on it, the rank and the fold alone.
+        folder: where the record goes.
+        settings: what determines the numbers.
+    """
+
+    rank: int
+    fold: int
+    model: Any
+    guide: Any
+    train: Recording
+    held_out: Recording
+    options: FitOptions
+    scoring: Scoring
+    seed: int
+    folder: Path
+    settings: Mapping[str, Any]
+
+    def run(self) -> None:
+        """Fit, score and write the record.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C ended the fit; then there is no record.
+        """
+        started = time.perf_counter()
+        options = self.options
+        fitted = fit(
+            self.model,
+            self.guide,
+            self.train,
+            num_steps=options.num_steps,
+            batch_size=options.batch_size,
+            window=options.window,
+            num_particles=options.num_particles,
+            learning_rate=options.learning_rate,
+            final_learning_rate=options.final_learning_rate,
+            seed=seed_of(self.seed, f"fit/{self.rank}", self.fold),
+            progress=False,
+        )
+        if fitted.interrupted:
+            raise KeyboardInterrupt
+        arguments = as_tensors(self.held_out, self.model)
+        with torch.no_grad(), own_generators(arguments[0].device):
+            seed_generators(arguments[0].device, seed_of(self.seed, f"score/{self.rank}", self.fold))
+            evidence = self._filter(*arguments).log_evidence.reshape(-1)
+            gains, weights = self._predict(*arguments)
+        record = Record(
+            rank=self.rank,
+            fold=self.fold,
+            trials=self.held_out.trial_names,
+            bins=tuple((~arguments[0].isnan().all(-1)).sum(-1).tolist()),
+            evidence=tuple(evidence.tolist()),
+            gains=tuple(gains),
+            weights=tuple(weights),
+            train_evidence=float(fitted.evidence[-max(1, fitted.steps // 10) :].mean()),
+            seconds=time.perf_counter() - started,
+        )
+        write_record(record_path(self.folder, self.rank, self.fold), record, self.settings)
+
+    def _filter(self, *arguments: Tensor) -> Any:
+        return SMCFilter(self.model, self.guide, self.scoring.num_particles).run(*arguments)
+
+    def _predict(self, y: Tensor, *inputs: Tensor) -> tuple[list[float], list[float]]:
+        """Return gains and weights, by trial, of features that the filter does not see."""
+        hidden = self.scoring.hidden
+        if not len(hidden):
+            return [], []
+        seen = y.clone()
+        seen[..., hidden] = torch.nan
+        posterior = self._filter(seen, *inputs)
+        predicted = posterior.predict(posterior.smooth(self.scoring.num_draws))
+        gains = spike_gains if posterior.mean_name == "rates" else variance_gains
+        target, guess = (x[..., hidden].double().cpu().numpy() for x in (y, predicted))
+        gain, weight = gains(target, guess, self.scoring.null)
+        return gain.tolist(), weight.tolist()

@@ -1,0 +1,166 @@
+"""Which fits a cross-validation needs, and those that were done."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.data.splits import Split, split_features
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.serialization import describe
+from pyro_lowrank.smc.kernels import is_built_in
+from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
+from pyro_lowrank.training.steps import parameters_of
+from pyro_lowrank.training.tensors import as_tensors
+from pyro_lowrank.validation.job import FitOptions, Job, Scoring
+from pyro_lowrank.validation.records import Record, read_record, record_path
+from pyro_lowrank.validation.workers import run_jobs
+
+logger = logging.getLogger(__name__)
+
+Factory = Callable[[int], tuple[Any, Any]]
+Initialise = Callable[[Any, Recording], object]
+
+
+@dataclass
+class Plan:
+    """What is to be fitted to what, and scored how; fields as the arguments of `cross_validate`."""
+
+    factory: Factory
+    initialise: Initialise | None
+    ranks: tuple[int, ...]
+    splits: tuple[Split, ...]
+    options: FitOptions
+    num_filter_particles: int
+    num_draws: int
+    hidden: Any
+    seed: int
+    measure: str = "R²"
+
+    def run(self, folder: Path, num_workers: int, progress: bool) -> tuple[dict[tuple[int, int], Record], bool]:
+        """Fit what has no record yet; return all records, by rank and fold, and whether Ctrl-C came before the end."""
+        jobs, records = self.prepare(folder)
+        done = len(records)
+        bar = tqdm(total=done + len(jobs), initial=done, desc="cross-validation", disable=not progress)
+        try:
+            with bar, closing(run_jobs(self.ready(jobs), num_workers)) as finished:
+                for job in finished:
+                    record = read_record(record_path(folder, job.rank, job.fold), job.settings)
+                    assert record is not None
+                    records[job.rank, job.fold] = record
+                    bar.set_postfix_str(f"rank {job.rank}: {sum(record.evidence) / sum(record.bins):.2f} nats/bin")
+                    bar.update()
+        except KeyboardInterrupt:
+            logger.warning(
+                "Interrupted after %d of %d fits; with a `folder`, calling it again goes on.", len(records), bar.total
+            )
+            return records, True
+        return records, False
+
+    def prepare(self, folder: Path) -> tuple[list[Job], dict[tuple[int, int], Record]]:
+        """Return the jobs that are left, and the records of those that are done; check all there is to check."""
+        first = self.splits[0].held_out
+        scoring = self._scoring(first)
+        digests = [_digest(split) for split in self.splits]
+        common = {
+            **asdict(self.options),
+            "hidden": scoring.hidden.tolist(),
+            "num_filter_particles": self.num_filter_particles,
+            "num_draws": self.num_draws,
+            "initialise": getattr(self.initialise, "__qualname__", str(self.initialise)),
+            "seed": self.seed,
+        }
+        jobs, records = [], {}
+        for rank in self.ranks:
+            for fold, split in enumerate(self.splits):
+                model, guide = self._build(rank, fold)
+                if fold == 0:
+                    self._check(model, guide, rank)
+                    form = _form(model, guide)
+                settings = {**common, "model": form, "data": digests[fold]}
+                record = read_record(record_path(folder, rank, fold), settings)
+                if record is not None:
+                    records[rank, fold] = record
+                    continue
+                parts = (model, guide, split.train, split.held_out, self.options, scoring, self.seed, folder)
+                jobs.append(Job(rank, fold, *parts, settings=settings))
+        return jobs, records
+
+    def ready(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Yield jobs whose models start at what they are to be fitted to."""
+        for job in jobs:
+            if self.initialise is not None:
+                with _seeded(job.model, self.seed, f"initialise/{job.rank}", job.fold):
+                    self.initialise(job.model, job.train)
+            yield job
+
+    def _build(self, rank: int, fold: int) -> tuple[Any, Any]:
+        with _seeded(None, self.seed, f"model/{rank}", fold):
+            built = self.factory(rank)
+        if not isinstance(built, tuple) or len(built) != 2:
+            raise TypeError(f"`factory({rank})` must return (model, guide), got {type(built).__name__}.")
+        return built
+
+    def _check(self, model: Any, guide: Any, rank: int) -> None:
+        if isinstance(model, StateSpaceModel):
+            for split in self.splits:
+                for part in split:
+                    _check_data(model, part)
+            if model.dynamics.rank != rank:
+                raise ValueError(f"`factory({rank})` returned a model of rank {model.dynamics.rank}.")
+            emission = model.bind().emission
+            self.measure = "bits per spike" if getattr(emission, "mean_name", "") == "rates" else "R²"
+        if self.hidden is not None and not is_built_in(model, guide):
+            raise ValueError(
+                "Co-smoothing needs a StateSpaceModel under a built-in guide, got a user-written pair: pass "
+                "hidden=None."
+            )
+
+    def _scoring(self, recording: Recording) -> Scoring:
+        chosen = np.empty(0, dtype=np.int64)
+        null = np.empty(0)
+        if self.hidden is not None:
+            chosen = split_features(recording, self.hidden, seed=self.seed).held_out
+            rows = [split.held_out.data[..., chosen].reshape(-1, len(chosen)) for split in self.splits]
+            null = np.nanmean(np.concatenate(rows).astype(np.float64), 0)
+        return Scoring(self.num_filter_particles, chosen, null, self.num_draws)
+
+
+def _check_data(model: StateSpaceModel, part: Recording) -> None:
+    model.check_data(*as_tensors(part, model))
+
+
+def _seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
+    """Return a context in which torch's generators are seeded, and after which they are as they were."""
+    parameters = [] if model is None else list(parameters_of(model, None, trainable=True).values())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    stack = ExitStack()
+    stack.enter_context(own_generators(device))
+    seed_generators(device, seed_of(seed, purpose, number))
+    return stack
+
+
+def _form(model: Any, guide: Any) -> str:
+    """Return what tells whether two models are built alike."""
+    try:
+        return hashlib.sha256(repr(describe(model, guide)).encode()).hexdigest()
+    except TypeError:
+        return f"{type(model).__qualname__} under {type(guide).__qualname__}"
+
+
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256()
+    for part in split:
+        for array in (part.data, part.inputs):
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""What a cross-validation found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_lowrank.metrics.estimate import Estimate, ratio_of
+from pyro_lowrank.validation.records import Record
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    r"""Held-out evidence and co-smoothing by rank.
+
+    Every trial (or block of time) was held out of one fit per rank, so that ranks compare trial by trial. Means are
+    ratios of sums over trials, :math:`\sum_b \log \hat Z_b / \sum_b T_b`, and standard errors the jackknife's over
+    trials; those of differences see what trials have in common.
+
+    Attributes:
+        ranks: that were compared.
+        trials: names of the held-out trials, in the order of the folds.
+        folds: the fold of each, `trials`.
+        bins: observed time bins of each, `trials`.
+        evidence: log evidence in nats, `ranks x trials`; NaN where it was not computed.
+        gains: of the prediction of hidden features over their means, `ranks x trials`; no columns if none were hidden.
+        weights: what gains are divided by, over trials, likewise: spikes, or squares around the means.
+        measure: the unit of the ratio: `"bits per spike"`, or `"R²"` of observations that are no counts.
+        train_evidence: at the end of the fits, in nats per time bin, `ranks x folds`.
+        seconds: that each fit and its scores took, `ranks x folds`.
+        interrupted: whether Ctrl-C ended it.
+        folder: where its records are, or None.
+    """
+
+    ranks: tuple[int, ...]
+    trials: tuple[str, ...]
+    folds: NDArray[np.int64]
+    bins: Array
+    evidence: Array
+    gains: Array
+    weights: Array
+    measure: str
+    train_evidence: Array
+    seconds: Array
+    interrupted: bool
+    folder: Path | None
+
+    @classmethod
+    def of(
+        cls,
+        records: Mapping[tuple[int, int], Record],
+        ranks: Sequence[int],
+        trials: Sequence[Sequence[str]],
+        *,
+        measure: str,
+        hidden: bool,
+        interrupted: bool,
+        folder: Path | None,
+    ) -> CrossValidation:
+        """Return the result of these records, by rank and fold, of `trials` by fold."""
+
+        def rows(name: str, columns: Sequence[Sequence[str]]) -> Array:
+            found = np.full((len(ranks), sum(map(len, columns))), np.nan)
+            starts = np.cumsum([0, *map(len, columns)])
+            for (rank, fold), record in records.items():
+                found[list(ranks).index(rank), starts[fold] : starts[fold + 1]] = getattr(record, name)
+            return found
+
+        per_fold = [("",)] * len(trials)
+        per_hidden = trials if hidden else [()] * len(trials)
+        bins = rows("bins", trials)
+        return cls(
+            ranks=tuple(ranks),
+            trials=tuple(name for names in trials for name in names),
+            folds=np.repeat(np.arange(len(trials)), [len(names) for names in trials]),
+            # The same for all ranks, so of any that has them.
+            bins=np.where(np.isnan(bins).all(0), np.nan, np.nanmax(np.nan_to_num(bins, nan=-1.0), 0)),
+            evidence=rows("evidence", trials),
+            gains=rows("gains", per_hidden),
+            weights=rows("weights", per_hidden),
+            measure=measure,
+            train_evidence=rows("train_evidence", per_fold),
+            seconds=rows("seconds", per_fold),
+            interrupted=interrupted,
+            folder=folder,
+        )
+
+    @property
+    def held_out(self) -> list[Estimate]:
+        """The held-out log evidence of each rank, in nats per observed time bin."""
+        return [_ratio(row, self.bins) for row in self.evidence]
+
+    @property
+    def differences(self) -> list[Estimate]:
+        """What each rank has less than the best one, in nats per observed time bin, compared trial by trial."""
+        if self.best is None:
+            return [Estimate(np.nan)] * len(self.ranks)
+        return [_ratio(row - self.evidence[self.ranks.index(self.best)], self.bins) for row in self.evidence]
+
+    @property
+    def co_smoothing(self) -> list[Estimate]:
+        """How well hidden features of held-out trials are predicted from the others, by rank, in units of `measure`."""
+        return [_ratio(gains, weights) for gains, weights in zip(self.gains, self.weights, strict=True)]
+
+    @property
+    def best(self) -> int | None:
+        """The rank of highest held-out evidence among those whose folds are all there, or None if there is none."""
+        done = {rank: row.sum() for rank, row in zip(self.ranks, self.evidence, strict=True) if not np.isnan(row).any()}
+        return max(done, key=lambda rank: done[rank]) if done else None
+
+    @property
+    def simplest(self) -> int | None:
+        """The lowest rank that is within one standard error of the difference from the best one."""
+        near = [
+            rank
+            for rank, row, less in zip(self.ranks, self.evidence, self.differences, strict=True)
+            if not np.isnan(row).any() and (rank == self.best or -less <= less.standard_error)
+        ]
+        return min(near, default=None)
+
+    def plot(self, axes: Any) -> Any:
+        """Draw the held-out evidence by rank on matplotlib axes, and co-smoothing if two are given; return them.
+
+        Args:
+            axes: one, or two in an array or list.
+        """
+        from pyro_lowrank.plots.validation import plot_by_rank
+
+        panels = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+        plot_by_rank(panels[0], self.ranks, self.held_out, label="held-out log evidence (nats per time bin)")
+        if len(panels) > 1:
+            plot_by_rank(panels[1], self.ranks, self.co_smoothing, label=f"co-smoothing ({self.measure})")
+        return axes
+
+    def __str__(self) -> str:
+        hidden = self.gains.shape[1] > 0
+        number = int(self.folds.max(initial=-1)) + 1
+        titles = ["nats per time bin", "less than the best", *[self.measure] * hidden]
+        state = ", interrupted" if self.interrupted else ""
+        lines = [
+            f"CrossValidation: {len(self.ranks)} ranks, {number} folds, {len(self.trials)} held-out trials{state}",
+            "  rank" + "".join(f"  {title:>19}" for title in titles),
+        ]
+        for row, (rank, evidence, less) in enumerate(zip(self.ranks, self.held_out, self.differences, strict=True)):
+            cells = [str(evidence), "-" if rank == self.best else str(less)]
+            if hidden:
+                cells.append(str(self.co_smoothing[row]))
+            lines.append(f"{rank:>6}" + "".join(f"  {cell:>19}" for cell in cells) + self._remark(row, number))
+        return "\n".join(lines)
+
+    def _remark(self, row: int, number: int) -> str:
+        done = len(np.unique(self.folds[~np.isnan(self.evidence[row])]))
+        if done < number:
+            return f"  ({done} of {number} folds)"
+        if self.ranks[row] == self.best:
+            return "  best"
+        return "  lowest within one error" if self.ranks[row] == self.simplest else ""
+
+
+def _ratio(numerators: Array, denominators: Array) -> Estimate:
+    there = ~np.isnan(numerators)
+    return ratio_of(numerators[there], denominators[there])
