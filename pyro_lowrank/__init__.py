@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.elbo import SMC_ELBO as SMC_ELBO
     from pyro_lowrank.infer.filter import SMCFilter as SMCFilter
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
+    from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
@@ -99,6 +100,7 @@ _HOMES = {
     "from_pyro": "export.from_pyro",
     "initialise_from_data": "training.initialise",
     "load": "serialization",
+    "load_smc_rnns": "interop.smc_rnns",
     "save": "serialization",
     "to_arviz": "export.posterior",
 }

@@ -31,7 +31,7 @@ LAYERS = (
     {"smc"},
     {"infer"},
     {"data", "export", "metrics", "plots"},
-    {"serialization"},
+    {"interop", "serialization"},
     {"training"},
     {"validation"},
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_MODES = {"zeros": "constant", "replicate": "replicate", "reflect": "reflect"}
+_MODES = {"zeros": "constant", "replicate": "replicate", "reflect": "reflect", "circular": "circular"}
 MODES = tuple(_MODES)
 
 
@@ -47,7 +47,7 @@ def extend(x: Tensor, reach: tuple[int, int], mode: str, last: Tensor | None) ->
         >>> extend(torch.tensor([[[1.0, 2.0, 9.0]]]), (0, 1), "replicate", torch.tensor([1]))
         tensor([[[1., 2., 2., 2.]]])
     """
-    if last is None or (reach[1] == 0 and mode != "reflect"):
+    if last is None or (reach[1] == 0 and mode in ("zeros", "replicate")):
         # What follows a trial's last bin reaches none of its own.
         return functional.pad(x, reach, mode=_MODES[mode])
     # Gathered bin by bin, as trials end at different bins.
@@ -57,6 +57,8 @@ def extend(x: Tensor, reach: tuple[int, int], mode: str, last: Tensor | None) ->
     outside = (place < 0) | (place > end)
     if mode == "reflect":
         place = end - (end - place.abs()).abs()
+    elif mode == "circular":
+        place = place % (end + 1)
     source = torch.minimum(place.clamp(min=0), end).unsqueeze(1).expand(-1, x.shape[1], -1)
     extended = x.gather(-1, source)
     return extended.masked_fill(outside.unsqueeze(1), 0.0) if mode == "zeros" else extended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,12 @@ from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.modules import Module
 from pyro_lowrank.parameters import parameter
 
-_ACTIVATIONS: dict[str, Any] = {"gelu": functional.gelu, "relu": functional.relu, "tanh": torch.tanh}
+_ACTIVATIONS: dict[str, Any] = {
+    "gelu": functional.gelu,
+    "leaky_relu": partial(functional.leaky_relu, negative_slope=0.1),
+    "relu": functional.relu,
+    "tanh": torch.tanh,
+}
 
 
 class Convolution(Module):
@@ -45,9 +51,9 @@ class ConvEncoder(Module):
         kernel_sizes: of the layers, in time bins.
         channels: of the layers but the last.
         padding: `"causal"` looks at the past, `"acausal"` at the future, `"centred"` at both; the present always.
-        padding_mode: what lies beyond a trial's recording: `"zeros"`, `"replicate"` or `"reflect"`. A window may be
-            longer than the trial, but for `"reflect"`.
-        activation: `"gelu"`, `"relu"` or `"tanh"`.
+        padding_mode: what lies beyond a trial's recording: `"zeros"`, `"replicate"`, `"reflect"`, or `"circular"`, its
+            other end. A window may be longer than the trial with the first two.
+        activation: `"gelu"`, `"leaky_relu"` (of slope 0.1 below zero), `"relu"` or `"tanh"`.
         constant_variance: whether the variances are parameters, the same for all data.
         sees_mask: whether one more channel per feature tells the missing entries, which are zero otherwise.
         dtype: of the parameters; torch's default if None.
@@ -100,8 +106,10 @@ class ConvEncoder(Module):
         )
         if constant_variance:
             self.log_variance = parameter(torch.zeros(rank, dtype=dtype, device=device))
-        self.lookback = sum(self._reach(size)[0] for size in self.kernel_sizes)
-        self.lookahead = sum(self._reach(size)[1] for size in self.kernel_sizes)
+        # One that goes round sees either end from the other: nothing is known to be out of reach.
+        round_trip = self.padding_mode == "circular"
+        self.lookback = None if round_trip else sum(self._reach(size)[0] for size in self.kernel_sizes)
+        self.lookahead = None if round_trip else sum(self._reach(size)[1] for size in self.kernel_sizes)
 
     def _reach(self, size: int) -> tuple[int, int]:
         back = {"causal": size - 1, "acausal": 0, "centred": (size - 1) // 2}[self.padding]
@@ -114,9 +122,10 @@ class ConvEncoder(Module):
             y: recording, `trials x time x features`, zero where missing.
             mask: of the same shape, one where recorded and zero where missing; None where nothing is missing.
         """
-        if self.padding_mode == "reflect" and max(self.kernel_sizes) > y.shape[-2]:
+        if self.padding_mode in ("reflect", "circular") and max(self.kernel_sizes) > y.shape[-2]:
+            done = {"reflect": "reflected in", "circular": "wrapped around"}[self.padding_mode]
             raise ValueError(
-                f"A window of {max(self.kernel_sizes)} time bins cannot be reflected in trials of {y.shape[-2]}; use "
+                f"A window of {max(self.kernel_sizes)} time bins cannot be {done} trials of {y.shape[-2]}; use "
                 'smaller `kernel_sizes` or padding_mode="zeros".'
             )
         last = None if mask is None else last_bins(mask)

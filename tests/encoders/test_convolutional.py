@@ -26,7 +26,7 @@ def test_it_looks_as_far_as_its_padding_says_and_no_further(
 
 
 @pytest.mark.parametrize("sees_mask", [False, True])
-@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect", "circular"])
 @pytest.mark.parametrize("padding", ["causal", "acausal", "centred"])
 def test_padded_trials_are_read_as_if_each_were_alone(padding: str, mode: str, sees_mask: bool) -> None:
     options = {"padding": padding, "padding_mode": mode, "sees_mask": sees_mask, "dtype": torch.float64}
@@ -53,3 +53,15 @@ def test_a_window_may_be_longer_than_the_trial(mode: str) -> None:
 def test_a_window_longer_than_the_trial_cannot_be_reflected() -> None:
     with pytest.raises(ValueError, match="window of 21 time bins cannot be reflected in trials of 3; use"):
         ConvEncoder(4, 2, padding_mode="reflect")(torch.randn(2, 3, 4))
+
+
+def test_a_circular_one_sees_the_other_end_and_is_not_for_use_online(dtype: torch.dtype) -> None:
+    encoder = ConvEncoder(4, 2, (5, 3), (6,), padding_mode="circular", activation="leaky_relu", dtype=dtype)
+    y = torch.randn(1, TIME, 4, dtype=dtype)
+    mean, log_variance = encoder(y)
+    turned = encoder(y.roll(7, 1))
+    torch.testing.assert_close(turned[0], mean.roll(7, 1))
+    torch.testing.assert_close(turned[1], log_variance.roll(7, 1))
+    assert (encoder.lookback, encoder.lookahead) == (None, None)
+    with pytest.raises(ValueError, match="wrapped around"):
+        encoder(y[:, :4])
