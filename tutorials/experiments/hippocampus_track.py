@@ -85,14 +85,15 @@ def draw(figure, record: dict) -> None:
     left, right = figure.subplots(1, 2)
     row = record["rows"][0]
     times = 0.025 * np.arange(len(row["position"]))
-    left.plot(times, row["position"], color="k", lw=1.5, label="position")
-    left.plot(times, row["predicted"], color="C0", lw=1, label="decoded from latents")
-    left.set(xlabel="time on held-out runs, joined (s)", ylabel="share of the track")
-    left.legend(frameon=False, fontsize=8)
+    jump = np.abs(np.diff(row["position"], prepend=row["position"][0])) > 0.3
+    for name, label, color in (("position", "position", "k"), ("predicted", "decoded from latents", "C0")):
+        left.plot(times, np.where(jump, np.nan, row[name]), color=color, lw=1.2, label=label)
+    left.set(xlabel="time on held-out runs, joined (s)", ylabel="share of the track", ylim=(0, 1.25))
+    left.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     names = ("latents_r2", "components_r2", "counts_r2")
     for place, name in enumerate(names):
         values = [r[name] for r in record["rows"]]
         right.scatter(values, [place] * len(values), s=16, color="C0" if name == "latents_r2" else "0.5")
     right.set_yticks(range(len(names)), ["latents", "principal components", "counts, all units"])
-    right.set(xlabel="R$^2$ of the position", title="held-out runs")
+    right.set(xlabel="R$^2$ of the position", title="held-out runs", xlim=(min(0, right.get_xlim()[0]), 1))
     right.invert_yaxis()

@@ -84,5 +84,5 @@ def draw(figure, record: dict) -> None:
         values = [r[name] for r in record["rows"]]
         right.scatter(values, [place] * len(values), s=16, color="C0" if name == "decoded" else "0.5")
     right.set_yticks(range(len(names)), ["latents", "factor analysis", "counts, 61 units"])
-    right.set(xlabel="share of targets decoded", title="held-out trials")
+    right.set(xlabel="share of targets decoded", title="held-out trials", xlim=(0, 1.05))
     right.invert_yaxis()

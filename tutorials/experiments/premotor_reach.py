@@ -109,5 +109,5 @@ def draw(figure, record: dict) -> None:
             values = [row[name] for row in record["rows"]]
             axes.scatter(values, [place] * len(values), s=16, color="C0" if name[0] in "le" else "0.5")
         axes.set_yticks(range(len(names)), [name.removesuffix(f"_{what}").replace("_", " ") for name in names])
-        axes.set(xlabel=label, title=what.replace("_", "-") if what == "co_smoothing" else "target")
+        axes.set(xlabel=label, xlim=(0, None if what == "co_smoothing" else 1.05))
         axes.invert_yaxis()
