@@ -17,7 +17,7 @@ from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
 from pyro_lowrank.fixed_points.progress import Progress
 from pyro_lowrank.fixed_points.proof import Proved, newton, prove
 from pyro_lowrank.fixed_points.regions import Pieces, prune
-from pyro_lowrank.fixed_points.root import root_box
+from pyro_lowrank.fixed_points.root import recession, root_box
 from pyro_lowrank.fixed_points.zeros import RegionZeros
 
 MOST_BOXES = 20_000_000
@@ -80,8 +80,16 @@ def certify(
 class _Search:
     """Boxes, shared out among threads, and what was found in them."""
 
-    def __init__(self, network: Network, threads: int, max_boxes: int, until: float, progress: Progress | None) -> None:
-        self.network, self.threads = network, threads
+    def __init__(
+        self,
+        network: Network,
+        threads: int,
+        max_boxes: int,
+        until: float,
+        progress: Progress | None,
+        counts_degree: bool = True,
+    ) -> None:
+        self.network, self.threads, self.counts_degree = network, threads, counts_degree
         self.max_boxes, self.until, self.progress = max_boxes, until, progress
         self.root, self.is_bounded = root_box(network)
         self.regions = RegionZeros(network) if network.kind == PIECEWISE else None
@@ -100,6 +108,27 @@ class _Search:
         except KeyboardInterrupt:
             interrupted, open_boxes = True, self.left
         return self._found(open_boxes, interrupted)
+
+    def _degree(self) -> int | None:
+        """Return the degree of the map at infinity, or None if it is unknown, or no budget is left to find it out.
+
+        The recession map has no zero but the origin, so it takes any value that is not zero at finitely many points,
+        and the signs there add up to its degree, which is that of G on a large ball. A value drawn at random is not
+        taken on a knot.
+        """
+        if self.network.is_bounded:
+            return int(np.sign(np.linalg.det(-self.network.affine))) or None
+        if not self.is_bounded or not self.counts_degree:
+            return None
+        limit, _ = recession(self.network, np.random.default_rng(2).normal(size=self.network.rank))
+        try:
+            inner = _Search(prune(limit), self.threads, self.max_boxes - self.boxes, self.until, None, False)
+            found = inner.run()
+        except KeyboardInterrupt:
+            return None
+        self.boxes += found.boxes
+        self.solves += found.solves
+        return found.index_sum if found.complete else None
 
     def _search(self, boxes: Array, smallest: Array) -> Array:
         """Decide boxes, `boxes x 2 x rank`; return those that are too small to split or that no budget is left for."""
@@ -210,7 +239,7 @@ class _Search:
             sets, certain = (), True
             index_sum = sum(proved.sign for proved in self.proved)
         complete = self.is_bounded and certain and not len(open_boxes) and not interrupted
-        bounded = self.network.is_bounded
+        degree = self._degree() if complete or self.network.is_bounded else None
         return Found(
             points=points,
             sets=sets,
@@ -220,7 +249,7 @@ class _Search:
             open_boxes=open_boxes,
             searched=self.root,
             index_sum=index_sum,
-            expected_index_sum=(int(np.sign(np.linalg.det(-self.network.affine))) or None) if bounded else None,
+            expected_index_sum=degree,
             interrupted=interrupted,
         )
 
