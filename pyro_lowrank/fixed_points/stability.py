@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.fixed_points.found import Complex
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
 
 MARGIN = 1e-8
@@ -16,8 +17,6 @@ KNOT_MARGIN = 1e-9
 """Relative distance of a current from a knot below which the point is taken to lie on it."""
 
 LABELS = ("attractor", "saddle", "repeller", "marginal", "boundary")
-
-Complex = NDArray[np.complex128]
 
 
 class Stability(NamedTuple):
@@ -59,6 +58,26 @@ def classify(eigenvalues: Complex, on_knot: NDArray[np.bool_]) -> Stability:
     )
     turning = np.abs(eigenvalues.imag) > MARGIN * np.maximum(sizes, MARGIN)
     return Stability(labels.astype(str), num_unstable, np.asarray(turning.any(-1)))
+
+
+def classify_set(eigenvalues: Complex, dimensions: int, is_on_knot: bool) -> str:
+    """Label a piece of a line or plane of fixed points by the eigenvalues across it.
+
+    Args:
+        eigenvalues: of the Jacobian on it, `rank`; as many as its dimensions are 1.
+        dimensions: in how many it extends.
+        is_on_knot: whether all of it lies on a knot.
+
+    Example::
+
+        >>> classify_set(np.array([1.0 + 0j, 0.5]), 1, False)
+        'attractor'
+    """
+    along = np.argsort(np.abs(eigenvalues - 1), kind="stable")[:dimensions]
+    across = np.delete(eigenvalues, along)
+    if not len(across) and not is_on_knot:
+        return "marginal"
+    return str(classify(across[None], np.array([is_on_knot])).labels[0])
 
 
 def knots_at(network: Network, points: Array) -> NDArray[np.bool_]:
