@@ -88,8 +88,12 @@ def knots_at(network: Network, points: Array) -> NDArray[np.bool_]:
     x = points @ network.weights.T
     size = np.abs(points) @ np.abs(network.weights).T
     matters = network.weights.any(1) & network.outputs.any(1)
+    unit = np.arange(network.units)
     for k in range(network.knots.shape[1]):
-        bends = matters & (network.slopes[:, k] != network.slopes[:, k + 1])
+        # Knots of a unit may coincide, and then the pieces between them are none.
+        level = network.knots[:, k : k + 1]
+        first, last = (network.knots < level).sum(1), (network.knots <= level).sum(1)
+        bends = matters & (network.slopes[unit, first] != network.slopes[unit, last])
         near = np.abs(x - network.knots[:, k]) <= KNOT_MARGIN * (size + np.abs(network.knots[:, k]))
         at |= near & bends
     return at

@@ -38,7 +38,10 @@ class RegionZeros:
         """Find the zeros within the closures of some regions, pieces `regions x units`."""
         self.count += len(pieces)
         solved = self.affine.solve(pieces)
-        for row in np.flatnonzero(solved.inside):
+        inside = np.flatnonzero(solved.inside)
+        # Around a point where many knots meet, all regions have the same zero.
+        same = np.column_stack([solved.points[inside], solved.signs[inside]])
+        for row in inside[np.unique(same, axis=0, return_index=True)[1]]:
             self._points.add(solved.points[row], float(solved.errors[row]), int(solved.signs[row]))
         for row in np.flatnonzero(solved.signs == 0):
             self._visit_singular(pieces[row : row + 1])
