@@ -9,24 +9,29 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyro_lowrank.compilation import run_side_by_side
+from pyro_lowrank.fixed_points.cones import regions_around
 from pyro_lowrank.fixed_points.explore import Worker, explore, new_worker
 from pyro_lowrank.fixed_points.found import Found
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
 from pyro_lowrank.fixed_points.progress import Progress
 from pyro_lowrank.fixed_points.proof import Proved, newton, prove
-from pyro_lowrank.fixed_points.regions import Pieces, prune
-from pyro_lowrank.fixed_points.root import root_box
+from pyro_lowrank.fixed_points.regions import prune
+from pyro_lowrank.fixed_points.root import recession, root_box
 from pyro_lowrank.fixed_points.zeros import RegionZeros
 
 MOST_BOXES = 20_000_000
 """How many boxes are looked at where no budget is given."""
 
 # Sides of the smallest boxes, relative to the root box: what is not decided at one is put off to the next.
-_STAGES = (1e-4, 1e-8, 1e-13)
+_STAGES = (1e-3, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13)
+# So many undecided boxes, and so many times as many as at the stage before, cover a line or surface of zeros, or of
+# what nearly are zeros, and smaller boxes would only be more: where no budget is given the search ends there.
+_MANY, _GROWTH = 5000, 4
 # A leaf is decided by its linear regions if these are not more.
-_MOST_REGIONS = 256
+_MOST_REGIONS, _MOST_REGIONS_OF_ROOT = 256, 4096
 # Seconds between two looks at the clock, at Ctrl-C, and at how the boxes are shared out.
 _PAUSE = 0.1
 _explore: Any = explore
@@ -70,8 +75,8 @@ def certify(
     References:
         Neumaier (1990), "Interval methods for systems of equations"; Pals et al. (2024), NeurIPS.
     """
-    if max_boxes is None:
-        max_boxes = MOST_BOXES if max_seconds is None else 2**62
+    if max_boxes is None and max_seconds is not None:
+        max_boxes = 2**62
     until = np.inf if max_seconds is None else time.monotonic() + max_seconds
     search = _Search(prune(network), threads or os.cpu_count() or 1, max_boxes, until, progress)
     return search.run()
@@ -80,12 +85,24 @@ def certify(
 class _Search:
     """Boxes, shared out among threads, and what was found in them."""
 
-    def __init__(self, network: Network, threads: int, max_boxes: int, until: float, progress: Progress | None) -> None:
-        self.network, self.threads = network, threads
-        self.max_boxes, self.until, self.progress = max_boxes, until, progress
+    def __init__(
+        self,
+        network: Network,
+        threads: int,
+        max_boxes: int | None,
+        until: float,
+        progress: Progress | None,
+        counts_degree: bool = True,
+    ) -> None:
+        self.network, self.threads, self.counts_degree = network, threads, counts_degree
+        self.max_boxes, self.until, self.progress = max_boxes or MOST_BOXES, until, progress
+        self.has_budget = max_boxes is not None
         self.root, self.is_bounded = root_box(network)
         self.regions = RegionZeros(network) if network.kind == PIECEWISE else None
         self.visited: set[bytes] = set()
+        count = np.inf if self.regions is None else _regions_between(*self._pieces_of(self.root))
+        # A network with few regions is settled by these where boxes turn out to be more.
+        self.regions_of_root = count if count <= _MOST_REGIONS_OF_ROOT else np.inf
         self.proved: list[Proved] = []
         self.boxes = self.solves = 0
         self.limit = 200
@@ -95,21 +112,52 @@ class _Search:
         open_boxes, interrupted = self.root[None], False
         try:
             for stage in _STAGES:
+                most = np.inf if stage == _STAGES[0] or self.has_budget else max(_MANY, _GROWTH * len(open_boxes))
                 if len(open_boxes):
-                    open_boxes = self._search(open_boxes, stage * np.maximum(self.root[1] - self.root[0], 1e-300))
+                    smallest = stage * np.maximum(self.root[1] - self.root[0], 1e-300)
+                    open_boxes = self._search(open_boxes, smallest, most)
+                if len(open_boxes) > most:
+                    break
         except KeyboardInterrupt:
             interrupted, open_boxes = True, self.left
         return self._found(open_boxes, interrupted)
 
-    def _search(self, boxes: Array, smallest: Array) -> Array:
-        """Decide boxes, `boxes x 2 x rank`; return those that are too small to split or that no budget is left for."""
+    def _degree(self) -> int | None:
+        """Return the degree of the map at infinity, or None if it is unknown, or no budget is left to find it out.
+
+        The recession map has no zero but the origin, so it takes any value that is not zero at finitely many points,
+        and the signs there add up to its degree, which is that of G on a large ball. A value drawn at random is not
+        taken on a knot.
+        """
+        if self.network.is_bounded:
+            return int(np.sign(np.linalg.det(-self.network.affine))) or None
+        if not self.is_bounded or not self.counts_degree or self.boxes >= self.max_boxes:
+            return None
+        limit, _ = recession(self.network, np.random.default_rng(2).normal(size=self.network.rank))
+        try:
+            inner = _Search(prune(limit), self.threads, self.max_boxes - self.boxes, self.until, None, False)
+            found = inner.run()
+        except KeyboardInterrupt:
+            return None
+        self.boxes += found.boxes
+        self.solves += found.solves
+        return found.index_sum if found.complete else None
+
+    def _search(self, boxes: Array, smallest: Array, most: float) -> Array:
+        """Decide boxes, `boxes x 2 x rank`; return those that are too small to split or that no budget is left for.
+
+        More than `most` of the former end it.
+        """
         undecided: list[Array] = []
         workers: list[Worker] = []
         while len(boxes):
+            if self.regions is not None and self.boxes > self.regions_of_root:
+                self._visit_between(*self._pieces_of(self.root))
+                return boxes[:0]
             # For a start a few boxes by one thread, so that all have some to begin with.
             number = self.threads if len(boxes) >= 8 * self.threads else 1
             self.left = np.concatenate([boxes, *(box[None] for box in undecided)])
-            if self.boxes >= self.max_boxes or time.monotonic() > self.until:
+            if self.boxes >= self.max_boxes or time.monotonic() > self.until or len(undecided) > most:
                 return self.left
             workers = self._workers(workers, boxes, number)
             leaves = self._chunk(workers, smallest)
@@ -161,32 +209,51 @@ class _Search:
         """Find the zeros of a leaf; return what is left undecided of it."""
         if self.regions is None:
             return self._prove(box)
-        pieces = self._regions_of(box)
-        if pieces is None:
-            return box
-        new = [row for row in pieces if row.tobytes() not in self.visited]
+        first, last = self._pieces_of(box)
+        if _regions_between(first, last) > _MOST_REGIONS:
+            return None if self._visit_around(first, last) else box
+        self._visit_between(first, last)
+        return None
+
+    def _visit_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+        """Visit every combination of pieces from the first to the last of each unit."""
+        assert self.regions is not None
+        open_units = np.flatnonzero(first < last)
+        choices = list(itertools.product(*(range(first[j], last[j] + 1) for j in open_units)))
+        rows = np.repeat(first[None].astype(np.int64), len(choices), 0)
+        rows[:, open_units] = np.array(choices, dtype=np.int64).reshape(len(choices), len(open_units))
+        new = [row for row in rows if row.tobytes() not in self.visited]
         if new:
             self.visited.update(row.tobytes() for row in new)
             self.solves += len(new)
             self.regions.visit(np.array(new))
-        return None
 
-    def _regions_of(self, box: Array) -> Pieces | None:
-        """Return the pieces of all linear regions that a box may touch, or None if they are many."""
+    def _visit_around(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
+        """Visit the regions around the point in which so many knots meet; return whether they do and there was time."""
+        assert self.regions is not None
+        key = first.tobytes() + last.tobytes()
+        if key in self.visited:
+            return True
+        every = regions_around(self.network, first, last)
+        if every is None:
+            return False
+        for pieces in every:
+            if time.monotonic() > self.until:
+                return False
+            self.solves += len(pieces)
+            self.regions.visit(pieces)
+        self.visited.add(key)
+        return True
+
+    def _pieces_of(self, box: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first and the last piece of each unit that a box may touch, `units` each."""
         network = self.network
         middle, radius = 0.5 * (box[0] + box[1]), 0.5 * (box[1] - box[0])
         x = network.weights @ middle
         reach = np.abs(network.weights) @ (radius + 1e-14 * np.abs(middle)) + 1e-15 * np.abs(x)
         first = (network.knots < (x - reach)[:, None]).sum(1)
         last = (network.knots <= (x + reach)[:, None]).sum(1)
-        open_units = np.flatnonzero(first < last)
-        if np.log(last - first + 1).sum() > np.log(_MOST_REGIONS):
-            return None
-        choices = list(itertools.product(*(range(first[j], last[j] + 1) for j in open_units)))
-        pieces = np.array(choices, dtype=np.int64).reshape(len(choices), len(open_units))
-        rows = np.repeat(first[None].astype(np.int64), len(pieces), 0)
-        rows[:, open_units] = pieces
-        return rows
+        return first, last
 
     def _prove(self, box: Array) -> Array | None:
         """Prove the zero in a box of smooth units; return what is left of the box, which may hold others."""
@@ -210,7 +277,7 @@ class _Search:
             sets, certain = (), True
             index_sum = sum(proved.sign for proved in self.proved)
         complete = self.is_bounded and certain and not len(open_boxes) and not interrupted
-        bounded = self.network.is_bounded
+        degree = self._degree() if complete or self.network.is_bounded else None
         return Found(
             points=points,
             sets=sets,
@@ -220,7 +287,7 @@ class _Search:
             open_boxes=open_boxes,
             searched=self.root,
             index_sum=index_sum,
-            expected_index_sum=(int(np.sign(np.linalg.det(-self.network.affine))) or None) if bounded else None,
+            expected_index_sum=degree,
             interrupted=interrupted,
         )
 
@@ -231,6 +298,11 @@ def _halves(box: Array) -> Array:
     low, high = box.copy(), box.copy()
     low[1, side] = high[0, side] = box[:, side].mean()
     return np.stack([low, high])
+
+
+def _regions_between(first: NDArray[np.int64], last: NDArray[np.int64]) -> float:
+    """Number of combinations of pieces from the first to the last of each unit."""
+    return float(np.prod((last - first + 1).astype(np.float64)))
 
 
 def _room(worker: Worker) -> int:

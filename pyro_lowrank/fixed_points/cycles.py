@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,7 +13,7 @@ from pyro_lowrank.fixed_points.found import FixedSet
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network, build_network, from_units
 from pyro_lowrank.fixed_points.progress import Progress
 from pyro_lowrank.fixed_points.result import MOST_ROWS, Certificate
-from pyro_lowrank.fixed_points.stability import Complex, classify, knots_at, spectra
+from pyro_lowrank.fixed_points.stability import Complex, classify, classify_set, knots_at, spectra
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 CERTIFIED_DIMENSIONS = 6
@@ -36,7 +36,7 @@ class Cycles:
         stability: as of `FixedPoints`, of the multipliers: `"boundary"` if a point is on a knot, `cycles`.
         residuals: largest error of a step along each, `cycles`.
         sets: pieces of lines and planes of cycles, in the space of all k points side by side, `order * rank`
-            dimensions; shorter cycles and fixed points among them.
+            dimensions; shorter cycles and fixed points among them. Their eigenvalues are the multipliers of the middle.
         certificate: what is proved; its numbers are of that space, where a k-cycle is a zero k times, once from each
             of its points, and fixed points and shorter cycles whose order divides k are zeros too.
     """
@@ -184,9 +184,18 @@ def cycles_of(
         multipliers=multipliers,
         stability=classify(multipliers, on_knot).labels,
         residuals=np.abs(steps).max((1, 2), initial=0),
-        sets=result.sets,
+        sets=tuple(_with_multipliers(network, piece, order) for piece in result.sets),
         certificate=result.certificate,
     )
+
+
+def _with_multipliers(network: Network, piece: FixedSet, order: int) -> FixedSet:
+    """Return a piece of cycles with the multipliers of its middle and the stability that they mean."""
+    cycle = piece.point.reshape(order, network.rank)
+    identity = np.eye(network.rank)
+    multipliers = spectra(_product([network.jacobian(z) + identity for z in cycle]))
+    stability = classify_set(multipliers, len(piece.directions), bool(knots_at(network, cycle).any()))
+    return replace(piece, eigenvalues=multipliers[None], stability=stability)
 
 
 def unroll(network: Network, order: int) -> Network:

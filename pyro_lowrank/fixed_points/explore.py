@@ -24,6 +24,9 @@ DEPTH = 400
 LEAVES = 1000
 """Most leaves that a call hands back."""
 
+FEW = 2
+"""With so few units bent on it a box is a leaf: its linear regions are fewer than the boxes that would settle it."""
+
 
 class Stack(NamedTuple):
     """Boxes yet to be looked at, the last first."""
@@ -96,7 +99,7 @@ def _shrink(network: Any, worker: Any, level: Any, source: Any, low: Any, high: 
         if kept == 0 or small or (inside and network.kind != PIECEWISE):
             return 1
         if share > 0.5:
-            return 2
+            return 1 if kept <= FEW and network.kind == PIECEWISE else 2
 
 
 @compiled()

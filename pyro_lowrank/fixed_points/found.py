@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyro_lowrank.fixed_points.network import Array
+
+Complex = NDArray[np.complex128]
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,20 @@ class FixedSet:
         directions: orthonormal directions that it extends in, `dimensions x rank`.
         vertices: corners of the piece, `corners x rank`.
         is_bounded: whether the corners span all of the piece, or it goes on beyond the box that was searched.
+        eigenvalues: of the Jacobian in each linear region that the piece runs through, the largest in modulus first,
+            `regions x rank`; one per direction is 1.
+        stability: what the others say of the directions across the piece: `"attractor"`, `"saddle"`, `"repeller"`,
+            `"marginal"` (another on the unit circle, or there are no others) or `"boundary"` (all of it is on a knot).
+        component: number of the connected part of all fixed points that it belongs to: pieces that touch share it.
     """
 
     point: Array
     directions: Array
     vertices: Array
     is_bounded: bool
+    eigenvalues: Complex
+    stability: str
+    component: int
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyro_lowrank.fixed_points.arrangement import Arrangement
+from pyro_lowrank.fixed_points.cones import regions_around
 from pyro_lowrank.fixed_points.network import Array, Network, from_units
 from pyro_lowrank.fixed_points.regions import AffinePieces, Collection
-
-MOST_UNITS = 40
 
 
 def index_at(network: Network, point: Array, error: float) -> int | None:
@@ -23,7 +21,7 @@ def index_at(network: Network, point: Array, error: float) -> int | None:
         error: how far it may be from the true one.
 
     Returns:
-        The index, or None if the cone is singular on a side, or more than `MOST_UNITS` units are at a knot.
+        The index, or None if the cone is singular on a side, or has too many sides.
     """
     x = point @ network.weights.T
     room = error * np.linalg.norm(network.weights, axis=1) + 1e-14 * np.abs(x)
@@ -34,8 +32,6 @@ def index_at(network: Network, point: Array, error: float) -> int | None:
     bends = before != after
     affine = network.affine + (network.outputs * np.where(bends, 0.0, before)[:, None]).T @ network.weights
     count = int(bends.sum())
-    if count > MOST_UNITS:
-        return None
     cone = from_units(
         affine,
         np.zeros(network.rank),
@@ -49,17 +45,12 @@ def index_at(network: Network, point: Array, error: float) -> int | None:
 
 
 def degree(network: Network, target: Array) -> int | None:
-    """Return how often, with signs, a piecewise-linear network's map takes a value; None if a region is singular."""
-    pieces = AffinePieces(network)
-    zeros = Collection()
-    knots = network.knots.shape[1]
-    if network.units * knots == 0:
-        chunks = iter([np.zeros((1, network.units), dtype=np.int64)])
-    else:
-        normals = np.repeat(network.weights, knots, 0)
-        cells = Arrangement(normals, network.knots.ravel(), np.random.default_rng(0)).cells()
-        chunks = ((signs > 0).reshape(len(signs), network.units, knots).sum(2, dtype=np.int64) for signs in cells)
-    for chunk in chunks:
+    """Return how often, with signs, a cone takes a value; None if a side is singular, or there are too many sides."""
+    every = regions_around(network, np.zeros(network.units, dtype=np.int64), np.ones(network.units, dtype=np.int64))
+    if every is None:
+        return None
+    pieces, zeros = AffinePieces(network), Collection()
+    for chunk in every:
         solved = pieces.solve(chunk, target)
         if not solved.signs.all():
             return None

@@ -9,6 +9,7 @@ import numpy as np
 from pyro_lowrank.fixed_points.network import TANH, Array, Network
 
 _STEPS = 50
+_SLOW_STEPS = 8
 _RADII = 10.0 ** np.arange(0, -13, -0.5)
 
 
@@ -25,17 +26,22 @@ class Proved(NamedTuple):
 
 def newton(network: Network, z: Array) -> Array | None:
     """Return a zero of the network by Newton's method from z, or None if it does not settle."""
+    last, slow = np.inf, 0
     for _ in range(_STEPS):
         try:
             step = np.linalg.solve(network.jacobian(z), network.value(z))
         except np.linalg.LinAlgError:
             return None
         z = z - step
-        if not np.isfinite(z).all():
-            return None
-        if np.abs(step).max() <= 4e-16 * (1 + np.abs(z).max()):
+        size = float(np.abs(step).max())
+        # Near a zero of the Jacobian steps do not shrink as they should, however many are taken.
+        slow, last = slow + (size > 0.75 * last), size
+        if not np.isfinite(z).all() or slow > _SLOW_STEPS:
+            break
+        if size <= 4e-16 * (1 + np.abs(z).max()):
             return z
-    return z if (np.abs(network.value(z)) <= 8 * network.error(z)).all() else None
+    is_zero = np.isfinite(z).all() and (np.abs(network.value(z)) <= 8 * network.error(z)).all()
+    return z if is_zero else None
 
 
 def _slope_ranges(network: Network, x: Array, reach: Array) -> tuple[Array, Array]:
@@ -76,13 +82,23 @@ def prove(network: Network, point: Array) -> Proved | None:
     size = np.abs(point) @ np.abs(network.weights).T
     residual = (np.abs(inverse) @ (np.abs(network.value(point)) + network.error(point))).max()
     gains = np.abs(inverse @ network.outputs.T)
-    for radius in _RADII * (1 + np.abs(point).max()):
+    slack = np.abs(inverse) @ network.error_slope
+
+    def contraction(radius: float) -> float:
+        """The bound q on the cube of that radius, which grows with the radius."""
         reach = np.abs(network.weights).sum(1) * radius + 1e-15 * (size + 1)
         lowest, highest = _slope_ranges(network, x, reach)
         middle = network.affine + (network.outputs.T * (0.5 * (lowest + highest))) @ network.weights
         spread = (gains * (0.5 * (highest - lowest))) @ np.abs(network.weights)
-        rounding = np.abs(inverse) @ network.error_slope
-        q = (np.abs(np.eye(network.rank) - inverse @ middle) + spread + rounding).sum(1).max() * (1 + 1e-12)
+        rest = np.abs(np.eye(network.rank) - inverse @ middle) + spread + slack
+        return float(rest.sum(1).max()) * (1 + 1e-12)
+
+    if not contraction(residual) < 1:
+        # No cube can hold a step as long as the residual and contract.
+        return None
+    radii = _RADII * (1 + np.abs(point).max())
+    for radius in radii[radii >= residual].tolist():
+        q = contraction(radius)
         if q < 1 and residual <= (1 - q) * radius * (1 - 1e-12):
-            return Proved(point, float(radius), int(np.sign(np.linalg.det(-jacobian))))
+            return Proved(point, radius, int(np.sign(np.linalg.det(-jacobian))))
     return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.fixed_points.network import Array, Network, from_units
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network, from_units
 
 Pieces = NDArray[np.int64]
 
@@ -82,7 +82,11 @@ class AffinePieces:
 
 
 def prune(network: Network) -> Network:
-    """Return a network with the same map whose units all depend on z and act on it; the others are folded in."""
+    """Return a network with the same map whose units all act on z and depend on it, not linearly.
+
+    The others are folded into the affine part.
+    """
+    whole, network = network, _fold_linear_units(network)
     depends = network.weights.any(1)
     acts = network.outputs.any(1)
     constant = network.constant
@@ -90,7 +94,7 @@ def prune(network: Network) -> Network:
         rates, _, _ = network.rates(np.zeros(network.rank))
         constant = constant + rates[~depends] @ network.outputs[~depends]
     keep = depends & acts
-    return from_units(
+    pruned = from_units(
         network.affine,
         constant,
         network.weights[keep],
@@ -99,6 +103,29 @@ def prune(network: Network) -> Network:
         intercepts=network.intercepts[keep],
         knots=network.knots[keep],
         slopes=network.slopes[keep],
+    )
+    # What was folded in was rounded as the terms of the whole network are.
+    return pruned._replace(error_slope=whole.error_slope, error_constant=whole.error_constant)
+
+
+def _fold_linear_units(network: Network) -> Network:
+    """Return a network without the piecewise-linear units whose slope nowhere changes, which are one affine map."""
+    if network.kind != PIECEWISE or not network.units:
+        return network
+    # A piece between two coincident knots is none.
+    exists = np.ones(network.slopes.shape, dtype=bool)
+    exists[:, 1:-1] = np.diff(network.knots, axis=1) > 0
+    is_linear = (~exists | (network.slopes == network.slopes[:, :1])).all(1)
+    slopes, rests = network.slopes[is_linear, 0], network.intercepts[is_linear, 0]
+    outputs = network.outputs[is_linear]
+    return from_units(
+        network.affine + (outputs * slopes[:, None]).T @ network.weights[is_linear],
+        network.constant + rests @ outputs,
+        network.weights[~is_linear],
+        network.outputs[~is_linear],
+        intercepts=network.intercepts[~is_linear],
+        knots=network.knots[~is_linear],
+        slopes=network.slopes[~is_linear],
     )
 
 

@@ -159,10 +159,12 @@ def describe_set(piece: FixedSet) -> str:
     """Return a line or plane of fixed points in words."""
     kinds = {1: "line", 2: "plane"}
     kind = kinds.get(len(piece.directions), f"{len(piece.directions)}-dimensional flat")
-    if len(piece.directions) == 1 and len(piece.vertices) == 2:
+    beyond = "" if piece.is_bounded else " and beyond"
+    tail = f", {piece.stability}, component {piece.component + 1}"
+    if len(piece.directions) == 1:
         ends = " to ".join("(" + ", ".join(f"{value:.4g}" for value in corner) + ")" for corner in piece.vertices)
-        return f"{kind} from {ends}" + ("" if piece.is_bounded else " and beyond")
-    return f"piece of a {kind}, {len(piece.vertices)} corners" + ("" if piece.is_bounded else ", and beyond")
+        return f"{kind} from {ends}{beyond}{tail}"
+    return f"piece of a {kind} with {len(piece.vertices)} corners{beyond}{tail}"
 
 
 def complete_result(network: Network, found: Found, *, method: str, seconds: float) -> FixedPoints:

@@ -69,8 +69,13 @@ def _from_bounds(network: Network) -> Array | None:
     return np.stack([centre - reach, centre + reach])
 
 
-def recession(network: Network) -> tuple[Network, Array]:
-    """Return the recession map, and by how much each component of G may differ from it, `rank`."""
+def recession(network: Network, constant: Array | None = None) -> tuple[Network, Array]:
+    """Return the recession map, and by how much each component of G may differ from it, `rank`.
+
+    Args:
+        network: the network.
+        constant: is added to the recession map.
+    """
     if network.kind == PIECEWISE:
         first, last = network.slopes[:, 0], network.slopes[:, -1]
         at_knots = network.slopes[:, 1:] * network.knots + network.intercepts[:, 1:]
@@ -85,7 +90,7 @@ def recession(network: Network) -> tuple[Network, Array]:
         gap = np.abs(network.intercepts[:, 0]) * last + 1.0
     limit = from_units(
         network.affine,
-        np.zeros(network.rank),
+        np.zeros(network.rank) if constant is None else constant,
         network.weights,
         network.outputs,
         knots=np.zeros((network.units, 1)),
@@ -99,12 +104,15 @@ def _from_recession(network: Network) -> Array | None:
     limit, difference = recession(network)
     rank = network.rank
     levels, scratch = new_levels(limit, _DEPTH), new_scratch(limit)
+    # A larger difference is a bound as well. One near zero would make its component decide on every box, down to the
+    # smallest about its own zeros.
+    difference = np.maximum(difference, max(1e-3 * float(difference.max()), 1e-150))
     radius = 0.0
     for side in range(rank):
         for sign in (-1.0, 1.0):
             low, high = -np.ones(rank), np.ones(rank)
             low[side] = high[side] = sign
-            found = _farthest(limit, levels, scratch, low, high, difference + 1e-300)
+            found = _farthest(limit, levels, scratch, low, high, difference)
             if not np.isfinite(found):
                 return None
             radius = max(radius, found)

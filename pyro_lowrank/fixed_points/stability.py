@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.fixed_points.found import Complex
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
 
 MARGIN = 1e-8
@@ -16,8 +17,6 @@ KNOT_MARGIN = 1e-9
 """Relative distance of a current from a knot below which the point is taken to lie on it."""
 
 LABELS = ("attractor", "saddle", "repeller", "marginal", "boundary")
-
-Complex = NDArray[np.complex128]
 
 
 class Stability(NamedTuple):
@@ -61,6 +60,26 @@ def classify(eigenvalues: Complex, on_knot: NDArray[np.bool_]) -> Stability:
     return Stability(labels.astype(str), num_unstable, np.asarray(turning.any(-1)))
 
 
+def classify_set(eigenvalues: Complex, dimensions: int, is_on_knot: bool) -> str:
+    """Label a piece of a line or plane of fixed points by the eigenvalues across it.
+
+    Args:
+        eigenvalues: of the Jacobian on it, `rank`; as many as its dimensions are 1.
+        dimensions: in how many it extends.
+        is_on_knot: whether all of it lies on a knot.
+
+    Example::
+
+        >>> classify_set(np.array([1.0 + 0j, 0.5]), 1, False)
+        'attractor'
+    """
+    along = np.argsort(np.abs(eigenvalues - 1), kind="stable")[:dimensions]
+    across = np.delete(eigenvalues, along)
+    if not len(across) and not is_on_knot:
+        return "marginal"
+    return str(classify(across[None], np.array([is_on_knot])).labels[0])
+
+
 def knots_at(network: Network, points: Array) -> NDArray[np.bool_]:
     """Return which units are at one of their knots, `points x units`, where that changes the Jacobian."""
     at = np.zeros((len(points), network.units), dtype=bool)
@@ -69,8 +88,12 @@ def knots_at(network: Network, points: Array) -> NDArray[np.bool_]:
     x = points @ network.weights.T
     size = np.abs(points) @ np.abs(network.weights).T
     matters = network.weights.any(1) & network.outputs.any(1)
+    unit = np.arange(network.units)
     for k in range(network.knots.shape[1]):
-        bends = matters & (network.slopes[:, k] != network.slopes[:, k + 1])
+        # Knots of a unit may coincide, and then the pieces between them are none.
+        level = network.knots[:, k : k + 1]
+        first, last = (network.knots < level).sum(1), (network.knots <= level).sum(1)
+        bends = matters & (network.slopes[unit, first] != network.slopes[unit, last])
         near = np.abs(x - network.knots[:, k]) <= KNOT_MARGIN * (size + np.abs(network.knots[:, k]))
         at |= near & bends
     return at

@@ -9,6 +9,7 @@ from pyro_lowrank.fixed_points.found import FixedSet
 from pyro_lowrank.fixed_points.index import index_at
 from pyro_lowrank.fixed_points.network import Array, Network
 from pyro_lowrank.fixed_points.regions import AffinePieces, Collection, Pieces, Solved
+from pyro_lowrank.fixed_points.stability import classify_set, knots_at, spectra
 
 
 class RegionZeros:
@@ -37,7 +38,10 @@ class RegionZeros:
         """Find the zeros within the closures of some regions, pieces `regions x units`."""
         self.count += len(pieces)
         solved = self.affine.solve(pieces)
-        for row in np.flatnonzero(solved.inside):
+        inside = np.flatnonzero(solved.inside)
+        # Around a point where many knots meet, all regions have the same zero.
+        same = np.column_stack([solved.points[inside], solved.signs[inside]])
+        for row in inside[np.unique(same, axis=0, return_index=True)[1]]:
             self._points.add(solved.points[row], float(solved.errors[row]), int(solved.signs[row]))
         for row in np.flatnonzero(solved.signs == 0):
             self._visit_singular(pieces[row : row + 1])
@@ -59,8 +63,12 @@ class RegionZeros:
             return
         corners, is_bounded = part
         self.is_certain = self.is_certain and flat.is_certain
-        if extent(corners):
-            self._sets.append(fixed_set(corners, is_bounded))
+        dimensions = extent(corners)
+        if dimensions:
+            eigenvalues = spectra(matrix[0] + np.eye(self.network.rank))
+            on_knot = bool(knots_at(self.network, corners.mean(0)[None]).any())
+            stability = classify_set(eigenvalues, dimensions, on_knot)
+            self._sets.append(fixed_set(corners, is_bounded, eigenvalues, stability))
         else:
             self._points.add(corners[0], 1e-9 * (1 + float(np.abs(corners[0]).max())), 0)
 
