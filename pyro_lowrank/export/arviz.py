@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import arviz as az
+import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 
 def make_container(groups: Mapping[str, xr.Dataset]) -> Any:
@@ -17,8 +19,59 @@ def make_container(groups: Mapping[str, xr.Dataset]) -> Any:
         >>> found["posterior"].z.dims
         ('chain', 'draw')
     """
-    # Not by `hasattr`: ArviZ 1.x answers to the old name, with a warning.
-    if az.__version__.startswith("0."):
+    if _is_old():
         container: Any = az.InferenceData
         return container(**groups)
     return xr.DataTree.from_dict(dict(groups))
+
+
+def make_elpd(evidence: ArrayLike, *, num_folds: int) -> Any:
+    """Return held-out log densities as what `az.compare` and `az.plot_compare` take, an `ELPDData`.
+
+    Compare whole trials with `method="BB-pseudo-BMA"`: the stacking of ArviZ 0.x exponentiates their log densities,
+    which underflows below -700 nats.
+
+    Args:
+        evidence: log density of each held-out trial in nats, `trials`.
+        num_folds: number of folds.
+
+    Example:
+        >>> found = make_elpd([-10.0, -12.0, -11.0], num_folds=3)
+        >>> table = az.compare({"better": found, "worse": make_elpd([-13.0, -14.0, -15.0], num_folds=3)})
+        >>> table.index.tolist()
+        ['better', 'worse']
+    """
+    values = np.asarray(evidence, dtype=np.float64)
+    each = xr.DataArray(values, dims="trial", name="elpd_i")
+    total, error = float(values.sum()), float(np.sqrt(len(values) * values.var()))
+    if _is_old():
+        entries = {
+            "elpd_loo": total,
+            "se": error,
+            "p_loo": np.nan,
+            "n_samples": 1,
+            "n_data_points": len(values),
+            "warning": False,
+            "loo_i": each,
+            "scale": "log",
+        }
+        return az.ELPDData(list(entries.values()), index=list(entries))
+    # A class that ArviZ 0.x lacks.
+    new: Any = az
+    return new.ELPDDataLOOKFold(
+        elpd=total,
+        se=error,
+        p=np.nan,
+        n_samples=1,
+        n_data_points=len(values),
+        scale="log",
+        warning=False,
+        good_k=None,
+        elpd_i=each,
+        n_folds=num_folds,
+    )
+
+
+def _is_old() -> bool:
+    # Not by `hasattr`: ArviZ 1.x answers to the old names, with a warning.
+    return str(az.__version__).startswith("0.")

@@ -129,13 +129,24 @@ def mcmc_paths(
         cumulative = log_weights[t].exp().mT.contiguous().cumsum(-1)
         uniform = torch.rand(2, num_moves, *current.shape, dtype=density.dtype, device=density.device)
         proposals = _draw(cumulative, uniform[0].movedim(-1, 0).flatten(1)).unflatten(1, (num_moves, -1)).movedim(0, -1)
-        for proposed, chance in zip(proposals, uniform[1].log(), strict=True):
-            proposed_density = score(proposed, after)
+        densities = _densities(score, proposals, after, batch_dims)
+        for proposed, proposed_density, chance in zip(proposals, densities, uniform[1].log(), strict=True):
             accepted = chance < proposed_density - density
             current = torch.where(accepted, proposed, current)
             density = torch.where(accepted, proposed_density, density)
         paths.append(current)
     return torch.stack(paths[::-1], -1)
+
+
+def _densities(
+    score: Callable[[Tensor, State], Tensor], proposals: Tensor, after: State, batch_dims: int
+) -> Iterator[Tensor]:
+    """Yield the density of the later states at each of the proposals, `moves x draws x trials`, many in one call."""
+    num_draws = proposals.shape[1]
+    own = torch.arange(num_draws, device=proposals.device).unsqueeze(-1).expand_as(proposals[0])
+    for block in proposals.split(max(1, _PAIRS // proposals[0].numel())):
+        repeated = take_states(after, own.repeat(len(block), 1), batch_dims)
+        yield from score(block.flatten(0, 1), repeated).unflatten(0, (len(block), num_draws))
 
 
 def genealogy(ancestors: Tensor, last: Tensor) -> Tensor:

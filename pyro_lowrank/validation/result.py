@@ -125,6 +125,20 @@ class CrossValidation:
         ]
         return min(near, default=None)
 
+    def elpd(self) -> dict[str, Any]:
+        """Return the held-out log evidence of the ranks that are complete as `az.compare` takes it, by name.
+
+        The points are the held-out trials, or blocks of time: `az.compare(found.elpd(), method="BB-pseudo-BMA")`.
+        """
+        from pyro_lowrank.export.arviz import make_elpd
+
+        number = len(np.unique(self.folds))
+        return {
+            f"rank {rank}": make_elpd(row, num_folds=number)
+            for rank, row in zip(self.ranks, self.evidence, strict=True)
+            if not np.isnan(row).any()
+        }
+
     def plot(self, axes: Any) -> Any:
         """Draw the held-out evidence by rank on matplotlib axes, and co-smoothing if two are given; return them.
 

@@ -15,6 +15,7 @@ import arviz as az
 import xarray as xr
 
 from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.export.arviz import make_elpd
 from pyro_lowrank.export.groups import Variable, build_groups, named
 from pyro_lowrank.export.posterior import to_arviz
 from tests.export.runs import FakeRun
@@ -181,6 +182,22 @@ def test_loo_at_fixed_parameters_is_the_log_evidence() -> None:
     run = FakeRun()
     found = az.loo(to_arviz(run, draws=30, predictive=False))
     assert found.elpd_loo == pytest.approx(float(run.log_evidence.sum()), rel=1e-5)
+
+
+def test_held_out_evidence_is_compared_trial_by_trial() -> None:
+    rng = np.random.default_rng(0)
+    common = 100 * rng.normal(size=40)
+    evidence = {"better": common, "worse": common - 1 + 0.1 * rng.normal(size=40)}
+    elpds = {name: make_elpd(values, num_folds=4) for name, values in evidence.items()}
+    table = az.compare(elpds, method="BB-pseudo-BMA")
+    assert table.index.tolist() == ["better", "worse"]
+    for name, values in evidence.items():
+        assert (elpds[name].elpd if IS_TREE else elpds[name].elpd_loo) == pytest.approx(values.sum())
+        assert elpds[name].se == pytest.approx(np.sqrt(40 * values.var()))
+    difference = evidence["better"] - evidence["worse"]
+    assert table.loc["worse", "dse"] == pytest.approx(np.sqrt(40 * difference.var()), rel=0.1)
+    assert table.weight["better"] > 0.9
+    assert "elpd" in str(elpds["better"])
 
 
 def test_plots_of_arviz(exported: Any) -> None:

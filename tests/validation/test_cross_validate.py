@@ -241,6 +241,15 @@ def test_bad_arguments_are_refused_before_any_fit() -> None:
         plr.cross_validate(gaussian, y, folds=2, hidden=8, **options)
 
 
+def test_arviz_compares_the_ranks_in_the_same_order() -> None:
+    az = pytest.importorskip("arviz")
+    found = small(None)
+    table = az.compare(found.elpd(), method="BB-pseudo-BMA")
+    assert table.index[0] == f"rank {found.best}"
+    assert table.elpd_loo.iloc[0] == pytest.approx(found.evidence.sum(1).max())
+    assert table.weight.sum() == pytest.approx(1.0)
+
+
 def test_the_figure_shows_the_numbers() -> None:
     found = small(None)
     figure = pytest.importorskip("pyro_lowrank.plots.figures").new_figure(1, 2, width=6, height=3)
