@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.encoders.convolutional import ConvEncoder as ConvEncoder
     from pyro_lowrank.encoders.held_in import HeldIn as HeldIn
     from pyro_lowrank.encoders.recurrent import GRUEncoder as GRUEncoder
+    from pyro_lowrank.encoders.sessions import SessionEncoder as SessionEncoder
     from pyro_lowrank.export.from_pyro import from_pyro as from_pyro
     from pyro_lowrank.export.posterior import to_arviz as to_arviz
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
     from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
     from pyro_lowrank.observations.readout import UnitReadout as UnitReadout
+    from pyro_lowrank.observations.sessions import MultiSession as MultiSession
     from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
     from pyro_lowrank.serialization import load as load
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.resampling import NoResampling as NoResampling
     from pyro_lowrank.smc.resampling import StratifiedResampling as StratifiedResampling
     from pyro_lowrank.smc.resampling import SystematicResampling as SystematicResampling
+    from pyro_lowrank.training.align import AlignedSession as AlignedSession
+    from pyro_lowrank.training.align import align_session as align_session
     from pyro_lowrank.training.fit import fit as fit
     from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
     from pyro_lowrank.training.result import FitResult as FitResult
@@ -60,6 +64,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Activation": "dynamics.activations",
     "AffineReadout": "observations.readout",
+    "AlignedSession": "training.align",
     "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
     "ConvEncoder": "encoders.convolutional",
@@ -74,6 +79,7 @@ _HOMES = {
     "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",
     "LowRankRNN": "dynamics.low_rank",
+    "MultiSession": "observations.sessions",
     "MultinomialResampling": "smc.resampling",
     "NegativeBinomialObservation": "observations.negative_binomial",
     "NoResampling": "smc.resampling",
@@ -86,6 +92,7 @@ _HOMES = {
     "SMCPosterior": "infer.posterior",
     "SMC_ELBO": "infer.elbo",
     "ScoreFunctionGradient": "smc.gradients",
+    "SessionEncoder": "encoders.sessions",
     "StateSpaceModel": "models.state_space",
     "StopGradient": "smc.gradients",
     "StratifiedResampling": "smc.resampling",
@@ -93,6 +100,7 @@ _HOMES = {
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
+    "align_session": "training.align",
     "as_tensors": "training.tensors",
     "cross_validate": "validation.cross_validate",
     "diagnose": "infer.diagnose",

@@ -22,6 +22,7 @@ from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.encoders.held_in import HeldIn
 from pyro_lowrank.encoders.recurrent import GRUEncoder
+from pyro_lowrank.encoders.sessions import SessionEncoder
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
@@ -35,6 +36,7 @@ from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.observations.sessions import MultiSession
 from pyro_lowrank.observations.student_t import StudentTObservation
 from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -58,9 +60,11 @@ _CLASSES: dict[str, type[nn.Module]] = {
         JointObservation,
         LaplaceGuide,
         LowRankRNN,
+        MultiSession,
         NegativeBinomialObservation,
         OptimalGuide,
         PoissonObservation,
+        SessionEncoder,
         StateSpaceModel,
         StudentTObservation,
         UnitReadout,

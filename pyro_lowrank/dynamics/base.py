@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.analysis import analyzer_arguments
 from pyro_lowrank.dynamics.initial_weights import uniform
-from pyro_lowrank.dynamics.noise import NOISE_KINDS, noise_of, noise_parameter
+from pyro_lowrank.dynamics.noise import NOISE_KINDS, GaussianNoise, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_choice, check_no_infinities, check_positive, check_positive_int, check_sequence
@@ -37,6 +37,7 @@ class RNNDynamics(Module):
     right: Tensor
     input_weights: Tensor
     noise_scale: Tensor
+    noise_freedom: Tensor
     initial_mean: Tensor
     initial_noise_scale: Tensor
 
@@ -51,6 +52,7 @@ class RNNDynamics(Module):
         decay: float | Sequence[float],
         noise: str,
         noise_scale: float,
+        noise_freedom: float | None,
         initial_noise: str,
         initial_scale: float,
         dtype: torch.dtype | None,
@@ -80,6 +82,10 @@ class RNNDynamics(Module):
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
         self.decay = parameter(decay_value, constraints.unit_interval)
         self.noise_scale = noise_parameter(noise, rank, check_positive("noise_scale", noise_scale), **factory)
+        self.heavy_tailed = noise_freedom is not None
+        if noise_freedom is not None:
+            freedom = torch.full((), check_positive("noise_freedom", noise_freedom), **factory)
+            self.noise_freedom = parameter(freedom, constraints.positive)
         self.initial_mean = parameter(torch.zeros(rank, **factory))
         self.initial_noise_scale = noise_parameter(
             initial_noise, rank, check_positive("initial_scale", initial_scale), **factory
@@ -99,6 +105,7 @@ class RNNDynamics(Module):
             "activation": self.activation,
             "inputs": self.num_inputs,
             "noise": self.noise_kind,
+            "noise_freedom": 4.0 if self.heavy_tailed else None,
             "input_filter": self.input_filter,
             "decay": [0.5] * self.rank if self.decay_per_latent else 0.5,
             "initial_noise": self.initial_noise_kind,
@@ -117,12 +124,16 @@ class RNNDynamics(Module):
             right=self.right,
             bias=self.bias,
             input_weights=self.input_weights,
-            noise=noise_of(self.noise_kind, self.rank, self.noise_scale),
+            noise=self._noise(),
             initial_mean=self.initial_mean,
             initial_noise=noise_of(self.initial_noise_kind, self.rank, self.initial_noise_scale),
             activation=self.activation,
             input_filter=self.input_filter,
         )
+
+    def _noise(self) -> GaussianNoise:
+        freedom = self.noise_freedom if self.heavy_tailed else None
+        return noise_of(self.noise_kind, self.rank, self.noise_scale, freedom)
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the mean of the next latent, from latents `... x rank` and effective inputs `... x inputs`."""
@@ -200,7 +211,7 @@ class RNNDynamics(Module):
     @property
     def noise_covariance(self) -> Tensor:
         """The covariance of the transition noise, `rank x rank`."""
-        return noise_of(self.noise_kind, self.rank, self.noise_scale).covariance
+        return self._noise().covariance
 
     @property
     def initial_covariance(self) -> Tensor:

@@ -33,6 +33,7 @@ class FullRankRNN(RNNDynamics):
         input_filter: as in `LowRankRNN`.
         decay: as in `LowRankRNN`.
         noise_scale: as in `LowRankRNN`.
+        noise_freedom: as in `LowRankRNN`.
         initial_noise: as in `LowRankRNN`.
         initial_scale: as in `LowRankRNN`.
         dtype: of the parameters; torch's default if None.
@@ -61,6 +62,7 @@ class FullRankRNN(RNNDynamics):
         input_filter: bool = False,
         decay: float | Sequence[float] = 0.9,
         noise_scale: float = 0.1,
+        noise_freedom: float | None = None,
         initial_noise: str = "diagonal",
         initial_scale: float = 1.0,
         dtype: torch.dtype | None = None,
@@ -75,6 +77,7 @@ class FullRankRNN(RNNDynamics):
             decay=decay,
             noise=noise,
             noise_scale=noise_scale,
+            noise_freedom=noise_freedom,
             initial_noise=initial_noise,
             initial_scale=initial_scale,
             dtype=dtype,

@@ -37,7 +37,9 @@ class LowRankRNN(RNNDynamics):
         noise: `"scalar"`, `"diagonal"` or `"full"` covariance of the transition noise.
         input_filter: pass inputs through the leak, v_t = a v_{t-1} + (1 - a) u_{t-1}, and use v for u.
         decay: a, strictly between 0 and 1, per time bin: one number, or one per latent.
-        noise_scale: standard deviation of the transition noise before training.
+        noise_scale: standard deviation of the transition noise before training, or its scale if it is heavy-tailed.
+        noise_freedom: degrees of freedom of Student-t transition noise before training, for latents that jump at times;
+            None for Gaussian noise.
         initial_noise: as `noise`, for the first latent.
         initial_scale: standard deviation of the first latent before training.
         weights: `"uniform"`, within 1 / sqrt(R) and 1 / sqrt(N), or `"gaussian"`, M and V correlated with `overlap`.
@@ -71,6 +73,7 @@ class LowRankRNN(RNNDynamics):
         input_filter: bool = False,
         decay: float | Sequence[float] = 0.9,
         noise_scale: float = 0.1,
+        noise_freedom: float | None = None,
         initial_noise: str = "full",
         initial_scale: float = 1.0,
         weights: str = "uniform",
@@ -87,6 +90,7 @@ class LowRankRNN(RNNDynamics):
             decay=decay,
             noise=noise,
             noise_scale=noise_scale,
+            noise_freedom=noise_freedom,
             initial_noise=initial_noise,
             initial_scale=initial_scale,
             dtype=dtype,
@@ -143,7 +147,7 @@ class LowRankRNN(RNNDynamics):
             self.left.copy_(torch.linalg.solve(matrix, self.left, left=False))
             self.right.copy_(matrix @ self.right)
             self.initial_mean.copy_(matrix @ self.initial_mean)
-            noise = torch.linalg.cholesky(matrix @ self.noise_covariance @ matrix.mT)
+            noise = torch.linalg.cholesky(matrix @ self._noise().spread @ matrix.mT)
             initial_noise = torch.linalg.cholesky(matrix @ self.initial_covariance @ matrix.mT)
         self.noise_kind = self.initial_noise_kind = "full"
         self.noise_scale = full_noise_parameter(noise)

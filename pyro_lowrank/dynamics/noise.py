@@ -1,9 +1,9 @@
-"""Gaussian noise with a scalar, diagonal or full covariance: one parametrisation for dynamics and initial state."""
+"""Noise with a scalar, diagonal or full scale, Gaussian or with heavier tails, for dynamics and initial state."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -40,15 +40,37 @@ class GaussianNoise:
         return torch.diag_embed(self.scale) if self.diagonal else self.scale
 
     @property
-    def covariance(self) -> Tensor:
-        """The covariance L L^T, `dim x dim`."""
+    def spread(self) -> Tensor:
+        """L L^T, `dim x dim`."""
         if self.diagonal:
             return torch.diag_embed(self.scale.square())
         return self.scale @ self.scale.mT
 
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance, `dim x dim`: L L^T."""
+        return self.spread
+
+    def standard(self, white: Tensor) -> Tensor:
+        """Turn standard normal numbers, `... x dim`, into draws of the noise in units of its scale, eta."""
+        return white
+
+    def log_kernel(self, squared: Tensor, dim: int) -> Tensor:
+        """Return the log density of eta, up to a constant, from its squared length; `squared` may be overwritten."""
+        return squared.mul_(-0.5)
+
+    def standard_log_prob(self, eta: Tensor) -> Tensor:
+        """Return the log density in nats of eta, `... x dim`, summed over `dim`."""
+        return -0.5 * eta.square().sum(-1) - 0.5 * eta.shape[-1] * math.log(2 * math.pi)
+
+    def with_scale(self, scale_tril: Tensor) -> GaussianNoise:
+        """Return noise of the same law with another Cholesky factor, `... x dim x dim`."""
+        return replace(self, scale=scale_tril, diagonal=False)
+
     def colour(self, white: Tensor) -> Tensor:
         """Turn standard normal numbers, `... x dim`, into draws of the noise."""
-        return white * self.scale if self.diagonal else apply_matrix(self.scale, white)
+        eta = self.standard(white)
+        return eta * self.scale if self.diagonal else apply_matrix(self.scale, eta)
 
     def log_prob(self, residual: Tensor) -> Tensor:
         """Return the log density in nats of residuals `... x dim`, summed over `dim`."""
@@ -59,13 +81,65 @@ class GaussianNoise:
             eye = torch.eye(self.scale.shape[-1], dtype=self.scale.dtype, device=self.scale.device)
             white = apply_matrix(torch.linalg.solve_triangular(self.scale, eye, upper=False), residual)
             log_scale = self.scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * white.square().sum(-1) - log_scale - 0.5 * residual.shape[-1] * math.log(2 * math.pi)
+        return self.standard_log_prob(white) - log_scale
 
     def around(self, mean: Tensor) -> dist.TorchDistribution:
         """Return the distribution of `mean + noise`, with event shape `dim`."""
         if self.diagonal:
             return dist.Normal(mean, self.scale, validate_args=False).to_event(1)
         return dist.MultivariateNormal(mean, scale_tril=self.scale, validate_args=False)
+
+
+@dataclass(frozen=True)
+class StudentTNoise(GaussianNoise):
+    r"""Zero-mean noise with heavy tails, which moves all latents far at times: a multivariate Student t.
+
+    .. math:: \varepsilon = L \eta, \qquad \eta = w^{-1/2}\, \eta', \quad
+        \eta' \sim N(0, I), \quad w \sim \mathrm{Gamma}(\nu / 2, \nu / 2)
+
+    Args:
+        freedom: nu, the degrees of freedom; few mean many jumps.
+
+    References:
+        Kotz and Nadarajah (2004), Multivariate t Distributions and Their Applications.
+    """
+
+    freedom: Tensor
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch dims of the parameters: those of sampled ones."""
+        return torch.broadcast_shapes(super().batch_shape, self.freedom.shape)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance, `dim x dim`: L L^T nu / (nu - 2), infinite up to two degrees of freedom."""
+        infinite = torch.full_like(self.freedom, torch.inf)
+        factor = torch.where(self.freedom > 2, self.freedom / (self.freedom - 2), infinite)
+        # Zeros stay zeros.
+        return torch.where(self.spread == 0, 0.0, factor[..., None, None] * self.spread)
+
+    def standard(self, white: Tensor) -> Tensor:
+        """Turn standard normal numbers, `... x dim`, into draws of the noise in units of its scale."""
+        half = (0.5 * self.freedom).expand(white.shape[:-1])
+        weight = torch.distributions.Gamma(half, half, validate_args=False).rsample()
+        return white / weight.sqrt().unsqueeze(-1)
+
+    def log_kernel(self, squared: Tensor, dim: int) -> Tensor:
+        """Return the log density of eta, up to a constant, from its squared length; `squared` may be overwritten."""
+        return squared.div_(self.freedom).log1p_().mul_(-0.5 * (self.freedom + dim))
+
+    def standard_log_prob(self, eta: Tensor) -> Tensor:
+        """Return the log density in nats of eta, `... x dim`, summed over `dim`."""
+        nu, dim = self.freedom, eta.shape[-1]
+        # The difference of large numbers, for many degrees of freedom.
+        fine = nu.double()
+        constant = torch.lgamma(0.5 * (fine + dim)) - torch.lgamma(0.5 * fine) - 0.5 * dim * (fine * math.pi).log()
+        return constant.to(eta.dtype) - 0.5 * (nu + dim) * (eta.square().sum(-1) / nu).log1p()
+
+    def around(self, mean: Tensor) -> dist.TorchDistribution:
+        """Return the distribution of `mean + noise`, with event shape `dim`."""
+        return dist.MultivariateStudentT(self.freedom, mean, self.scale_tril, validate_args=False)
 
 
 def noise_parameter(
@@ -83,10 +157,9 @@ def full_noise_parameter(scale_tril: Tensor) -> Any:
     return parameter(scale_tril, constraints.lower_cholesky)
 
 
-def noise_of(kind: str, dim: int, parameter: Tensor) -> GaussianNoise:
-    """Return the noise that a parameter made by `noise_parameter` stands for."""
-    if kind == "full":
-        return GaussianNoise(parameter, diagonal=False)
+def noise_of(kind: str, dim: int, parameter: Tensor, freedom: Tensor | None = None) -> GaussianNoise:
+    """Return the noise that a parameter made by `noise_parameter` stands for, heavy-tailed if `freedom` is given."""
     if kind == "scalar":
         parameter = parameter.unsqueeze(-1).expand(*parameter.shape, dim)
-    return GaussianNoise(parameter, diagonal=True)
+    diagonal = kind != "full"
+    return GaussianNoise(parameter, diagonal) if freedom is None else StudentTNoise(parameter, diagonal, freedom)

@@ -94,10 +94,18 @@ class Guide(Module):
         model: the model that the guide is for.
     """
 
+    serves_heavy_tails = False
+    """Whether particles are weighed rightly where the transition noise is not Gaussian."""
+
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__()
         if not isinstance(model, StateSpaceModel):
             raise TypeError(f"`model` must be a StateSpaceModel, got {type(model).__name__}.")
+        if model.dynamics.heavy_tailed and not self.serves_heavy_tails:
+            raise ValueError(
+                f"{type(self).__name__} proposes for Gaussian transition noise, and the dynamics were built with "
+                "Student-t noise (`noise_freedom`); use BootstrapGuide or EncoderGuide."
+            )
         # As in Pyro's autoguides: not a submodule, or its parameters would be owned (and named) twice.
         self._model = (model,)
 

@@ -52,6 +52,8 @@ class BootstrapGuide(Guide):
         Gordon, Salmond and Smith (1993), IEE Proceedings F 140:107.
     """
 
+    serves_heavy_tails = True
+
     def bind(self, bound: BoundModel) -> BootstrapProposal:
         """Return the proposal at the present parameter values."""
         return BootstrapProposal(bound.emission)

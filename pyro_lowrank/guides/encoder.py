@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,8 @@ _LARGEST_LOG_VARIANCE = 20.0
 class EncoderProposal:
     r"""The transition N(m, Q) times the encoder's N(mu, S), normalised: N(m + G (mu - m), P).
 
-    With :math:`G = Q (Q + S)^{-1}` and :math:`P = (I - G) Q`.
+    With :math:`G = Q (Q + S)^{-1}` and :math:`P = (I - G) Q`. Under Student-t noise, of scale Q, the product has no
+    closed form: a Student t of the same place, scale and degrees of freedom stands in, weighed as what it is.
     """
 
     transition: Transition
@@ -97,16 +97,16 @@ class EncoderProposal:
     def distribution(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> dist.TorchDistribution:
         """Return the normalised product."""
         factor = self._square(encoding["scale_tril"])
-        return dist.MultivariateNormal(mean + self._mean_shift(mean, encoding), scale_tril=factor, validate_args=False)
+        return noise.with_scale(factor).around(mean + self._mean_shift(mean, encoding))
 
     def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
         """Return latents drawn from the product, and the log of their incremental weights."""
         encoding = bin_t.encoding
         # Kept apart from the mean, so that a far mean does not round away the small difference.
         factor = self._square(encoding["scale_tril"])
-        shift = self._mean_shift(mean, encoding) + apply_per_trial(factor, white)
-        log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_proposal = -0.5 * (white.square() + math.log(2 * math.pi)).sum(-1) - log_scale
+        eta = noise.standard(white)
+        shift = self._mean_shift(mean, encoding) + apply_per_trial(factor, eta)
+        log_proposal = noise.standard_log_prob(eta) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         z = mean + shift
         return z, bin_t.log_likelihood(self.emission, z) + noise.log_prob(shift) - log_proposal
 
@@ -117,7 +117,7 @@ def _combine(noise: GaussianNoise, variance: Tensor) -> Encoding:
         q = noise.scale.square()
         gain, factor = q / (q + variance), (q * variance / (q + variance)).sqrt()
         return {"gain": torch.diag_embed(gain).flatten(-2), "scale_tril": torch.diag_embed(factor).flatten(-2)}
-    covariance = noise.covariance
+    covariance = noise.spread
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + torch.diag_embed(variance)))
     # I - G = S (Q + S)^-1, without cancellation; off its diagonal G is minus that.
     remain = variance.unsqueeze(-1) * inverse
@@ -149,6 +149,8 @@ class EncoderGuide(Guide):
     References:
         Pals et al. (2024), NeurIPS.
     """
+
+    serves_heavy_tails = True
 
     def __init__(self, model: StateSpaceModel, encoder: nn.Module) -> None:
         super().__init__(model)

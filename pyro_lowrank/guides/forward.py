@@ -86,6 +86,8 @@ class ForwardPrediction(Guide):
         >>> result = plr.fit(model, rolled, y, num_steps=2, num_particles=8, progress=False)
     """
 
+    serves_heavy_tails = True
+
     def __init__(self, guide: Guide, *, horizon: int) -> None:
         if not isinstance(guide, Guide):
             raise TypeError(f"`guide` must be a guide of this library, got {type(guide).__name__}.")

@@ -79,14 +79,15 @@ class BuiltInTransitions:
             distance = (points[0].unsqueeze(-1) - per_latent[0]).square_()
             for point, means in zip(points[1:], per_latent[1:], strict=True):
                 distance.add_((point.unsqueeze(-1) - means).square_())
-            return distance.mul_(-0.5)
+            return self.transition.noise.log_kernel(distance, len(points))
 
         return score
 
     def matched(self, time: int, before: State, after: State) -> Tensor:
         """Return the log density of later latents given as many earlier ones, `D x trials`."""
         mean, whiten = self._white(time, before["z"])
-        return -0.5 * (whiten(after["z"]) - mean).square().sum(-1)
+        distance = (whiten(after["z"]) - mean).square().sum(-1)
+        return self.transition.noise.log_kernel(distance, mean.shape[-1])
 
     def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
         """Return the log density of later latents given earlier ones by index, `D x trials`, for so many indices."""

@@ -67,11 +67,16 @@ def initialise_from_data(
     whole = [name for name, part in parts if isinstance(part, GaussianObservation) and not _reads_some_latents(part)]
     for name, part in parts:
         piece = observation.split(data)[name]
+        # Trials of other sessions hold nothing of this one.
+        there = (~piece.isnan()).any(-1).any(-1)
+        piece, its_inputs = piece[there], None if inputs is None else inputs[there]
+        if not len(piece):
+            continue
         # Of several sets of components each would ask for latents of its own.
         if isinstance(part, GaussianObservation) and whole != [name]:
             start_at_means(part, piece)
         else:
-            _start(part, model.dynamics, piece, inputs)
+            _start(part, model.dynamics, piece, its_inputs)
 
 
 def start_at_means(observation: Observation, data: Tensor) -> None:
@@ -92,7 +97,7 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
         _set(observation.readout, "bias", observation.predictor_of_mean(mean))
     elif isinstance(observation, GaussianObservation):
         _set(observation.readout, "bias", mean)
-        _set_noise(observation, torch.where(data.isnan(), 0.0, data - mean))
+        _set_noise(observation, (data - mean).square().nanmean((0, 1)).nan_to_num(nan=1.0), smallest=1e-12)
     else:
         raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
 
@@ -109,7 +114,8 @@ def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     _set_readout(observation, dynamics, weight, mean)
-    _set_noise(observation, centred - z @ weight.mT, smallest=1e-6 * float(centred.square().mean()))
+    residual = (centred - z @ weight.mT).flatten(0, 1).square().mean(0)
+    _set_noise(observation, residual, smallest=1e-6 * float(centred.square().mean()))
     if z.shape[1] > 1:
         _set_transition_noise(dynamics, z, inputs)
 
@@ -135,9 +141,9 @@ def _reads_some_latents(observation: GaussianObservation) -> bool:
     return isinstance(observation.readout, AffineReadout) and observation.readout.latents is not None
 
 
-def _set_noise(observation: GaussianObservation, residual: Tensor, *, smallest: float = 1e-12) -> None:
+def _set_noise(observation: GaussianObservation, variance: Tensor, *, smallest: float) -> None:
     # Features that are explained fully keep some noise.
-    scale = residual.flatten(0, 1).square().mean(0).clamp(min=smallest).sqrt()
+    scale = variance.clamp(min=smallest).sqrt()
     _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
 
 

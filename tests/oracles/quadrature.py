@@ -32,7 +32,7 @@ def log_evidence_on_a_grid(
             else:
                 before = None if inputs is None else inputs[time - 1].expand(points, -1)
                 mean = dynamics(z, before)
-                kernel = torch.distributions.Normal(mean.mT, dynamics.noise_covariance.sqrt()).log_prob(z).exp()
+                kernel = _density_around(dynamics, mean.mT).log_prob(z).exp()
                 density = step * kernel @ density
             there = ~y_t.isnan()
             entries = _log_prob_of_entries(observation.distribution(z, v), y_t.nan_to_num(nan=0.0))
@@ -41,6 +41,14 @@ def log_evidence_on_a_grid(
             total, density = total + evidence.log(), weighted / evidence
         totals.append(total)
     return torch.stack(totals)
+
+
+def _density_around(dynamics: Any, mean: Tensor) -> torch.distributions.Distribution:
+    """The transition density, of Gaussian noise or of Student-t noise of the same parameters."""
+    if not dynamics.heavy_tailed:
+        return torch.distributions.Normal(mean, dynamics.noise_covariance.sqrt())
+    scale = dynamics.noise_scale.reshape(-1)[:1]
+    return torch.distributions.StudentT(dynamics.noise_freedom, mean, scale)
 
 
 def _log_prob_of_entries(distribution: Any, y_t: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.compiled.function import CompiledFilter, Run
@@ -40,6 +41,8 @@ def obstacle(kernel: BuiltInKernel, scheme: Scheme, y: Tensor) -> str | None:
     reason = obstacle_of_network(kernel.transition)
     if reason is not None:
         return reason
+    if isinstance(kernel.transition.noise, StudentTNoise):
+        return "Student-t transition noise has no compiled form"
     if type(scheme.gradient) not in (PathwiseGradient, StopGradient, ScoreFunctionGradient):
         return f"{type(scheme.gradient).__name__} is written by the user"
     keeps = isinstance(scheme.resampler, NoResampling)
