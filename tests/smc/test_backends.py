@@ -85,3 +85,15 @@ def test_dead_particles_are_named_by_trial_and_time(backend: str) -> None:
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="`backend` must be one of 'auto', 'compiled', 'plain'"):
         plr.SMC_ELBO(5, backend="fast")
+
+
+def test_more_latents_than_the_loops_hold_run_plainly() -> None:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=32, units=40), plr.GaussianObservation(rank=32, features=4))
+    guide, y = plr.BootstrapGuide(model), torch.randn(2, 3, 4)
+    with pytest.raises(ValueError, match="32 latents are more than the 31"):
+        plr.SMC_ELBO(5, backend="compiled").loss(model, guide, y)
+    losses = []
+    for backend in ("auto", "plain"):
+        torch.manual_seed(1)
+        losses.append(plr.SMC_ELBO(5, backend=backend).loss(model, guide, y))
+    assert losses[0] == losses[1]

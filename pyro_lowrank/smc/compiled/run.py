@@ -20,6 +20,9 @@ from pyro_lowrank.smc.resampling import NoResampling, Resampler
 
 _log = logging.getLogger("pyro_lowrank")
 
+# The loops hold a matrix `rank x rank` as one tuple, and Numba none of a thousand entries.
+LARGEST_RANK = 31
+
 
 def obstacle_of_network(transition: Transition) -> str | None:
     """Return why a network has no compiled form, or None if it has one."""
@@ -43,6 +46,8 @@ def obstacle(kernel: BuiltInKernel, scheme: Scheme, y: Tensor) -> str | None:
         return reason
     if isinstance(kernel.transition.noise, StudentTNoise):
         return "Student-t transition noise has no compiled form"
+    if kernel.transition.rank > LARGEST_RANK:
+        return f"{kernel.transition.rank} latents are more than the {LARGEST_RANK} that it holds"
     if type(scheme.gradient) not in (PathwiseGradient, StopGradient, ScoreFunctionGradient):
         return f"{type(scheme.gradient).__name__} is written by the user"
     keeps = isinstance(scheme.resampler, NoResampling)
