@@ -52,7 +52,7 @@ def own_values(*modules: Any) -> Iterator[None]:
 
 
 def _reads_the_store(module: Any) -> bool:
-    """Whether a module has parts that are not ours (a user's encoder, say), which Pyro puts into its store when read."""
+    """Whether a module has parts that are not ours (a user's encoder, say), which Pyro stores when they are read."""
     if not isinstance(module, nn.Module):
         return False
     return any(part._parameters and not isinstance(part, Module) for part in module.modules())
