@@ -16,7 +16,7 @@ from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
-from torch.distributions import constraints, transform_to
+from torch.distributions import Transform, constraints, transform_to
 
 from pyro_lowrank.errors import warn_user
 
@@ -143,9 +143,14 @@ class Module(PyroModule):
         return value
 
 
+@functools.cache
+def _transform(constraint: constraints.Constraint) -> Transform:
+    return transform_to(constraint)
+
+
 def _constrained(unconstrained: nn.Parameter, constraint: constraints.Constraint) -> Tensor:
     """Return the value of a parameter, as Pyro would."""
-    value: Any = transform_to(constraint)(unconstrained)
+    value: Any = _transform(constraint)(unconstrained)
     value.unconstrained = weakref.ref(unconstrained)
     return value
 

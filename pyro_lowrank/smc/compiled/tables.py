@@ -72,8 +72,21 @@ def _optimal(proposal: OptimalProposal, transition: Transition, y: Tensor, v: Te
     if readout.weight.dim() > 2:
         return None
     noises = transition.initial_noise.scale_tril, transition.noise.scale_tril
-    tables = ReducedRecording.apply(bins, readout.weight, proposal.observation.variance, readout.offset(v), *noises)
-    return Tables(*tables, index=torch.from_numpy(bins.index), weighing=proposals.QUADRATIC, needs_likelihood=False)
+    reference, shift, linear, constant, gain, scale, metric = ReducedRecording.apply(
+        bins, readout.weight, proposal.observation.variance, readout.offset(v), *noises
+    )
+    return Tables(
+        reference=reference,
+        shift=shift,
+        linear=linear,
+        constant=constant,
+        gain=gain,
+        scale=scale,
+        metric=metric,
+        index=torch.from_numpy(bins.index),
+        weighing=proposals.QUADRATIC,
+        needs_likelihood=False,
+    )
 
 
 @tables_of.register
