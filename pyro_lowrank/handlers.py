@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor
 
 from pyro_lowrank.observations.joint_distribution import JointDistribution
@@ -44,6 +45,8 @@ def surroundings() -> Surroundings:
         ...     surroundings()
         Surroundings(scale=0.5, plates={'trials': 3})
     """
+    if not am_i_wrapped():
+        return Surroundings(1.0, {})
     with _Probe() as probe:
         pyro.sample(
             "_surroundings",

@@ -15,8 +15,8 @@ from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from pyro.poutine.scale_messenger import ScaleMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
-from torch import nn
-from torch.distributions import transform_to
+from torch import Tensor, nn
+from torch.distributions import Transform, constraints, transform_to
 
 from pyro_lowrank.errors import warn_user
 
@@ -50,12 +50,19 @@ def own_values(*modules: Any) -> Iterator[None]:
     parameters are found, and is left as it is. Sampled attributes are read once, as within one call of `forward`.
     """
     with ExitStack() as stack:
-        if not am_i_wrapped():
+        if not am_i_wrapped() and any(map(_reads_the_store, modules)):
             stack.enter_context(_without(modules))
         for module in modules:
             if isinstance(module, PyroModule):
                 stack.enter_context(module._pyro_context)
         yield
+
+
+def _reads_the_store(module: Any) -> bool:
+    """Whether a module has parts that are not ours (a user's encoder, say), which Pyro stores when they are read."""
+    if not isinstance(module, nn.Module):
+        return False
+    return any(part._parameters and not isinstance(part, Module) for part in module.modules())
 
 
 def _without(modules: tuple[Any, ...]) -> Any:
@@ -127,18 +134,33 @@ class Module(PyroModule):
         super()._pyro_set_supermodule(name, context)
 
     def __getattr__(self, name: str) -> Any:
-        """Read a parameter; Pyro would make a frozen one trainable by registering it."""
+        """Read a parameter: through Pyro's store only where a handler could notice, and never a frozen one."""
         parameters = self.__dict__.get("_parameters", {})
-        frozen = parameters.get(name)
-        if frozen is not None and not frozen.requires_grad:
-            return frozen
-        frozen = parameters.get(f"{name}_unconstrained")
-        if frozen is not None and not frozen.requires_grad and name in self._pyro_params:
-            return transform_to(self._pyro_params[name][0])(frozen)
+        plain = parameters.get(name)
+        # Pyro would make a frozen parameter trainable by registering it.
+        if plain is not None and not (plain.requires_grad and am_i_wrapped()):
+            return plain
+        unconstrained = parameters.get(f"{name}_unconstrained")
+        if unconstrained is not None and not (unconstrained.requires_grad and am_i_wrapped()):
+            constraint = self.__dict__["_pyro_params"].get(name, (None,))[0]
+            if constraint is not None:
+                return _constrained(unconstrained, constraint)
         value = super().__getattr__(name)
         if pyro.settings.get("module_local_params") and not name.endswith("_unconstrained"):
             _let_svi_find(value)
         return value
+
+
+@functools.cache
+def _transform(constraint: constraints.Constraint) -> Transform:
+    return transform_to(constraint)
+
+
+def _constrained(unconstrained: nn.Parameter, constraint: constraints.Constraint) -> Tensor:
+    """Return the value of a parameter, as Pyro would."""
+    value: Any = _transform(constraint)(unconstrained)
+    value.unconstrained = weakref.ref(unconstrained)
+    return value
 
 
 def _let_svi_find(value: Any) -> None:

@@ -67,7 +67,8 @@ class Transition:
         matrices = [self.right, self.input_weights] + ([] if self.left is None else [self.left])
         vectors = [self.decay, self.bias, self.initial_mean]
         shapes = [matrix.shape[:-2] for matrix in matrices] + [vector.shape[:-1] for vector in vectors]
-        return torch.broadcast_shapes(*shapes, self.noise.batch_shape, self.initial_noise.batch_shape)
+        shapes += [self.noise.batch_shape, self.initial_noise.batch_shape]
+        return torch.broadcast_shapes(*shapes) if any(shapes) else torch.Size()
 
     def currents(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the currents of the units, `... x units`: latents `... x rank`, effective inputs `... x inputs`."""

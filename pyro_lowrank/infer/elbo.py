@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from pyro.infer import ELBO
@@ -127,9 +128,28 @@ class SMC_ELBO(ELBO):
         raise NotImplementedError("A particle filter has no single trace; run SMCFilter for its particles.")
 
 
+_checked: WeakKeyDictionary[StateSpaceModel, tuple[Any, list[tuple[ref[Tensor], int]]]] = WeakKeyDictionary()
+"""The type of each model and the data, with their versions, that it was last found to fit."""
+
+
 def _check_data(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if isinstance(model, StateSpaceModel):
+    """Raise unless the data fit a built-in model; those that did a step ago, and were not changed since, still do."""
+    if not isinstance(model, StateSpaceModel):
+        return
+    data: list[Any] = [value for value in (*args, *kwargs.values()) if value is not None]
+    if any(not isinstance(value, Tensor) or value.is_inference() for value in data):
         model.check_data(*args, **kwargs)
+        return
+    like = next(model.parameters(), None)
+    kind = None if like is None else (like.dtype, like.device)
+    known_kind, known = _checked.get(model, (None, []))
+    unchanged = (
+        reference() is value and version == value._version
+        for value, (reference, version) in zip(data, known, strict=False)
+    )
+    if kind != known_kind or len(data) != len(known) or not all(unchanged):
+        model.check_data(*args, **kwargs)
+        _checked[model] = kind, [(ref(value), value._version) for value in data]
 
 
 def _unwrap(program: Any, stack: ExitStack | None) -> Any:

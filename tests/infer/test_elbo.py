@@ -259,3 +259,20 @@ def test_priors_that_nothing_infers_are_refused(local_params: bool) -> None:
             run(y)
     with poutine.condition(data={"dynamics.left": torch.zeros(20, 2)}):
         assert plr.SMCFilter(model, guide, 5).run(y).log_evidence.isfinite().all()
+
+
+def test_data_that_were_checked_are_checked_again_once_they_change() -> None:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=5), plr.GaussianObservation(rank=2, features=3))
+    elbo, guide, y = plr.SMC_ELBO(4), plr.BootstrapGuide(model), torch.randn(2, 6, 3)
+    for _ in range(2):
+        elbo.loss(model, guide, y)
+    y[0, 1, 2] = torch.inf
+    with pytest.raises(ValueError, match="infinite"):
+        elbo.loss(model, guide, y)
+    y[0, 1, 2] = 0.0
+    with pytest.raises(TypeError, match="float64"):
+        elbo.loss(model, guide, y.double())
+    elbo.loss(model, guide, y)
+    model.double()
+    with pytest.raises(TypeError, match="float64"):
+        elbo.loss(model, guide, y)

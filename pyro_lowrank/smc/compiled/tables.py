@@ -14,6 +14,7 @@ from pyro_lowrank.guides.bootstrap import BootstrapProposal
 from pyro_lowrank.guides.encoder import EncoderProposal
 from pyro_lowrank.guides.optimal import OptimalProposal
 from pyro_lowrank.smc.compiled import proposals
+from pyro_lowrank.smc.compiled.reduction import Bins, ReducedRecording
 
 
 @dataclass(frozen=True)
@@ -66,22 +67,23 @@ def _first_or_rest(y: Tensor) -> Tensor:
 
 
 @tables_of.register
-def _optimal(proposal: OptimalProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables:
-    reduced = proposal.reduce(y, v, (transition.initial_noise, transition.noise))
-    conditioning, linear = reduced.conditioning, reduced.linear
-    covariances = torch.stack([transition.initial_noise.covariance, transition.noise.covariance])
-    shift = torch.cat([linear[:, :1] @ covariances[0], linear[:, 1:] @ covariances[1]], 1)
-    patterns = conditioning.curvature.shape[1]
-    index = _first_or_rest(y) * patterns
+def _optimal(proposal: OptimalProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables | None:
+    readout, bins = proposal.observation.readout, Bins.of(y)
+    if readout.weight.dim() > 2:
+        return None
+    noises = transition.initial_noise.scale_tril, transition.noise.scale_tril
+    reference, shift, linear, constant, gain, scale, metric = ReducedRecording.apply(
+        bins, readout.weight, proposal.observation.variance, readout.offset(v), *noises
+    )
     return Tables(
-        reference=reduced.reference,
+        reference=reference,
         shift=shift,
         linear=linear,
-        constant=reduced.constant,
-        gain=(covariances.unsqueeze(1) @ conditioning.curvature).flatten(0, 1),
-        scale=conditioning.scale_tril.flatten(0, 1),
-        metric=conditioning.curvature.flatten(0, 1),
-        index=index if reduced.index is None else index + reduced.index,
+        constant=constant,
+        gain=gain,
+        scale=scale,
+        metric=metric,
+        index=torch.from_numpy(bins.index),
         weighing=proposals.QUADRATIC,
         needs_likelihood=False,
     )
