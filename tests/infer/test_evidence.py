@@ -10,7 +10,7 @@ import pyro_lowrank as plr
 from pyro_lowrank.guides.base import Guide
 from tests.oracles.linear import exact_log_evidence, kalman_filter, linear_model
 
-GUIDES = [plr.OptimalGuide, plr.BootstrapGuide]
+GUIDES = [plr.OptimalGuide, plr.BootstrapGuide, plr.LaplaceGuide]
 
 
 def data(model: plr.StateSpaceModel, trials: int, steps: int) -> tuple[Tensor, Tensor | None]:

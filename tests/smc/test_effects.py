@@ -18,6 +18,8 @@ from pyro_lowrank.guides.base import Guide
 from tests.oracles.linear import kalman_filter, linear_model
 from tests.smc.test_loop import incremental_log_weights
 
+GUIDES = [plr.OptimalGuide, plr.BootstrapGuide, plr.LaplaceGuide]
+
 
 class Delegate:
     """A model or guide that is not built in, so that it runs through Pyro's effects."""
@@ -26,7 +28,7 @@ class Delegate:
         self.init, self.step = inner.init, inner.step
 
 
-@pytest.mark.parametrize("guide_type", [plr.OptimalGuide, plr.BootstrapGuide])
+@pytest.mark.parametrize("guide_type", GUIDES)
 @pytest.mark.parametrize("inputs", [0, 2])
 def test_replayed_particles_get_equal_weights(guide_type: type[Guide], inputs: int) -> None:
     """The plain path's particles, replayed through the model's and the guide's traces, weigh the same."""
@@ -64,7 +66,7 @@ def test_replayed_particles_get_equal_weights(guide_type: type[Guide], inputs: i
         torch.testing.assert_close(log_model - guide_trace.nodes["z"]["log_prob"], expected[t])
 
 
-@pytest.mark.parametrize("guide_type", [plr.OptimalGuide, plr.BootstrapGuide])
+@pytest.mark.parametrize("guide_type", GUIDES)
 def test_the_effects_path_converges_to_the_exact_evidence(guide_type: type[Guide]) -> None:
     model = linear_model(inputs=1, noise_scale=1.0)
     u = torch.randn(3, 6, 1, dtype=torch.float64)
@@ -77,7 +79,7 @@ def test_the_effects_path_converges_to_the_exact_evidence(guide_type: type[Guide
     assert posterior.mean().shape == (3, 6, 2)
 
 
-@pytest.mark.parametrize("guide_type", [plr.OptimalGuide, plr.BootstrapGuide])
+@pytest.mark.parametrize("guide_type", GUIDES)
 def test_pyros_own_filter_runs_the_same_model_and_guide(guide_type: type[Guide]) -> None:
     model = linear_model(inputs=1, noise_scale=1.0)
     u = torch.randn(1, 6, 1, dtype=torch.float64)
