@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
 import pytest
 import torch
 from pyro.infer.smcfilter import SMCFailed
@@ -129,3 +132,26 @@ def test_memory_grows_with_particles_and_rank_but_not_with_units() -> None:
             plr.SMC_ELBO(20)(model, plr.OptimalGuide(model))(torch.randn(5, 10, 3))
         sizes.append(total)
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("guide", ["bootstrap", "laplace", "encoder"])
+def test_no_rates_of_all_particles_outlive_a_step(guide: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    particles, trials, features = 23, 5, 37
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), plr.PoissonObservation(rank=2, features=features))
+    proposal = {
+        "bootstrap": lambda: plr.BootstrapGuide(model),
+        "laplace": lambda: plr.LaplaceGuide(model),
+        "encoder": lambda: plr.EncoderGuide(model, plr.ConvEncoder(features, 2, (3, 1), (4,))),
+    }[guide]()
+    y = model.simulate(trials, 4).y
+    step, found = BuiltInKernel.step, []
+
+    def watched(kernel: Any, state: Any, slice_t: Any) -> Any:
+        result = step(kernel, state, slice_t)
+        alive = [value for value in gc.get_objects() if issubclass(type(value), Tensor)]
+        found.append(sum(tuple(value.shape) == (particles, trials, features) for value in alive))
+        return result
+
+    monkeypatch.setattr(BuiltInKernel, "step", watched)
+    plr.SMCFilter(model, proposal, particles, backend="plain").run(y)
+    assert found == [0, 0, 0]
