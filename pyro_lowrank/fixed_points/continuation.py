@@ -8,17 +8,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_lowrank.fixed_points.branches import Between
 from pyro_lowrank.fixed_points.find import fixed_points_of
+from pyro_lowrank.fixed_points.joining import Happening, Joiner
 from pyro_lowrank.fixed_points.network import Array, Network, build_network
 from pyro_lowrank.fixed_points.progress import Progress
 from pyro_lowrank.fixed_points.result import FixedPoints
 from pyro_lowrank.piecewise import PiecewiseLinear
-
-SMALLEST_STEP = 1e-6
-"""Share of the way between two inputs below which a branch that cannot be followed further has ended."""
-
-SAME = 1e-6
-"""Relative distance at which the end of a branch is one of the fixed points there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +24,10 @@ class Event:
     Attributes:
         kind: `"appears"`, `"vanishes"` or `"changes"`.
         step: between which inputs: number `step` and the next.
-        fraction: how far between them a branch begins or ends; NaN where one changes.
-        point: where: the last, or first, point that could be followed; where one changes, at the later input, `rank`.
-        branch: which branch of `Continuation.branches`.
+        fraction: how far between them.
+        point: where: the last, or first, point that could be followed, `rank`.
+        branch: which branch of `Continuation.branches`; one that appears and vanishes between two inputs is on none
+            of the lists there.
         before: its stability before, or None if it appears.
         after: its stability after, or None if it vanishes.
     """
@@ -45,13 +42,12 @@ class Event:
 
     def __str__(self) -> str:
         where = "(" + ", ".join(f"{value:.4g}" for value in self.point) + ")"
-        at = f"{self.step + self.fraction:.4g}" if np.isfinite(self.fraction) else f"{self.step} to {self.step + 1}"
         what = {
             "appears": f"{self.after} appears",
             "vanishes": f"{self.before} vanishes",
             "changes": f"{self.before} becomes {self.after}",
         }[self.kind]
-        return f"input {at}: branch {self.branch}, {what} at {where}"
+        return f"input {self.step + self.fraction:.4g}: branch {self.branch}, {what} at {where}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +102,11 @@ def continuation(
     r"""Find the fixed points at each of a sequence of inputs, and follow each from one input to the next.
 
     Between two inputs a point moves along :math:`dz = (I - J)^{-1} V \phi'(x)\, dI`; Newton's method keeps it on its
-    branch, and sign det(I - J) does not change along it. A branch that can be followed no further has ended there. At
-    a pitchfork or another crossing of branches, where that sign does change, they end and begin as well.
+    branch, and sign det(I - J) does not change along it. A branch that can be followed no further has ended there, at a
+    fold or a knot, or where branches meet: at a pitchfork, or where two cross, the one that goes on in the same
+    direction is the same branch, which changes stability. Branches end and begin together, with signs that add up to
+    nothing. Where they do not, and both lists are proved to be complete, there are branches in between that are at
+    neither input, and the fixed points half way are found as well.
 
     Args:
         decay: as of `find_fixed_points`.
@@ -142,8 +141,9 @@ def continuation(
     if currents.ndim != 2 or len(currents) < 2:
         raise ValueError(f"`input_currents` must be two or more inputs, inputs x units, got shape {currents.shape}.")
     networks = [build_network(decay, left, right, bias, activation, row, constant) for row in currents]
-    results = tuple(
-        fixed_points_of(
+
+    def analyse(network: Network) -> FixedPoints:
+        return fixed_points_of(
             network,
             method=method,
             max_boxes=max_boxes,
@@ -154,143 +154,25 @@ def continuation(
             seed=seed,
             progress=progress,
         )
-        for network in networks
-    )
+
+    results = tuple(analyse(network) for network in networks)
     branches = [np.arange(len(results[0]))]
     total = len(results[0])
     events: list[Event] = []
     for step, (here, there) in enumerate(pairwise(results)):
-        between = _Between(decay, left, right, bias, activation, currents[step], currents[step + 1], constant)
-        numbers, total, new = _join(between, here, there, branches[-1], total, step)
-        branches.append(numbers)
-        events += new
+        between = Between(decay, left, right, bias, activation, currents[step], currents[step + 1], constant)
+        joiner = Joiner(between, lambda time, between=between: analyse(between.network(time)), total)  # type: ignore[misc]
+        branches.append(joiner.join(0.0, here, 1.0, there, branches[-1]))
+        total = joiner.total
+        events += _events(step, joiner.happenings)
     return Continuation(results, tuple(branches), tuple(events))
 
 
-class _Between:
-    """The networks between two inputs."""
-
-    def __init__(
-        self,
-        decay: ArrayLike,
-        left: ArrayLike,
-        right: ArrayLike,
-        bias: ArrayLike,
-        activation: str | PiecewiseLinear,
-        first: Array,
-        last: Array,
-        constant: ArrayLike | None,
-    ) -> None:
-        self.first, self.change = first, last - first
-        self._weights = (decay, left, right, bias, activation)
-        self._constant = constant
-        # Outputs as of `Network`, units x rank.
-        self._outputs = np.asarray(right, dtype=np.float64).T
-
-    def network(self, t: float) -> Network:
-        """The network at a share t of the way."""
-        return build_network(*self._weights, self.first + t * self.change, self._constant)
-
-    def follow(self, z: Array, *, backward: bool) -> tuple[Array, float]:
-        """Follow a fixed point from one end to the other; return where it ends and after what share of the way."""
-        at, pace = (1.0, -1.0) if backward else (0.0, 1.0)
-        done, stride = 0.0, 0.125
-        network = self.network(at)
-        sign = np.sign(np.linalg.det(-network.jacobian(z)))
-        while done < 1:
-            stride = min(stride, 1 - done)
-            ahead = self.network(at + pace * (done + stride))
-            trial = self._correct(network, ahead, z, pace * stride, sign)
-            if trial is None:
-                stride /= 2
-                if stride < SMALLEST_STEP:
-                    return z, done
-                continue
-            z, network, done = trial, ahead, done + stride
-            stride *= 1.5
-        return z, 1.0
-
-    def _correct(self, network: Network, ahead: Network, z: Array, stride: float, sign: float) -> Array | None:
-        """One step along the branch, or None if it leads off it."""
-        try:
-            tangent = self._tangent(network, z) * stride
-            trial = z + tangent
-            for _ in range(12):
-                move = np.linalg.solve(ahead.jacobian(trial), ahead.value(trial))
-                trial = trial - move
-                if np.abs(move).max() <= 1e-13 * (1 + np.abs(trial).max()):
-                    break
-            after = self._tangent(ahead, trial) * stride
-        except np.linalg.LinAlgError:
-            return None
-        residual = np.abs(ahead.value(trial)) <= 1e3 * ahead.error(trial)
-        same_sign = np.sign(np.linalg.det(-ahead.jacobian(trial))) == sign
-        return trial if residual.all() and same_sign and _is_one_step(z, trial, tangent, after) else None
-
-    def _tangent(self, network: Network, z: Array) -> Array:
-        """How a fixed point moves per whole way, `rank`."""
-        slopes = network.rates(z)[1]
-        step = np.linalg.solve(network.jacobian(z), self._outputs.T @ (slopes * self.change))
-        return -np.asarray(step, dtype=np.float64)
-
-
-def _is_one_step(z: Array, trial: Array, before: Array, after: Array) -> bool:
-    """Whether a step is what the tangents at its ends make of it, and not a jump to another branch.
-
-    Beyond a knot the branch goes on along the second tangent, so any mean of the two is right. Where they differ a lot
-    the step must be short: on a smooth branch they do not then, and at a knot they always may.
-    """
-    step, size = trial - z, np.linalg.norm(before) + np.linalg.norm(after)
-    turn = before - after
-    share = float(np.clip((step - after) @ turn / max(float(turn @ turn), 1e-300), 0, 1))
-    rest = float(np.linalg.norm(step - after - share * turn))
-    tiny = 1e-12 * (1 + float(np.abs(z).max()))
-    alike = np.linalg.norm(turn) <= 0.5 * size
-    return bool(rest <= 0.1 * size + tiny and (alike or np.linalg.norm(step) <= 1e-2 * (1 + np.linalg.norm(z))))
-
-
-def _join(
-    between: _Between, here: FixedPoints, there: FixedPoints, branches: NDArray[np.int64], total: int, step: int
-) -> tuple[NDArray[np.int64], int, list[Event]]:
-    """Carry the branches of one input over to the next; return their numbers there, how many there are, and events."""
-    numbers = np.full(len(there), -1, dtype=np.int64)
-    ended: dict[int, tuple[Array, float]] = {}
-    for row, z in enumerate(here.points):
-        end, done = between.follow(z, backward=False)
-        match = _same(there.points, end) if done == 1 else None
-        if match is None or numbers[match] >= 0:
-            ended[row] = (end, done)
-        else:
-            numbers[match] = branches[row]
-    begun: dict[int, tuple[Array, float]] = {}
-    for row in np.flatnonzero(numbers < 0).tolist():
-        start, done = between.follow(there.points[row], backward=True)
-        match = _same(here.points, start) if done == 1 else None
-        if match is not None and match in ended:
-            # It could be followed this way only: what stopped it the other way is too small to matter.
-            numbers[row] = branches[match]
-            del ended[match]
-        else:
-            numbers[row], total = total, total + 1
-            begun[row] = (start, 1 - done)
-    events = [
-        Event("vanishes", step, done, end, int(branches[row]), str(here.stability[row]), None)
-        for row, (end, done) in ended.items()
+def _events(step: int, happenings: list[Happening]) -> list[Event]:
+    """Return what happened between two inputs, in order."""
+    return [
+        Event(
+            happening.kind, step, happening.time, happening.point, happening.branch, happening.before, happening.after
+        )
+        for happening in sorted(happenings, key=lambda happening: (happening.time, happening.branch))
     ]
-    for row, number in enumerate(numbers.tolist()):
-        after = str(there.stability[row])
-        if row in begun:
-            events.append(Event("appears", step, begun[row][1], begun[row][0], number, None, after))
-            continue
-        before = str(here.stability[branches == number][0])
-        if after != before:
-            events.append(Event("changes", step, float("nan"), there.points[row], number, before, after))
-    events.sort(key=lambda event: np.nan_to_num(event.fraction, nan=1.0))
-    return numbers, total, events
-
-
-def _same(points: Array, z: Array) -> int | None:
-    """Which of some fixed points z is, or None."""
-    away = np.linalg.norm(points - z, axis=1)
-    match = int(away.argmin()) if len(away) else -1
-    return match if match >= 0 and away[match] <= SAME * (1 + np.linalg.norm(z)) else None
