@@ -30,7 +30,7 @@ def from_pyro(
     """Put the results of `pyro.infer.MCMC` and `pyro.infer.Predictive` into the container that ArviZ reads.
 
     It takes the arguments of `arviz.from_pyro`, which ArviZ 1.0 no longer has. Observed sites of the model, their log
-    likelihoods (in nats) and the divergences come from the `MCMC` object.
+    likelihoods (in nats), the divergences and the acceptance rates come from the `MCMC` object.
 
     Args:
         posterior: an `MCMC` after `run`, or draws by name, `draw x ...`, of `Predictive` or a guide.
@@ -66,7 +66,7 @@ def from_pyro(
         samples = {name: as_array(value) for name, value in posterior.get_samples(group_by_chain=True).items()}
         num_chains, num_draws = next(iter(samples.values())).shape[:2]
         groups["posterior"] = named(samples, dims)
-        groups["sample_stats"] = _divergences(posterior.diagnostics(), num_chains, num_draws)
+        groups["sample_stats"] = _sampler(posterior.diagnostics(), num_chains, num_draws)
         observed, scores = _observed(posterior, samples, log_likelihood)
         groups["log_likelihood"] = named(scores, dims) if scores else {}
         groups["observed_data"] = named(observed, dims, leading=())
@@ -97,13 +97,18 @@ def _draws(
     return named(arrays, dims)
 
 
-def _divergences(diagnostics: Mapping[str, Any], num_chains: int, num_draws: int) -> dict[str, Variable]:
-    if "divergences" not in diagnostics:
-        return {}
-    diverging = np.zeros((num_chains, num_draws), dtype=bool)
-    for chain, where in enumerate(diagnostics["divergences"].values()):
-        diverging[chain, list(where)] = True
-    return {"diverging": Variable(diverging, SAMPLE_DIMS)}
+def _sampler(diagnostics: Mapping[str, Any], num_chains: int, num_draws: int) -> dict[str, Variable]:
+    """What the sampler says of itself: divergences, and the share of proposals that each chain accepted."""
+    found = {}
+    if "divergences" in diagnostics:
+        diverging = np.zeros((num_chains, num_draws), dtype=bool)
+        for chain, where in enumerate(diagnostics["divergences"].values()):
+            diverging[chain, list(where)] = True
+        found["diverging"] = Variable(diverging, SAMPLE_DIMS)
+    if "acceptance rate" in diagnostics:
+        rates = np.array([float(rate) for rate in diagnostics["acceptance rate"].values()])
+        found["acceptance_rate"] = Variable(rates, SAMPLE_DIMS[:1])
+    return found
 
 
 def _observed(mcmc: Any, samples: Arrays, log_likelihood: bool) -> tuple[Arrays, Arrays]:

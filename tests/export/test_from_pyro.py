@@ -39,11 +39,15 @@ def test_mcmc_as_arviz_converts_it(mcmc: Any) -> None:
     dims = {"mean": ["unit"], "y": ["trial", "unit"]}
     ours, theirs = plr.from_pyro(mcmc, dims=dims), az.from_pyro(mcmc, dims=dims, log_likelihood=True)
     for group in ("posterior", "log_likelihood", "observed_data", "sample_stats"):
-        assert set(ours[group].data_vars) == set(theirs[group].data_vars)
+        # ArviZ leaves out the acceptance rates.
+        assert set(ours[group].data_vars) - {"acceptance_rate"} == set(theirs[group].data_vars)
         for name, variable in theirs[group].data_vars.items():
             assert ours[group][name].dims == variable.dims
             np.testing.assert_allclose(ours[group][name], variable, rtol=1e-5)
     assert az.summary(ours).shape[0] == 4
+    rates = [float(rate) for rate in mcmc.diagnostics()["acceptance rate"].values()]
+    assert ours["sample_stats"].acceptance_rate.dims == ("chain",)
+    assert ours["sample_stats"].acceptance_rate.values.tolist() == rates
     np.isfinite(az.loo(ours).elpd_loo)
 
 

@@ -94,6 +94,23 @@ def test_every_method_finds_what_is_proved_to_be_all(
         assert results["counts"][-1] == 1
 
 
+@pytest.mark.parametrize("source", ["recording", "simulated"])
+def test_a_posterior_reaches_arviz_and_ranks_are_compared(
+    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    spikes = Path("no such file")
+    if source == "recording":
+        spikes = request.getfixturevalue("shared_data") / "pmd_reach_2targets.npz"
+    monkeypatch.setenv("PYRO_LOWRANK_SPIKES", str(spikes))
+    results = execute("04_posterior_in_arviz.ipynb", monkeypatch)
+    assert results["first"] == f"rank {results['best']}"
+    assert results["simplest"] <= results["best"]
+    assert results["held_out"][1] > results["held_out"][0]
+    assert results["calibration"] < 0.1
+    assert 1.0 <= results["rhat"] < 2.5
+    assert len(results["co_smoothing"]) == len(results["evidence"]) == 2
+
+
 @every_notebook
 def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
