@@ -144,7 +144,7 @@ def _check_data(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
     kind = None if like is None else (like.dtype, like.device)
     known_kind, known = _checked.get(model, (None, []))
     unchanged = (
-        reference() is value and version == value._version
+        version == value._version and reference() is value
         for value, (reference, version) in zip(data, known, strict=False)
     )
     if kind != known_kind or len(data) != len(known) or not all(unchanged):

@@ -9,7 +9,7 @@ from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.smc.compiled.arithmetic import ONE, ZERO
-from pyro_lowrank.smc.compiled.emissions import pull_back_likelihood
+from pyro_lowrank.smc.compiled.emissions import new_block, pull_back_likelihood
 from pyro_lowrank.smc.compiled.forward import seen_by_pair
 from pyro_lowrank.smc.compiled.proposals import (
     LANES,
@@ -22,20 +22,9 @@ from pyro_lowrank.smc.compiled.proposals import (
     new_rows,
     of_bin,
     pull_back_block,
-    vector,
 )
 from pyro_lowrank.smc.compiled.units import FAST, pull_back
 from pyro_lowrank.smc.compiled.weights import pull_back_normalisation, pull_back_resampling
-
-
-@compiled(fastmath=FAST, inline=True)
-def _add_likelihood(
-    zero: Any, emission: Any, data: Any, z: Any, grad_z: Any, grad_weight: Any, scratch: Any, grads_out: Any
-) -> None:
-    """Add the gradient of one particle's latent through its likelihood; see `emissions`."""
-    pulled = pull_back_likelihood(emission, data, vector(zero, z), grad_weight, scratch, grads_out[0], grads_out[1])
-    for r in range(len(zero)):
-        grad_z[r] += pulled[r]
 
 
 @compiled(fastmath=FAST)
@@ -161,7 +150,6 @@ def run_backward(
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
     index = step[4]
-    y, present, offset = data
     z, means_out, log_weights, ancestors, resampled = ran
     grad_decay, grad_first_mean, grad_v, grad_drive = grad_network
     grad_reference, grad_shift, grad_linear, grad_constant = grad_step
@@ -171,7 +159,7 @@ def run_backward(
     grad_own, grad_before = np.zeros(num_particles, z.dtype), np.zeros(num_particles, z.dtype)
     own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
     work = (new_rows(8 * rank + 1, white), new_rows(3 * rank, white), new_rows(3 * rank * rank, white))
-    scratch, moved = np.empty((5, y.shape[2]), z.dtype), np.empty(num_particles, np.int64)
+    block, moved = new_block(zero, white), np.empty(num_particles, np.int64)
     for b in range(z.shape[0]):
         now[:], grad_own[:] = ZERO, ZERO
         for t in range(z.shape[1] - 1, -1, -1):
@@ -179,9 +167,7 @@ def run_backward(
             cut = cut_every > 0 and t % cut_every == 0
             grad_constant[b, t] += grad_own.sum()
             if len(link) > 1:
-                bin_data, grads_seen = (y[b, t], present[b, t], offset[b, t]), (grad_emission, grad_offset[b, t])
-                for k in range(num_particles):
-                    _add_likelihood(*(zero, observed, bin_data, z[b, t, k], now[k], grad_own[k], scratch, grads_seen))
+                pull_back_likelihood(zero, observed, data, b, t, z, now, grad_own, block, grad_emission, grad_offset)
             means, parents, grad_means = first_mean[b : b + 1], first, grad_first_mean[b : b + 1]
             if t > 0:
                 means, parents, grad_means = means_out[b, t - 1], ancestors[b, t], grad_drive[b, t - 1]

@@ -9,8 +9,8 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.emissions import log_likelihood
-from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block, vector
+from pyro_lowrank.smc.compiled.emissions import add_likelihood, new_block
+from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block
 from pyro_lowrank.smc.compiled.units import FAST, drive
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
@@ -115,12 +115,12 @@ def run_forward(
     zero, zero_in, square, weighing, kind, hinges, link, readout = code
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
-    y, present, offset = data
     white, positions = random
     z, means_out, log_weights, ancestors, increments, ess, resampled, ancestor_log_probs = out
     num_particles = z.shape[2]
     cumulative, done = np.empty(num_particles, z.dtype), np.empty(num_particles, np.bool_)
     shares, rows = np.empty(num_particles, z.dtype), new_rows(3 * len(zero) + 1, white)
+    block = new_block(zero, white)
     own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
     different = np.empty(num_particles, np.int64)
     for b in range(z.shape[0]):
@@ -139,9 +139,7 @@ def run_forward(
             particles = (means, white[b, t], z[b, t], log_weights[b, t])
             propose_bin(zero, weighing, parents, own, bin_, rows, particles)
             if len(link) > 1:
-                bin_data = (y[b, t], present[b, t], offset[b, t])
-                for k in range(num_particles):
-                    log_weights[b, t, k] += log_likelihood(observed, bin_data, vector(zero, z[b, t, k]))
+                add_likelihood(zero, observed, data, b, t, z, log_weights, block)
             log_sum, ess[b, t] = normalise(log_weights[b, t], shares)
             increments[b, t] = log_sum - (math.log(num_particles) if t == 0 else 0.0)
             # Particles that are all dead have no descendants; the caller finds the increment and raises.
