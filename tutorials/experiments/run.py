@@ -34,6 +34,9 @@ EXPERIMENTS = (
     "authors_students",
     "eeg_authors",
     "eeg",
+    "premotor_reach",
+    "premotor_delay",
+    "hippocampus_track",
 )
 
 
