@@ -112,20 +112,18 @@ class LaplaceProposal:
         y, present, root = encoding["y"], encoding["present"], noise.scale_tril
         rank = mean.shape[-1]
         identity = torch.eye(rank, dtype=mean.dtype, device=mean.device)
-        eta, factor = torch.zeros_like(mean), identity
+        eta = torch.zeros_like(mean)
         for _ in range(self.num_iterations):
             seen = self.emission.curvature(mean + apply_matrix(root, eta), encoding.get("v"), y)
             white = seen.weight @ root
             # One matrix product with the outer products of all features: no tensor of features x rank x rank per
             # particle. Without a check: a particle that is out of range gets no weight, which the filter reports.
             outer = (white.unsqueeze(-1) * white.unsqueeze(-2)).flatten(-2)
-            factor = self._factor(seen.information * present, outer, identity)
-            stiff = factor
-            if seen.stiffness is not None:
-                stiff = self._factor(seen.stiffness * present, outer, identity)
+            information = seen.information * present
+            stiff = self._factor(information if seen.stiffness is None else seen.stiffness * present, outer, identity)
             uphill = (seen.score * present) @ white - eta
             eta = eta + torch.cholesky_solve(uphill.unsqueeze(-1), stiff).squeeze(-1)
-        return eta, factor
+        return eta, stiff if seen.stiffness is None else self._factor(information, outer, identity)
 
     @staticmethod
     def _factor(information: Tensor, outer: Tensor, identity: Tensor) -> Tensor:
