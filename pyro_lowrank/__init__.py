@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pyro_lowrank import data as data
     from pyro_lowrank import metrics as metrics
     from pyro_lowrank.dynamics.activations import Activation as Activation
+    from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
@@ -87,6 +88,7 @@ _HOMES = {
     "from_pyro": "export.from_pyro",
     "initialise_from_data": "training.initialise",
     "load": "serialization",
+    "posterior_fixed_points": "dynamics.analysis",
     "save": "serialization",
     "to_arviz": "export.posterior",
 }
