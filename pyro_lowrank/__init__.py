@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pyro_lowrank import data as data
     from pyro_lowrank import metrics as metrics
     from pyro_lowrank.dynamics.activations import Activation as Activation
+    from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
@@ -109,6 +110,7 @@ _HOMES = {
     "initialise_from_data": "training.initialise",
     "load": "serialization",
     "load_smc_rnns": "interop.smc_rnns",
+    "posterior_fixed_points": "dynamics.analysis",
     "save": "serialization",
     "to_arviz": "export.posterior",
 }

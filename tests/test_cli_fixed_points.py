@@ -47,6 +47,24 @@ def test_a_file_of_weights(weights: Path, tmp_path: Path, capsys: pytest.Capture
         assert (out / "fixed_points.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_file_of_the_papers_teacher(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert cli.main(words(shared_data / "teacher_reach_rnn.npz", "--input", 0, 0, "--out", out)) == 0
+    printed = capsys.readouterr().out
+    assert "FixedPoints: 17 isolated (8 attractor, 8 saddle, 1 repeller)" in printed
+    assert "complete: there are no others; index sum 1 (expected 1)" in printed
+
+
+def test_sets_are_written_too(tmp_path: Path) -> None:
+    path = tmp_path / "weights.npz"
+    np.savez(path, decay=0.0, left=[[1.0], [1.0]], right=[[1.0, -1.0]], bias=[0.0, 2.0])
+    assert cli.main(words(path, "--out", tmp_path)) == 0
+    with np.load(tmp_path / "fixed_points.npz", allow_pickle=False) as arrays:
+        np.testing.assert_allclose(np.sort(arrays["set_vertices"].ravel()), [0.0, 2.0], atol=1e-9)
+        assert arrays["set_of_vertex"].tolist() == [0, 0]
+        assert arrays["set_stability"].tolist() == ["marginal"]
+
+
 @pytest.mark.parametrize("rank", [1, 3, 4])
 def test_other_ranks(rank: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")

@@ -65,7 +65,7 @@ def _write_table(path: Path, result: FixedPoints) -> None:
 
 
 def _write_arrays(path: Path, result: FixedPoints) -> None:
-    certificate = result.certificate
+    certificate, sets, rank = result.certificate, result.sets, result.points.shape[1]
     np.savez(
         path,
         points=result.points,
@@ -79,6 +79,9 @@ def _write_arrays(path: Path, result: FixedPoints) -> None:
         on_knot=result.on_knot,
         complete=np.array(certificate.complete),
         open_boxes=certificate.open_boxes,
+        set_vertices=np.concatenate([np.zeros((0, rank)), *(piece.vertices for piece in sets)]),
+        set_of_vertex=np.array([i for i, piece in enumerate(sets) for _ in piece.vertices], dtype=np.int64),
+        set_stability=np.array([piece.stability for piece in sets], dtype=str),
     )
 
 

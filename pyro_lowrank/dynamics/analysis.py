@@ -2,15 +2,110 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.transition import Transition
 
 if TYPE_CHECKING:
+    from pyro_lowrank.dynamics.base import RNNDynamics
+    from pyro_lowrank.fixed_points.samples import SampledFixedPoints
     from pyro_lowrank.piecewise import PiecewiseLinear
+
+
+def posterior_fixed_points(
+    dynamics: RNNDynamics,
+    samples: Mapping[str, Tensor],
+    u: Any = None,
+    *,
+    method: str = "certified",
+    max_boxes: int | None = None,
+    max_seconds: float | None = None,
+    threads: int | None = None,
+    num_starts: int = 10_000,
+    constrained: bool = True,
+    seed: int = 0,
+) -> SampledFixedPoints:
+    """Find the fixed points of every posterior sample of a network's parameters: how many there are, and where.
+
+    Args:
+        dynamics: a network some of whose parameters have priors (`PyroSample`).
+        samples: of these parameters by the names of their sites, `samples x ...`, as `Predictive`, an autoguide or
+            `MCMC.get_samples` return them; those of other sites are left alone.
+        u: a constant input, `inputs`; none if None.
+        method: as of `pyro_lowrank.fixed_points.find_fixed_points`; it and the budgets are for each sample.
+        max_boxes: as there.
+        max_seconds: as there.
+        threads: as there.
+        num_starts: as there.
+        constrained: as there.
+        seed: as there.
+
+    Raises:
+        ValueError: if a parameter with a prior has no samples, none has one, or numbers of samples differ.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> from pyro.distributions import Normal
+        >>> from pyro.nn import PyroSample
+        >>> dynamics = plr.LowRankRNN(rank=2, units=20)
+        >>> dynamics.bias = PyroSample(Normal(torch.zeros(20), 1.0).to_event(1))
+        >>> posterior = plr.posterior_fixed_points(dynamics, {"bias": torch.randn(5, 20)})
+        >>> len(posterior.results), posterior.complete.all().item()
+        (5, True)
+    """
+    from pyro_lowrank.fixed_points.samples import SampledFixedPoints
+
+    values = _values_of_sites(dynamics, samples)
+    results = []
+    for index in range(len(next(iter(values.values())))):
+        one = {name: value[index] for name, value in values.items()}
+        with poutine.condition(data=one):
+            result = dynamics.fixed_points(
+                u,
+                method=method,
+                max_boxes=max_boxes,
+                max_seconds=max_seconds,
+                threads=threads,
+                num_starts=num_starts,
+                constrained=constrained,
+                seed=seed,
+            )
+        results.append(result)
+    return SampledFixedPoints(tuple(results))
+
+
+def _values_of_sites(dynamics: RNNDynamics, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the samples of the dynamics' own sample sites, each `samples x` the shape of its site."""
+    with poutine.block(), poutine.trace() as tracer:
+        dynamics.transition()
+    sites = {name: site for name, site in tracer.trace.nodes.items() if site["type"] == "sample"}
+    if not sites:
+        raise ValueError(
+            "No parameter of the dynamics has a prior, so none can have samples; use dynamics.fixed_points(), or give "
+            "parameters a PyroSample."
+        )
+    missing = sorted(set(sites) - set(samples))
+    if missing:
+        raise ValueError(f"`samples` lacks {', '.join(missing)}; it holds {', '.join(samples) or 'nothing'}.")
+    values = {}
+    for name, site in sites.items():
+        held: Tensor = site["value"]  # type: ignore[assignment]
+        shape = held.shape
+        value = torch.as_tensor(samples[name])
+        # `Predictive` puts dims of size 1 between the samples and what a site holds.
+        if value.dim() < 1 or value[:1].numel() != shape.numel():
+            raise ValueError(f"`samples[{name!r}]` must be samples x {tuple(shape)}, got {tuple(value.shape)}.")
+        values[name] = value.reshape(len(value), *shape)
+    counts = {name: len(value) for name, value in values.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise ValueError(f"`samples` must be as many of each parameter, at least one, got {counts}.")
+    return values
 
 
 def analyzer_arguments(transition: Transition, u: Any = None) -> dict[str, Any]:
@@ -24,8 +119,8 @@ def analyzer_arguments(transition: Transition, u: Any = None) -> dict[str, Any]:
     """
     if transition.batch_shape:
         raise ValueError(
-            f"The parameters have batch dims {tuple(transition.batch_shape)}, one network each; pass them as arrays to "
-            "pyro_lowrank.fixed_points.sampled_fixed_points."
+            f"The parameters have batch dims {tuple(transition.batch_shape)}, one network each; use "
+            "pyro_lowrank.posterior_fixed_points, or pass arrays to pyro_lowrank.fixed_points.sampled_fixed_points."
         )
     right = _array(transition.right)
     left = (

@@ -101,6 +101,8 @@ def from_full_rank(
 
 REQUIRED = ("decay", "left", "right", "bias")
 OPTIONAL = ("activation", "input_current", "constant", "input_weights")
+TEACHER = {"U": "left", "V": "right", "b_rec": "bias", "w_inp": "input_weights"}
+"""Names in files of the paper's teacher networks, whose bias is added to the currents, with inputs in rows."""
 
 
 def read_weights(path: str | os.PathLike[str], *, u: ArrayLike | None = None) -> dict[str, Any]:
@@ -108,7 +110,9 @@ def read_weights(path: str | os.PathLike[str], *, u: ArrayLike | None = None) ->
 
     The file holds arrays under the names of those arguments: `decay`, `left`, `right`, `bias`, and, if there are any,
     `activation` (a string, `"relu"` unless given), `input_current`, `constant` and `input_weights`, `units x inputs`.
-    Others are left alone. Nothing is unpickled.
+    Others are left alone. Files of the paper's teacher networks, with `decay`, `U`, `V` and `b_rec` (which is added to
+    the currents, so that the bias is its negative) and `w_inp`, `inputs x units`, are read as well. Nothing is
+    unpickled.
 
     Args:
         path: of the file.
@@ -126,6 +130,8 @@ def read_weights(path: str | os.PathLike[str], *, u: ArrayLike | None = None) ->
     """
     path = Path(path)
     held, found = _arrays(path)
+    if "left" not in found and {"U", "V", "b_rec"} <= set(found):
+        found = _of_teacher(path, found)
     missing = [name for name in REQUIRED if name not in found]
     if missing:
         raise ValueError(
@@ -150,7 +156,7 @@ def _arrays(path: Path) -> tuple[list[str], dict[str, Any]]:
         else:
             with loaded:
                 held = list(loaded.files)
-                found = {name: loaded[name] for name in (*REQUIRED, *OPTIONAL) if name in held}
+                found = {name: loaded[name] for name in (*REQUIRED, *OPTIONAL, *TEACHER) if name in held}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no file {path}.") from error
     except (BadZipFile, EOFError, OSError, ValueError) as error:
@@ -158,6 +164,17 @@ def _arrays(path: Path) -> tuple[list[str], dict[str, Any]]:
     if found is None:
         raise ValueError(f"{path} holds one array; weights are several, saved with numpy.savez.")
     return held, found
+
+
+def _of_teacher(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays of one of the paper's teacher networks under our names."""
+    weights = {TEACHER.get(name, name): array for name, array in found.items()}
+    if str(weights.get("activation", "relu")) == "clipped_relu":
+        raise ValueError(f"{path}: the bias of clipped relu units cannot be told from `b_rec`; save it as `bias`.")
+    weights["bias"] = -weights["bias"]
+    if "input_weights" in weights:
+        weights["input_weights"] = weights["input_weights"].T
+    return weights
 
 
 def _current(path: Path, found: dict[str, Any], u: Any) -> Any:

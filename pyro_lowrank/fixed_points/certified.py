@@ -26,9 +26,9 @@ MOST_BOXES = 20_000_000
 """How many boxes are looked at where no budget is given."""
 
 # Sides of the smallest boxes, relative to the root box: what is not decided at one is put off to the next.
-_STAGES = (1e-3, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13)
-# So many undecided boxes, and so many times as many as at the stage before, cover a line or surface of zeros, or of
-# what nearly are zeros, and smaller boxes would only be more: where no budget is given the search ends there.
+_STAGES, _SMOOTH_STAGES = (1e-4, 1e-8, 1e-13), (1e-3, 1e-4, 1e-6, 1e-8, 1e-10, 1e-13)
+# With smooth units, so many undecided boxes, and so many times as many as at the stage before, cover a line or surface
+# of zeros, or of what nearly are zeros, and smaller boxes would only be more: the search ends there without a budget.
 _MANY, _GROWTH = 5000, 4
 # A leaf is decided by its linear regions if these are not more.
 _MOST_REGIONS, _MOST_REGIONS_OF_ROOT = 256, 4096
@@ -111,8 +111,10 @@ class _Search:
         """Search until all is decided or the budget is spent."""
         open_boxes, interrupted = self.root[None], False
         try:
-            for stage in _STAGES:
-                most = np.inf if stage == _STAGES[0] or self.has_budget else max(_MANY, _GROWTH * len(open_boxes))
+            stages = _SMOOTH_STAGES if self.regions is None else _STAGES
+            for stage in stages:
+                is_free = stage == stages[0] or self.has_budget or self.regions is not None
+                most = np.inf if is_free else max(_MANY, _GROWTH * len(open_boxes))
                 if len(open_boxes):
                     smallest = stage * np.maximum(self.root[1] - self.root[0], 1e-300)
                     open_boxes = self._search(open_boxes, smallest, most)
@@ -302,7 +304,8 @@ def _halves(box: Array) -> Array:
 
 def _regions_between(first: NDArray[np.int64], last: NDArray[np.int64]) -> float:
     """Number of combinations of pieces from the first to the last of each unit."""
-    return float(np.prod((last - first + 1).astype(np.float64)))
+    counts = (last - first + 1).astype(np.float64)
+    return float(counts.prod()) if np.log(counts).sum() < 100 else np.inf
 
 
 def _room(worker: Worker) -> int:

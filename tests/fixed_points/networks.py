@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pyro_lowrank.fixed_points import read_weights
 from pyro_lowrank.fixed_points.network import Array, Network, build_network
 from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -49,3 +52,30 @@ def bistable_points(rank: int) -> Array:
     """The 3^rank fixed points of `bistable`."""
     grid = np.meshgrid(*[[0.0, 4 / 3, 4.0]] * rank, indexing="ij")
     return np.stack([axis.ravel() for axis in grid], -1)
+
+
+def ring_network(seed: int = 55, units: int = 60) -> tuple[float, Array, Array, Array, str]:
+    """Decay, left, right, bias and activation of a network like that of the paper's Figure 8, which is drawn.
+
+    Two thirds of the relu units excite the direction that excites them, the others, with a higher threshold, inhibit
+    it. All lie nearly evenly on a circle, so that the states do: 8 attractors, 8 saddles and a repeller for seed 55.
+    """
+    rng = np.random.default_rng(seed)
+    excite = 2 * units // 3
+    inhibit = units - excite
+    turns = np.concatenate([np.arange(excite) / excite, np.arange(inhibit) / inhibit])
+    angles = 2 * np.pi * (turns + 0.004 * rng.normal(size=units))
+    left = np.column_stack([np.cos(angles), np.sin(angles)])
+    gain = np.concatenate([np.full(excite, 0.3 / excite), np.full(inhibit, -0.6 / inhibit)])
+    gain = gain * rng.uniform(0.95, 1.05, units)
+    bias = np.concatenate([np.full(excite, -0.1), np.full(inhibit, 1.0)]) + 0.03 * rng.normal(size=units)
+    return 0.9, left, gain * left.T, bias, "relu"
+
+
+TRAINED = Path(__file__).parent / "trained"
+
+
+def trained_networks(rank: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and weights of the trained networks of 512 clipped relu units that lie beside this file."""
+    for path in sorted(TRAINED.glob(f"rank{rank}_*.npz")):
+        yield path.stem, read_weights(path)

@@ -72,6 +72,23 @@ def test_weights_in_a_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_weights(path, u=[1.0, -1.0])["input_current"], -np.ones(6))
 
 
+def test_files_of_the_papers_teachers(tmp_path: Path) -> None:
+    ours, path = weights(), tmp_path / "teacher.npz"
+    inputs = np.arange(12.0).reshape(2, 6)
+    arrays = {"U": ours["left"], "V": ours["right"], "b_rec": ours["bias"], "w_inp": inputs, "decay": 0.6}
+    np.savez(path, **arrays, activation="relu", params_json="{}")
+    arguments = read_weights(path, u=[0.5, -1.0])
+    np.testing.assert_array_equal(arguments["bias"], -ours["bias"])
+    # One step as the teacher's own code takes it.
+    z = np.array([0.3, -0.2])
+    drive = np.maximum(ours["left"] @ z + [0.5, -1.0] @ inputs + ours["bias"], 0)
+    result = find_fixed_points(**arguments, method="search", num_starts=1)
+    np.testing.assert_allclose(result.step(z), 0.6 * z + ours["right"] @ drive)
+    np.savez(path, **arrays, activation="clipped_relu")
+    with pytest.raises(ValueError, match="save it as `bias`"):
+        read_weights(path)
+
+
 def test_files_that_will_not_do_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.npz"
     with pytest.raises(FileNotFoundError, match="There is no file"):

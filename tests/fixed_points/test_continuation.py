@@ -53,7 +53,75 @@ def test_a_flip_changes_stability() -> None:
     path = continuation(0.0, left, right, np.zeros(2), "softplus", input_currents=inputs, method="search")
     (event,) = [event for event in path.events if event.kind == "changes"]
     assert (event.step, event.before, event.after) == (1, "attractor", "repeller")
+    # The slope at zero is -1 where the sigmoid is 1 / 2.8.
+    assert -1 + 4 * event.fraction == pytest.approx(-np.log(1.8), abs=1e-6)
     np.testing.assert_allclose(event.point, 0, atol=1e-9)
+
+
+def kinds(path: Continuation) -> list[tuple[str, str | None, str | None]]:
+    return [(event.kind, event.before, event.after) for event in path.events]
+
+
+def pair(gain: float, inputs: list[float]) -> Continuation:
+    """Fixed points of z = z / 2 + gain (tanh(z + I) + tanh(z - I)): symmetric, so that branches meet at zero."""
+    currents = np.array(inputs)[:, None] * np.ones(2)
+    return continuation(0.5, [[1.0], [-1.0]], [[gain, -gain]], np.zeros(2), "tanh", input_currents=currents)
+
+
+def test_a_pitchfork_changes_stability_and_two_points_appear() -> None:
+    # At zero the slope is 1/2 + 0.6 sech(I)^2, which is 1 at sech(I)^2 = 5 / 6.
+    at = np.arccosh((6 / 5) ** 0.5)
+    path = pair(0.3, [0.8, 0.3])
+    assert kinds(path) == [
+        ("changes", "attractor", "repeller"),
+        ("appears", None, "attractor"),
+        ("appears", None, "attractor"),
+    ]
+    for event in path.events:
+        assert 0.8 - 0.5 * event.fraction == pytest.approx(at, abs=1e-4)
+        np.testing.assert_allclose(event.point, 0, atol=0.01)
+    assert path.branch(0)[1].ravel() == pytest.approx([0, 0], abs=1e-9)
+    backward = pair(0.3, [0.3, 0.8])
+    assert sorted(kinds(backward)) == sorted(
+        [("changes", "repeller", "attractor"), ("vanishes", "attractor", None), ("vanishes", "attractor", None)]
+    )
+
+
+@pytest.mark.parametrize("inputs", [[2.0, 0.0], [2.0, 0.1], [2.0, 1.5, 1.0, 0.5, 0.0]])
+def test_branches_between_two_inputs_are_seen(inputs: list[float]) -> None:
+    # Two folds, each of an attractor and a repeller; the repellers then end at zero, at neither of the inputs.
+    currents = np.array(inputs)[:, None] * np.ones(2)
+    path = continuation(0.0, [[1.0], [-1.0]], [[1.2, -1.2]], np.zeros(2), "tanh", input_currents=currents)
+    assert len(path.results[0]) == 1
+    assert len(path.results[-1]) == 3
+    assert sorted(kinds(path), key=str) == sorted(
+        [("appears", None, "attractor")] * 2
+        + [("appears", None, "repeller")] * 2
+        + [("vanishes", "repeller", None)] * 2
+        + [("changes", "attractor", "repeller")],
+        key=str,
+    )
+    # At zero the slope is 2.4 sech(I)^2.
+    change = next(event for event in path.events if event.kind == "changes")
+    strengths = np.interp(change.step + change.fraction, np.arange(len(inputs)), inputs)
+    assert strengths == pytest.approx(np.arccosh(2.4**0.5), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (2.0, [("vanishes", "attractor", None), ("vanishes", "repeller", None)]),
+        (0.3, []),
+        (-3.0, [("changes", "attractor", "repeller")]),
+    ],
+)
+def test_collisions_with_a_knot(weight: float, expected: list[tuple[str, str | None, str | None]]) -> None:
+    # z = z / 2 + weight max(z + I, 0): the fixed point at 0 meets the knot at I = 0.
+    path = continuation(0.5, [[1.0]], [[weight]], [0.0], input_currents=[[-1.0], [1.0]])
+    assert kinds(path) == expected
+    for event in path.events:
+        assert event.fraction == pytest.approx(0.5, abs=1e-5)
+        np.testing.assert_allclose(event.point, 0, atol=1e-4)
 
 
 def test_across_knots_a_branch_goes_on() -> None:

@@ -27,7 +27,7 @@ class Training:
 
     rank: int = 4
     units: int = 128
-    num_steps: int = 1000
+    num_steps: int = 400
     batch_size: int = 20
     window: int | None = None
     num_particles: int = 16
