@@ -113,6 +113,7 @@ class SMCFilter:
         The model's parameters are read now, and used until the next `init`.
         """
         self._check_bin(args, kwargs)
+        args, kwargs = _copies(args, kwargs)
         self._clear()
         with own_values(self.model, self.guide):
             self._kernel = self._make_online_kernel()
@@ -128,6 +129,7 @@ class SMCFilter:
         if self._particles is None or self._log_evidence is None:
             raise RuntimeError("Call `init` with the first time bin before `step`.")
         self._check_bin(args, kwargs)
+        args, kwargs = _copies(args, kwargs)
         like = self._particles.increment
         random = self.scheme.resampler.draw(1, self.num_particles, like.shape, dtype=like.dtype, device=like.device)
         with own_values(self.model, self.guide):
@@ -329,6 +331,15 @@ class SMCFilter:
         self._memory = memory
         self._log_evidence, self._time = rest.pop("log_evidence"), int(rest.pop("time"))
         self._particles = Particles(state=state, **rest)
+
+
+def _copies(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copy what came: a caller may read the next time bin into the same tensors, and steps look back at them."""
+
+    def copied(value: Any) -> Any:
+        return value.clone() if isinstance(value, Tensor) else value
+
+    return tuple(map(copied, args)), {name: copied(value) for name, value in kwargs.items()}
 
 
 def _bin_arguments(y_t: Tensor, u_t: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

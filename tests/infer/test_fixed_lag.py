@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
+from pyro_lowrank.smc.transitions import BuiltInTransitions
 from tests.oracles.linear import kalman_filter, linear_model, linear_system
 from tests.smc.test_effects import Delegate
 from tests.smc.test_smoothing import Smoothed, errors, rts_smoother
@@ -82,6 +83,25 @@ def test_memory_is_bounded_and_the_numbers_are_those_of_the_filter() -> None:
     short = online(plr.SMCFilter(model, plr.OptimalGuide(model), 50, lag=30), y, u)
     assert short.posterior().start == 0
     torch.testing.assert_close(short.posterior().log_evidence, short.log_evidence)
+
+
+def test_a_buffer_that_is_read_into_again_does_not_change_the_past() -> None:
+    model, y, u = case(1)
+    assert u is not None
+    smc, buffers = plr.SMCFilter(model, plr.OptimalGuide(model), 50, lag=3), (y[:, 0].clone(), u[:, 0].clone())
+    torch.manual_seed(0)
+    for t in range(20):
+        for buffer, sequence in zip(buffers, (y, u), strict=True):
+            buffer.copy_(sequence[:, t])
+        (smc.step if t else smc.init)(*buffers)
+    torch.manual_seed(0)
+    fresh = online(plr.SMCFilter(model, plr.OptimalGuide(model), 50), y, u)
+    assert torch.equal(smc.log_evidence, fresh.log_evidence)
+    posterior = smc.posterior()
+    torch.testing.assert_close(posterior.recording[0], y[:, -4:], equal_nan=True)
+    torch.testing.assert_close(posterior.recording[1], u[:, -4:])
+    assert isinstance(posterior.transitions, BuiltInTransitions)
+    torch.testing.assert_close(posterior.transitions.v, u[:, -4:])
 
 
 def test_forecasts_and_calibration_go_on_from_the_last_bins() -> None:
