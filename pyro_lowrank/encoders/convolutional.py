@@ -82,7 +82,7 @@ class ConvEncoder(Module):
         padding_mode: str = "zeros",
         activation: str = "gelu",
         constant_variance: bool = False,
-        sees_mask: bool = False,
+        sees_mask: bool = True,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:

@@ -65,7 +65,7 @@ class GRUEncoder(Module):
         hidden: int = 64,
         *,
         constant_variance: bool = False,
-        sees_mask: bool = False,
+        sees_mask: bool = True,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:

@@ -39,12 +39,12 @@ class EncoderProposal:
                 "The encoder reads more than one time bin at a time: run the filter over whole sequences "
                 "(`SMCFilter.run`), or pass `step` its slice of `guide.encode(y, u)` as `encoding`."
             )
-        mean, variance = self._read(y)
+        (mean, variance), recorded = self._read(y), _recorded(y)
         if not first:
-            return {"mean": mean, **_combine(self.transition.noise, variance)}
+            return {"mean": mean, **_combine(self.transition.noise, variance, recorded)}
         parts = [
-            _combine(self.transition.initial_noise, variance[:, :1]),
-            _combine(self.transition.noise, variance[:, 1:]),
+            _combine(self.transition.initial_noise, variance[:, :1], recorded[:, :1]),
+            _combine(self.transition.noise, variance[:, 1:], recorded[:, 1:]),
         ]
         return {"mean": mean, **{name: torch.cat([part[name] for part in parts], -2) for name in parts[0]}}
 
@@ -74,7 +74,7 @@ class EncoderProposal:
         """
         mean, variance = (part[:, -1] for part in self._read(y))
         noise = self.transition.initial_noise if first else self.transition.noise
-        return {"mean": mean, **_combine(noise, variance)}
+        return {"mean": mean, **_combine(noise, variance, _recorded(y[:, -1]))}
 
     def _read(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's mean and variance of every bin."""
@@ -111,12 +111,28 @@ class EncoderProposal:
         return z, bin_t.log_likelihood(self.emission, z) + noise.log_prob(shift) - log_proposal
 
 
-def _combine(noise: GaussianNoise, variance: Tensor) -> Encoding:
-    """Return G and the Cholesky factor of P for encoder variances `... x rank`, matrices flattened."""
+def _recorded(y: Tensor) -> Tensor:
+    """Return in which bins, `... x 1`, anything was recorded."""
+    return ~y.isnan().all(-1, keepdim=True)
+
+
+def _combine(noise: GaussianNoise, variance: Tensor, recorded: Tensor) -> Encoding:
+    """Return G and the Cholesky factor of P for encoder variances `... x rank`, matrices flattened.
+
+    Where nothing was recorded they are those of the transition, so that padding adds nothing, not even noise.
+    """
+    gain, factor = _product(noise, variance)
+    return {
+        "gain": torch.where(recorded, gain, 0.0),
+        "scale_tril": torch.where(recorded, factor, noise.scale_tril.flatten(-2)),
+    }
+
+
+def _product(noise: GaussianNoise, variance: Tensor) -> tuple[Tensor, Tensor]:
     if noise.diagonal:
         q = noise.scale.square()
         gain, factor = q / (q + variance), (q * variance / (q + variance)).sqrt()
-        return {"gain": torch.diag_embed(gain).flatten(-2), "scale_tril": torch.diag_embed(factor).flatten(-2)}
+        return torch.diag_embed(gain).flatten(-2), torch.diag_embed(factor).flatten(-2)
     covariance = noise.spread
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + torch.diag_embed(variance)))
     # I - G = S (Q + S)^-1, without cancellation; off its diagonal G is minus that.
@@ -125,13 +141,14 @@ def _combine(noise: GaussianNoise, variance: Tensor) -> Encoding:
     gain = own - remain
     # Joseph's form stays positive definite under rounding.
     posterior = remain @ covariance @ remain.mT + (gain * variance.unsqueeze(-2)) @ gain.mT
-    return {"gain": gain.flatten(-2), "scale_tril": torch.linalg.cholesky(posterior).flatten(-2)}
+    return gain.flatten(-2), torch.linalg.cholesky(posterior).flatten(-2)
 
 
 class EncoderGuide(Guide):
     r"""Proposes from :math:`q(z_t) \propto p(z_t \mid z_{t-1})\, N(z_t; \mu_t, \mathrm{diag}(s_t^2))`, normalised.
 
-    Mean and variance come from an encoder of the whole recording, run once per call.
+    Mean and variance come from an encoder of the whole recording, run once per call. In bins of which nothing was
+    recorded, latents are proposed from the transition.
 
     Args:
         model: the model that the guide is for.
