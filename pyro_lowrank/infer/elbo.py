@@ -102,7 +102,9 @@ class SMC_ELBO(ELBO):
         with own_values(model, guide):
             history, scale = self._run(model, guide, args, kwargs)
             log_evidence = self.scheme.gradient.objective(history.increments, history.ancestor_log_probs)
-            return -(surroundings().scale * scale * log_evidence).sum(), history
+            scale = surroundings().scale * scale
+            unscaled = isinstance(scale, float) and scale == 1.0
+            return -(log_evidence if unscaled else scale * log_evidence).sum(), history
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a float."""

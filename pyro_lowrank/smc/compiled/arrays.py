@@ -23,7 +23,8 @@ def array(tensor: Tensor) -> Any:
 
 def padded(tensor: Tensor) -> Any:
     """Return an array `... x units`, padded with zeros, which no other unit notices."""
-    return array(pad(tensor.detach(), (0, -tensor.shape[-1] % _LANES)))
+    lacking = -tensor.shape[-1] % _LANES
+    return array(pad(tensor.detach(), (0, lacking)) if lacking else tensor)
 
 
 def chunks(size: int, work: int) -> list[slice]:

@@ -16,8 +16,11 @@ import numpy as np
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.smc.compiled.matrices import (
+    add_to,
     cholesky,
+    diagonal,
     lower_inverse,
+    plus,
     pull_back_cholesky,
     symmetric,
     times,
@@ -56,15 +59,15 @@ def log_noise_of(variance: Any, present: Any) -> Any:
 @compiled()
 def regression_of(gram: Any) -> Any:
     """Return the inverse of each G, made invertible whatever features are missing."""
-    result = np.empty(gram.shape)
-    rank = gram.shape[-1]
+    rank = gram.shape[1]
+    result = np.zeros((gram.shape[0], rank, rank))
     for i in range(gram.shape[0]):
         level = 0.0
         for r in range(rank):
             level += gram[i, r, r] / rank
         ridge = _RIDGE * level if level > 0 else 1.0
-        inverse = lower_inverse(cholesky(gram[i] + ridge * np.eye(rank)))
-        result[i] = times(transposed(inverse), inverse)
+        inverse = lower_inverse(cholesky(plus(gram[i], ridge, diagonal(rank, 1.0))))
+        add_to(result[i], times(transposed(inverse), inverse))
     return result
 
 
@@ -75,7 +78,7 @@ def condition(factor: Any, gram: Any) -> Any:
     Without the inverses of Q and G, which may be near singular: I + L^T G L has no eigenvalue below 1.
     """
     rank = gram.shape[0]
-    inner = np.eye(rank) + times(transposed(factor), times(gram, factor))
+    inner = plus(diagonal(rank, 1.0), 1.0, times(transposed(factor), times(gram, factor)))
     inverse = lower_inverse(cholesky(inner))
     root = times(factor, transposed(inverse))
     posterior = times(root, transposed(root))
@@ -99,13 +102,16 @@ def pull_back_condition(factor: Any, gram: Any, found: Any, grads: Any) -> Any:
     posterior, shrink, metric, scale, _ = found
     grad_posterior, grad_shrink, grad_metric, grad_scale, grad_log_det, grad_gain = grads
     back = transposed(shrink)
-    grad = grad_posterior + times(grad_gain, gram) + pull_back_cholesky(scale, grad_scale)
-    grad_gram = times(posterior, grad_gain) - times(posterior, times(grad, posterior)) + grad_log_det * posterior
-    grad_gram += times(back, times(grad_metric, shrink)) - times(back, times(grad_shrink, posterior))
-    grad_covariance = times(shrink, times(grad, back)) - times(metric, times(grad_metric, metric))
-    grad_covariance += grad_log_det * metric - times(metric, times(grad_shrink, back))
-    grad_factor = times(2.0 * symmetric(grad_covariance), factor)
+    grad = plus(grad_posterior, 1.0, times(grad_gain, gram))
+    add_to(grad, pull_back_cholesky(scale, grad_scale))
+    grad_gram = plus(times(posterior, grad_gain), -1.0, times(posterior, times(grad, posterior)))
+    grad_gram = plus(grad_gram, -1.0, times(back, times(grad_shrink, posterior)))
+    add_to(grad_gram, times(back, times(grad_metric, shrink)))
+    grad_covariance = plus(times(shrink, times(grad, back)), -1.0, times(metric, times(grad_metric, metric)))
+    grad_covariance = plus(grad_covariance, -1.0, times(metric, times(grad_shrink, back)))
+    grad_factor = times(symmetric(plus(grad_covariance, grad_log_det, metric)), factor)
+    grad_factor = plus(grad_factor, 1.0, grad_factor)
     for r in range(factor.shape[0]):
         for j in range(r + 1, factor.shape[0]):
             grad_factor[r, j] = 0.0
-    return grad_factor, grad_gram
+    return grad_factor, plus(grad_gram, grad_log_det, posterior)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -180,9 +180,7 @@ class _Adjoint:
             for i, c in enumerate(cut)
         ]
         run_side_by_side(tasks)
-        (decay,), total_tables, emission = (
-            tuple(sum(parts) for parts in zip(*each, strict=True)) for each in (decays, tables, emissions)
-        )
+        (decay,), total_tables, emission = (_totals(each) for each in (decays, tables, emissions))
         return decay, total_tables, emission
 
     def _of_units(self) -> tuple[Any, ...]:
@@ -201,4 +199,9 @@ class _Adjoint:
             for c, total in zip(cut, sums, strict=True)
         ]
         run_side_by_side(tasks)
-        return tuple(sum(parts)[..., : self.run.units] for parts in zip(*sums, strict=True))
+        return tuple(total[..., : self.run.units] for total in _totals(sums))
+
+
+def _totals(of_threads: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Return the sums of the arrays that the threads hold."""
+    return tuple(reduce(np.add, parts) for parts in zip(*of_threads, strict=True))

@@ -1,6 +1,7 @@
-"""Small matrices in compiled loops, in float64: products, Cholesky factors, triangular inverses.
+"""Small matrices in compiled loops, in float64: sums, products, Cholesky factors, triangular inverses.
 
-Numba's own need SciPy, and cost more than the arithmetic at the size of a rank.
+Numba's own products need SciPy, and cost more than the arithmetic at the size of a rank; its sums take seconds to
+compile, each of them.
 """
 
 from __future__ import annotations
@@ -35,9 +36,40 @@ def transposed(a: Any) -> Any:
 
 
 @compiled()
+def plus(a: Any, factor: Any, b: Any) -> Any:
+    """Return a + factor b."""
+    result = np.empty((a.shape[0], a.shape[1]))
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            result[i, j] = a[i, j] + factor * b[i, j]
+    return result
+
+
+@compiled()
+def add_to(total: Any, a: Any) -> None:
+    """Add a matrix to a total, in place."""
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            total[i, j] += a[i, j]
+
+
+@compiled()
+def diagonal(size: Any, value: Any) -> Any:
+    """Return a multiple of the identity."""
+    result = np.zeros((size, size))
+    for i in range(size):
+        result[i, i] = value
+    return result
+
+
+@compiled()
 def symmetric(a: Any) -> Any:
     """Return (a + a^T) / 2."""
-    return 0.5 * (a + transposed(a))
+    result = np.empty((a.shape[0], a.shape[0]))
+    for i in range(a.shape[0]):
+        for j in range(a.shape[0]):
+            result[i, j] = 0.5 * (a[i, j] + a[j, i])
+    return result
 
 
 @compiled()

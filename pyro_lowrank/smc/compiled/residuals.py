@@ -16,6 +16,7 @@ from pyro_lowrank.smc.compiled.conditional import (
     pull_back_condition,
     regression_of,
 )
+from pyro_lowrank.smc.compiled.matrices import add_to
 from pyro_lowrank.smc.compiled.units import FAST
 
 
@@ -44,15 +45,18 @@ def condition_all(factor: Any, weight: Any, variance: Any, present: Any) -> Any:
     regression = regression_of(gram)
     patterns, rank = gram.shape[0], gram.shape[1]
     tables = factor.shape[0] * patterns
-    shape = (tables, rank, rank)
-    regressions, posteriors, shrinks = np.empty(shape), np.empty(shape), np.empty(shape)
-    metrics, scales, log_dets, normalisers = np.empty(shape), np.empty(shape), np.empty(tables), np.empty(tables)
+    matrices = np.zeros((5, tables, rank, rank))
+    log_dets, normalisers = np.empty(tables), np.empty(tables)
     for i in range(tables):
         pattern = i % patterns
-        posteriors[i], shrinks[i], metrics[i], scales[i], log_dets[i] = condition(factor[i // patterns], gram[pattern])
-        regressions[i] = regression[pattern]
+        posterior, shrink, metric, scale, log_dets[i] = condition(factor[i // patterns], gram[pattern])
         normalisers[i] = log_dets[i] + log_noise[pattern]
-    return gram, regressions, posteriors, shrinks, metrics, scales, log_dets, normalisers
+        add_to(matrices[0, i], regression[pattern])
+        add_to(matrices[1, i], posterior)
+        add_to(matrices[2, i], shrink)
+        add_to(matrices[3, i], metric)
+        add_to(matrices[4, i], scale)
+    return gram, matrices[0], matrices[1], matrices[2], matrices[3], matrices[4], log_dets, normalisers
 
 
 @compiled()
@@ -67,7 +71,8 @@ def pull_back_tables(factor: Any, found: Any, grads: Any) -> Any:
     gram, _, posteriors, shrinks, metrics, scales, log_dets, _ = found
     grad_posterior, grad_shrink, grad_normaliser, grad_gain, grad_scale, grad_metric = grads
     patterns = gram.shape[0]
-    grad_factor, grad_gram = np.zeros(factor.shape), np.zeros(gram.shape)
+    rank = gram.shape[1]
+    grad_factor, grad_gram = np.zeros((factor.shape[0], rank, rank)), np.zeros((patterns, rank, rank))
     for i in range(posteriors.shape[0]):
         n, pattern = i // patterns, i % patterns
         grad_l, grad_g = pull_back_condition(
@@ -76,8 +81,8 @@ def pull_back_tables(factor: Any, found: Any, grads: Any) -> Any:
             (posteriors[i], shrinks[i], metrics[i], scales[i], log_dets[i]),
             (grad_posterior[i], grad_shrink[i], grad_metric[i], grad_scale[i], grad_normaliser[i], grad_gain[i]),
         )
-        grad_factor[n] += grad_l
-        grad_gram[pattern] += grad_g
+        add_to(grad_factor[n], grad_l)
+        add_to(grad_gram[pattern], grad_g)
     return grad_factor, grad_gram
 
 
