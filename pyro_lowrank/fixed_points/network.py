@@ -106,7 +106,7 @@ def _finite(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> Array
     sizes = np.abs(array[array != 0])
     if sizes.max(initial=0) > LARGEST or (name in ("left", "right") and sizes.min(initial=LARGEST) < 1 / LARGEST):
         raise ValueError(
-            f"`{name}` holds {sizes.min():.3g} to {sizes.max():.3g} in size, too much or too little to multiply; what is "
+            f"`{name}` holds {sizes.min():.3g} to {sizes.max():.3g} in size, too much or little to multiply; what is "
             f"not zero must lie between {1 / LARGEST:.0g} and {LARGEST:.0g}: change its units."
         )
     return array

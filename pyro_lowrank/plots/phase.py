@@ -38,7 +38,7 @@ class Analysed(Protocol):
 
     @property
     def sets(self) -> Any:
-        """Lines and planes of fixed points, each with `vertices`."""
+        """Lines and planes of fixed points, each with `vertices` and `stability`."""
 
     def step(self, z: Array) -> Array:
         """Where the network is one step after z."""
@@ -113,9 +113,7 @@ def plot_phase_plane(
         for i, color in enumerate(("tab:blue", "tab:orange")):
             axes.contour(x, y, change[..., i], levels=[0.0], colors=[color], linewidths=1.4)
             axes.plot([], [], color=color, linewidth=1.4, label=f"nullcline of latent {i + 1}")
-    for piece in result.sets:
-        loop = _around(piece.vertices)
-        axes.plot(loop[:, 0], loop[:, 1], color="tab:green", linewidth=3)
+    _draw_sets(axes, result)
     _scatter(axes, result.points, result.stability)
     axes.set(title=title, xlabel="latent 1 (a.u.)", ylabel="latent 2 (a.u.)")
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
@@ -159,13 +157,23 @@ def plot_phase_space(
         gone = np.flatnonzero(outside.any(1))
         line = line[: gone[0]] if len(gone) else line
         axes.plot(line[:, 0], line[:, 1], line[:, 2], color="0.6", linewidth=0.6)
-    for piece in result.sets:
-        axes.plot(*_around(piece.vertices).T, color="tab:green", linewidth=3)
+    _draw_sets(axes, result)
     _scatter(axes, result.points, result.stability)
     axes.set(title=title, xlabel="latent 1 (a.u.)", ylabel="latent 2 (a.u.)", zlabel="latent 3 (a.u.)")
-    if len(result.points):
+    if len(result.points) or len(result.sets):
         axes.legend(fontsize="small", loc="upper left", frameon=False)
     return axes
+
+
+def _draw_sets(axes: Any, result: Analysed) -> None:
+    """Draw lines and the borders of planes of fixed points, through where they attract and dashed where they do not."""
+    styles = {"attractor": ("-", "lines of attractors"), "others": ("--", "other lines of fixed points")}
+    drawn = set()
+    for piece in result.sets:
+        style, label = styles["attractor" if piece.stability == "attractor" else "others"]
+        label = "_nolegend_" if style in drawn else label
+        axes.plot(*_around(piece.vertices).T, style, color="tab:green", linewidth=3, label=label)
+        drawn.add(style)
 
 
 def _scatter(axes: Any, points: Array, stability: NDArray[np.str_]) -> None:
