@@ -193,6 +193,20 @@ def _around(corners: Array) -> Array:
     return np.concatenate([turn, turn[:1]])
 
 
+def _long_run(result: Analysed, points: Array) -> Array:
+    """Where states from beside some points are after a long time, so that cycles around them are drawn as well."""
+    reach = 1 + np.abs(points).max()
+    z = np.repeat(points[:8], 4, 0)
+    z = z + 0.01 * reach * np.random.default_rng(0).normal(size=z.shape)
+    late = []
+    for step in range(2000):
+        z = result.step(z)
+        z = z[(np.abs(z) < 100 * reach).all(1)]
+        if step >= 1900:
+            late.append(z)
+    return np.concatenate(late)
+
+
 def _limits(result: Analysed, rank: int, limits: Array | None) -> tuple[Array, Array]:
     """Lowest and highest corner of what is drawn."""
     if result.points.shape[1] != rank:
@@ -203,10 +217,12 @@ def _limits(result: Analysed, rank: int, limits: Array | None) -> tuple[Array, A
             raise ValueError(f"`limits` must be a lowest and a highest corner, 2 x {rank}, got {corners.tolist()}.")
         return corners[0], corners[1]
     shown = [result.points, *(piece.vertices for piece in result.sets if piece.is_bounded)]
-    shown = [points for points in shown if len(points)]
-    shown = shown or [np.zeros((1, rank))]
+    shown = [points for points in shown if len(points)] or [np.zeros((1, rank))]
+    shown.append(_long_run(result, np.concatenate(shown)))
     every = np.concatenate(shown)
     low, high = every.min(0), every.max(0)
     # Room on each side; at least as much as the widest dimension asks for.
-    room = 0.25 * np.maximum(high - low, 0.4 * (high - low).max()) + (0.0 if (high > low).any() else 1.0)
+    widest = float((high - low).max())
+    is_one = widest <= 1e-6 * (1 + float(np.abs(every).max()))
+    room = 0.25 * np.maximum(high - low, 0.4 * widest) + (1.0 if is_one else 0.0)
     return low - room, high + room
