@@ -20,6 +20,7 @@ from pyro_lowrank.fixed_points.progress import Progress
 from pyro_lowrank.fixed_points.proof import Proved, newton, prove
 from pyro_lowrank.fixed_points.regions import prune
 from pyro_lowrank.fixed_points.root import recession, root_box
+from pyro_lowrank.fixed_points.search import newton_points, walk_on
 from pyro_lowrank.fixed_points.zeros import RegionZeros
 
 MOST_BOXES = 20_000_000
@@ -30,6 +31,8 @@ _STAGES, _SMOOTH_STAGES = (1e-4, 1e-8, 1e-13), (1e-3, 1e-4, 1e-6, 1e-8, 1e-10, 1
 # With smooth units, so many undecided boxes, and so many times as many as at the stage before, cover a line or surface
 # of zeros, or of what nearly are zeros, and smaller boxes would only be more: the search ends there without a budget.
 _MANY, _GROWTH = 5000, 4
+# Share of a budget of time that goes into boxes, and, where it ran out, most starts of a search in what is left.
+_SHARE, _STARTS = 0.9, 2000
 # A leaf is decided by its linear regions if these are not more.
 _MOST_REGIONS, _MOST_REGIONS_OF_ROOT = 256, 4096
 # Seconds between two looks at the clock, at Ctrl-C, and at how the boxes are shared out.
@@ -56,7 +59,8 @@ def certify(
     one: a zero on a knot is found from all of its sides, and lines and planes of zeros as the pieces of linear regions
     that they are. With smooth units, the interval Newton theorem proves that a box holds exactly one zero (`proof`).
     Rounding is accounted for by explicit margins, see `enclosure`: `complete` means that every box was decided with
-    them, and not only that nothing more was found.
+    them, and not only that nothing more was found. Where the time runs out first, a short search adds fixed points that
+    it finds in the open boxes.
 
     Args:
         network: the network.
@@ -77,7 +81,7 @@ def certify(
     """
     if max_boxes is None and max_seconds is not None:
         max_boxes = 2**62
-    until = np.inf if max_seconds is None else time.monotonic() + max_seconds
+    until = np.inf if max_seconds is None else time.monotonic() + _SHARE * max_seconds
     search = _Search(prune(network), threads or os.cpu_count() or 1, max_boxes, until, progress)
     return search.run()
 
@@ -105,6 +109,7 @@ class _Search:
         self.regions_of_root = count if count <= _MOST_REGIONS_OF_ROOT else np.inf
         self.proved: list[Proved] = []
         self.boxes = self.solves = 0
+        self.started = time.monotonic()
         self.limit = 200
 
     def run(self) -> Found:
@@ -122,7 +127,27 @@ class _Search:
                     break
         except KeyboardInterrupt:
             interrupted, open_boxes = True, self.left
+        if len(open_boxes) and not interrupted and np.isfinite(self.until):
+            self._look_around()
         return self._found(open_boxes, interrupted)
+
+    def _look_around(self) -> None:
+        """Add fixed points that lie in open boxes, as far as a short search finds them; each is proved by itself."""
+        until = self.started + (time.monotonic() - self.started) / _SHARE
+        try:
+            if self.regions is not None:
+                self.solves += walk_on(self.network, self.regions, num_starts=_STARTS, until=until)
+                return
+            points, solves = newton_points(self.network, num_starts=_STARTS, until=until)
+            self.solves += solves
+            for point in points:
+                if any(np.abs(point - known.point).max() <= known.radius for known in self.proved):
+                    continue
+                proved = prove(self.network, point)
+                if proved is not None:
+                    self.proved.append(proved)
+        except KeyboardInterrupt:
+            return
 
     def _degree(self) -> int | None:
         """Return the degree of the map at infinity, or None if it is unknown, or no budget is left to find it out.

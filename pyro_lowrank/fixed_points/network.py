@@ -12,6 +12,9 @@ from pyro_lowrank.piecewise import PiecewiseLinear, named_piecewise
 
 Array = NDArray[np.float64]
 
+LARGEST = 1e75
+"""Numbers of larger size, and weights smaller than one over it, are refused: squares of products must be finite."""
+
 PIECEWISE, TANH, SOFTPLUS = 0, 1, 2
 _SMOOTH = {"tanh": TANH, "softplus": SOFTPLUS}
 _NAMES = ("relu", "clipped_relu", "identity", "tanh", "softplus")
@@ -94,16 +97,30 @@ class Network(NamedTuple):
 
 
 def _finite(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> Array:
-    try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}.") from error
+    array = _numbers(name, value)
     if array.ndim != len(shape) or any(w is not None and w != s for w, s in zip(shape, array.shape, strict=True)):
         wanted = " x ".join("any" if s is None else str(s) for s in shape)
         raise ValueError(f"`{name}` must have shape {wanted}, got {array.shape}.")
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` holds NaN or infinite values; weights must be finite.")
+    sizes = np.abs(array[array != 0])
+    if sizes.max(initial=0) > LARGEST or (name in ("left", "right") and sizes.min(initial=LARGEST) < 1 / LARGEST):
+        raise ValueError(
+            f"`{name}` holds {sizes.min():.3g} to {sizes.max():.3g} in size, too much or little to multiply; what is "
+            f"not zero must lie between {1 / LARGEST:.0g} and {LARGEST:.0g}: change its units."
+        )
     return array
+
+
+def _numbers(name: str, value: ArrayLike) -> Array:
+    """Return a copy in double precision."""
+    try:
+        array = np.asarray(value)
+        if np.iscomplexobj(array):
+            raise TypeError(f"`{name}` must be an array of real numbers, got {array.dtype}.")
+        return array.astype(np.float64)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` must be an array of numbers, got {type(value).__name__}: {error}") from error
 
 
 def build_network(
@@ -127,7 +144,9 @@ def build_network(
         constant: added to the latents, `rank`.
 
     Raises:
-        ValueError: if shapes do not fit, weights are not finite, or no activation has that name.
+        ValueError: if shapes do not fit, weights are not finite or so large that their products are not, or no
+            activation has that name.
+        TypeError: if an array is not one of real numbers, or the activation is neither a name nor knots and slopes.
 
     Example::
 
@@ -143,10 +162,15 @@ def build_network(
     bias = _finite("bias", bias, (units,))
     current = np.zeros(units) if input_current is None else _finite("input_current", input_current, (units,))
     constant = np.zeros(rank) if constant is None else _finite("constant", constant, (rank,))
-    a = np.array(decay, dtype=np.float64)
+    a = _numbers("decay", decay)
     a = _finite("decay", a, ((), (rank,), (rank, rank))[min(a.ndim, 2)])
     affine = (a if a.ndim == 2 else np.diag(np.broadcast_to(a, rank))) - np.eye(rank)
     if not isinstance(activation, PiecewiseLinear):
+        if not isinstance(activation, str):
+            raise TypeError(
+                "`activation` must be a name or a PiecewiseLinear, whose bounds on an interval are known, got "
+                f"{type(activation).__name__} {activation!r}."
+            )
         check_choice("activation", activation, _NAMES)
         if activation in _SMOOTH:
             offset = (current - bias)[:, None]

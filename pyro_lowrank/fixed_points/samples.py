@@ -82,6 +82,7 @@ def sampled_fixed_points(
     bias: ArrayLike,
     activation: str | PiecewiseLinear = "relu",
     input_current: ArrayLike | None = None,
+    constant: ArrayLike | None = None,
     *,
     method: str = "certified",
     max_boxes: int | None = None,
@@ -100,6 +101,7 @@ def sampled_fixed_points(
         bias: `units` or `samples x units`.
         activation: as of `find_fixed_points`.
         input_current: `units` or `samples x units`.
+        constant: `rank` or `samples x rank`.
         method: as of `find_fixed_points`; it and the budgets are for each sample.
         max_boxes: as of `find_fixed_points`.
         max_seconds: as of `find_fixed_points`.
@@ -118,8 +120,9 @@ def sampled_fixed_points(
         >>> posterior.counts.tolist(), posterior.distribution()
         ([1, 3], {1: 0.5, 3: 0.5})
     """
-    dims = {"decay": 0, "left": 2, "right": 2, "bias": 1, "input_current": 1}
-    given: dict[str, Any] = {"decay": decay, "left": left, "right": right, "bias": bias, "input_current": input_current}
+    dims = {"decay": 0, "left": 2, "right": 2, "bias": 1, "input_current": 1, "constant": 1}
+    given: dict[str, Any] = {"decay": decay, "left": left, "right": right, "bias": bias}
+    given |= {"input_current": input_current, "constant": constant}
     # A decay per latent that is not sampled would look like one per sample: its samples come first, always.
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in given.items() if value is not None}
     sampled = {name: len(array) for name, array in arrays.items() if array.ndim > dims[name]}
@@ -140,6 +143,7 @@ def sampled_fixed_points(
                 one["bias"],
                 activation,
                 one.get("input_current"),
+                one.get("constant"),
                 method=method,
                 max_boxes=max_boxes,
                 max_seconds=max_seconds,

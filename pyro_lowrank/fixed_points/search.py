@@ -81,6 +81,32 @@ def search(
     return hunt.found(interrupted=interrupted)
 
 
+def walk_on(network: Network, zeros: RegionZeros, *, num_starts: int, until: float) -> int:
+    """Add what walks find, in regions that exist, to the zeros that are known; return the number of solves.
+
+    Args:
+        network: of piecewise-linear units, pruned.
+        zeros: of that network.
+        num_starts: most walks.
+        until: by `time.monotonic`, when to stop.
+    """
+    walks = _Walks(network, np.random.default_rng(0), zeros.count + 100 * num_starts, num_starts, True)
+    before, walks.zeros = zeros.count, zeros
+    for _ in walks.rounds():
+        if time.monotonic() > until:
+            break
+    return zeros.count - before + walks.vertices
+
+
+def newton_points(network: Network, *, num_starts: int, until: float) -> tuple[Array, int]:
+    """Return zeros of a network of smooth units that Newton's method finds, and the number of solves."""
+    hunt = _Newton(network, np.random.default_rng(0), num_starts)
+    for _ in hunt.rounds():
+        if time.monotonic() > until:
+            break
+    return hunt.zeros.array(network.rank), hunt.solves
+
+
 def _random_sets(generator: np.random.Generator, count: int, of: int, size: int) -> NDArray[np.int64]:
     """Sets of distinct numbers below `of`, `count x size`."""
     return np.argsort(generator.random((count, of)), axis=1)[:, :size]

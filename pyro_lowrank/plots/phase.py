@@ -38,7 +38,7 @@ class Analysed(Protocol):
 
     @property
     def sets(self) -> Any:
-        """Lines and planes of fixed points, each with `vertices`."""
+        """Lines and planes of fixed points, each with `vertices` and `stability`."""
 
     def step(self, z: Array) -> Array:
         """Where the network is one step after z."""
@@ -113,9 +113,7 @@ def plot_phase_plane(
         for i, color in enumerate(("tab:blue", "tab:orange")):
             axes.contour(x, y, change[..., i], levels=[0.0], colors=[color], linewidths=1.4)
             axes.plot([], [], color=color, linewidth=1.4, label=f"nullcline of latent {i + 1}")
-    for piece in result.sets:
-        loop = _around(piece.vertices)
-        axes.plot(loop[:, 0], loop[:, 1], color="tab:green", linewidth=3)
+    _draw_sets(axes, result)
     _scatter(axes, result.points, result.stability)
     axes.set(title=title, xlabel="latent 1 (a.u.)", ylabel="latent 2 (a.u.)")
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
@@ -159,13 +157,23 @@ def plot_phase_space(
         gone = np.flatnonzero(outside.any(1))
         line = line[: gone[0]] if len(gone) else line
         axes.plot(line[:, 0], line[:, 1], line[:, 2], color="0.6", linewidth=0.6)
-    for piece in result.sets:
-        axes.plot(*_around(piece.vertices).T, color="tab:green", linewidth=3)
+    _draw_sets(axes, result)
     _scatter(axes, result.points, result.stability)
     axes.set(title=title, xlabel="latent 1 (a.u.)", ylabel="latent 2 (a.u.)", zlabel="latent 3 (a.u.)")
-    if len(result.points):
+    if len(result.points) or len(result.sets):
         axes.legend(fontsize="small", loc="upper left", frameon=False)
     return axes
+
+
+def _draw_sets(axes: Any, result: Analysed) -> None:
+    """Draw lines and the borders of planes of fixed points, through where they attract and dashed where they do not."""
+    styles = {"attractor": ("-", "lines of attractors"), "others": ("--", "other lines of fixed points")}
+    drawn = set()
+    for piece in result.sets:
+        style, label = styles["attractor" if piece.stability == "attractor" else "others"]
+        label = "_nolegend_" if style in drawn else label
+        axes.plot(*_around(piece.vertices).T, style, color="tab:green", linewidth=3, label=label)
+        drawn.add(style)
 
 
 def _scatter(axes: Any, points: Array, stability: NDArray[np.str_]) -> None:
@@ -185,6 +193,20 @@ def _around(corners: Array) -> Array:
     return np.concatenate([turn, turn[:1]])
 
 
+def _long_run(result: Analysed, points: Array) -> Array:
+    """Where states from beside some points are after a long time, so that cycles around them are drawn as well."""
+    reach = 1 + np.abs(points).max()
+    z = np.repeat(points[:8], 4, 0)
+    z = z + 0.01 * reach * np.random.default_rng(0).normal(size=z.shape)
+    late = []
+    for step in range(2000):
+        z = result.step(z)
+        z = z[(np.abs(z) < 100 * reach).all(1)]
+        if step >= 1900:
+            late.append(z)
+    return np.concatenate(late)
+
+
 def _limits(result: Analysed, rank: int, limits: Array | None) -> tuple[Array, Array]:
     """Lowest and highest corner of what is drawn."""
     if result.points.shape[1] != rank:
@@ -195,10 +217,12 @@ def _limits(result: Analysed, rank: int, limits: Array | None) -> tuple[Array, A
             raise ValueError(f"`limits` must be a lowest and a highest corner, 2 x {rank}, got {corners.tolist()}.")
         return corners[0], corners[1]
     shown = [result.points, *(piece.vertices for piece in result.sets if piece.is_bounded)]
-    shown = [points for points in shown if len(points)]
-    shown = shown or [np.zeros((1, rank))]
+    shown = [points for points in shown if len(points)] or [np.zeros((1, rank))]
+    shown.append(_long_run(result, np.concatenate(shown)))
     every = np.concatenate(shown)
     low, high = every.min(0), every.max(0)
     # Room on each side; at least as much as the widest dimension asks for.
-    room = 0.25 * np.maximum(high - low, 0.4 * (high - low).max()) + (0.0 if (high > low).any() else 1.0)
+    widest = float((high - low).max())
+    is_one = widest <= 1e-6 * (1 + float(np.abs(every).max()))
+    room = 0.25 * np.maximum(high - low, 0.4 * widest) + (1.0 if is_one else 0.0)
     return low - room, high + room

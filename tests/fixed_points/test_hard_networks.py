@@ -47,6 +47,11 @@ def check(seeds: range) -> None:
         expected = brute_force(network, tolerance=1e-10 * min(scale, 1.0))
         if len(expected.singular):
             continue
+        searched = fixed_points_of(network, method="search", num_starts=100).points / scale
+        away = np.linalg.norm(searched[:, None] - expected.points / scale, axis=-1)
+        near = away < 1e-7 * (1 + np.abs(searched).max(initial=0))
+        assert (near.sum(1) == 1).all(), f"a false one, {seed}"
+        assert (near.sum(0) <= 1).all(), f"one twice, {seed}"
         for method in ("certified", "enumerate"):
             result = fixed_points_of(network, method=method, max_seconds=20)
             assert result.certificate.complete, (seed, method)
@@ -146,3 +151,19 @@ def test_unbounded_units_have_a_degree_too(activation: str, seed: int) -> None:
     assert result.certificate.complete
     assert result.certificate.expected_index_sum is not None
     assert result.certificate.index_sum == result.certificate.expected_index_sum
+
+
+def test_where_time_runs_out_what_a_search_finds_in_open_boxes_is_there() -> None:
+    rng = np.random.default_rng(0)
+    left, bias = rng.normal(size=(512, 6)), np.abs(rng.normal(size=512))
+    right = 4 / 512 * (left * rng.uniform(-0.2, 1.0, size=(512, 1)) + 0.5 * rng.normal(size=left.shape)).T
+    result = find_fixed_points(0.9, left, right, bias, "clipped_relu", max_seconds=3)
+    assert not result.certificate.complete
+    assert result.certificate.seconds < 6
+    assert len(result) >= 1
+    np.testing.assert_allclose(result.step(result.points), result.points, atol=1e-12)
+    boxes = result.certificate.open_boxes[:, None]
+    inside = ((boxes[:, :, 0] <= result.points) & (result.points <= boxes[:, :, 1])).all(-1).any(0)
+    assert inside.any()
+    tanh = find_fixed_points(0.9, left[:128], 4 * right[:, :128], bias[:128], "tanh", max_seconds=3)
+    assert tanh.certificate.complete or len(tanh) >= 1

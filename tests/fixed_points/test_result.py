@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -190,6 +191,8 @@ GOOD: dict[str, Any] = {"decay": 0.5, "left": np.ones((3, 2)), "right": np.ones(
         ({"decay": np.nan}, "`decay` holds NaN"),
         ({"input_current": np.zeros(2)}, "`input_current` must have shape 3"),
         ({"activation": "gelu"}, "`activation` must be one of 'relu'"),
+        ({"left": np.full((3, 2), 1e80)}, "between 1e-75 and 1e\\+75: change its units"),
+        ({"right": np.full((2, 3), 1e-80)}, "between 1e-75 and 1e\\+75: change its units"),
         ({"method": "guess"}, "`method` must be one of 'certified', 'enumerate', 'search', got 'guess'"),
         ({"max_boxes": 0}, "`max_boxes` must be at least 1"),
         ({"max_seconds": 0.0}, "`max_seconds` must be finite and above zero"),
@@ -204,10 +207,35 @@ def test_bad_input_is_refused(bad: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_no_array_of_numbers_is_refused() -> None:
-    with pytest.raises(TypeError, match="`left` must be an array of numbers"):
-        find_fixed_points(**{**GOOD, "left": "weights"})
+    for bad in ("weights", [[1.0], [2.0, 3.0]], np.ones((3, 2)) * 1j):
+        with pytest.raises(TypeError, match="`left` must be an array of numbers"):
+            find_fixed_points(**{**GOOD, "left": bad})
+    with pytest.raises(TypeError, match="`decay` must be an array of numbers, got str"):
+        find_fixed_points(**{**GOOD, "decay": "slow"})
+    with pytest.raises(TypeError, match="must be a name or a PiecewiseLinear, whose bounds on an interval are known"):
+        find_fixed_points(**GOOD, activation=np.tanh)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`max_boxes` must be an integer"):
         find_fixed_points(**GOOD, max_boxes=2.5)  # type: ignore[arg-type]
+
+
+def test_arrays_of_any_layout_are_taken_and_left_alone() -> None:
+    decay, left, right, bias = weights(3)
+    expected = find_fixed_points(decay, left, right, bias).points
+    frozen = left.copy()
+    frozen.setflags(write=False)
+    for other in (np.asfortranarray(left), np.repeat(left, 2, 0)[::2], frozen, left.tolist(), left.astype(object)):
+        result = find_fixed_points(decay, other, right, bias)
+        np.testing.assert_array_equal(result.points, expected)
+    left[:] = 0.0
+    np.testing.assert_allclose(result.step(result.points), result.points, atol=1e-9)
+
+
+def test_networks_may_be_analysed_side_by_side() -> None:
+    networks = [(0.9, *weights(seed, rank=3, units=60)[1:]) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: find_fixed_points(*one, "clipped_relu").points, networks))
+    for points, one in zip(together, networks, strict=True):
+        assert same_points(points, find_fixed_points(*one, "clipped_relu").points)
 
 
 def test_single_precision_weights_give_the_same() -> None:

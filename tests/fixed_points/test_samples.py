@@ -37,6 +37,15 @@ def test_a_decay_per_sample_and_latent_and_inputs() -> None:
     assert posterior.counts.tolist() == [1, 0]
 
 
+def test_a_constant_per_sample() -> None:
+    constants = np.array([[1.0, 0.0], [2.0, 4.0], [0.0, -1.0]])
+    posterior = sampled_fixed_points(
+        0.5, np.eye(2), np.zeros((2, 2)), np.zeros(2), "tanh", constant=constants, method="certified"
+    )
+    np.testing.assert_allclose(posterior.points, 2 * constants, atol=1e-12)
+    assert posterior.complete.all()
+
+
 def test_samples_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="the same in each that has one, got {'right': 3, 'bias': 2}"):
         sampled_fixed_points(0.5, np.ones((1, 1)), np.ones((3, 1, 1)), np.ones((2, 1)), method="enumerate")

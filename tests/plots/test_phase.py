@@ -92,6 +92,7 @@ def test_sets_and_empty_results_are_drawn_too(axes: Any) -> None:
     plot_phase_plane(axes, line)
     drawn = [artist.get_xydata() for artist in axes.lines if len(artist.get_xydata()) == 2]
     np.testing.assert_allclose(np.sort(drawn[0][:, 0]), [0.0, 2.0], atol=1e-9)
+    assert "other lines of fixed points" in axes.get_legend_handles_labels()[1]
     none = find_fixed_points(0.5, np.eye(2), 0.1 * np.eye(2), np.full(2, 1e3), method="enumerate", max_boxes=1)
     plot_phase_plane(axes, none)
 
