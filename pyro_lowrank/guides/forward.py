@@ -24,8 +24,8 @@ class ForwardProposal:
     blind: BootstrapProposal
     horizon: int
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
-        """Return what the other proposal makes of the earlier bins, and which bins are the last ones."""
+    def unseen(self, y: Tensor) -> Tensor:
+        """Return which bins of a recording, `trials x time x 1`, are the last ones of their trial, or come later."""
         num_steps = y.shape[-2]
         if num_steps <= self.horizon:
             raise ValueError(
@@ -34,7 +34,11 @@ class ForwardProposal:
             )
         bins = torch.arange(num_steps, device=y.device)
         last = torch.where(y.isnan().all(-1), -1, bins).amax(-1, keepdim=True)
-        blind = (bins > last - self.horizon).unsqueeze(-1)
+        return (bins > last - self.horizon).unsqueeze(-1)
+
+    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+        """Return what the other proposal makes of the earlier bins, and which bins are the last ones."""
+        blind = self.unseen(y)
         return {**self.seeing.encode(y.masked_fill(blind, torch.nan), v, first=first), "blind": blind.to(y.dtype)}
 
     @staticmethod

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pyro_lowrank as plr
+from tests.builders import assert_close
 from tests.oracles.linear import exact_log_evidence, kalman_filter, linear_model
 
 
@@ -66,6 +67,26 @@ def test_it_sees_nothing_of_the_last_bins_and_proposes_from_the_transition(kind:
     torch.testing.assert_close(found.log_prob(z)[:, 0], alone.log_prob(z)[:, 0])
     posterior = plr.SMCFilter(model, guide, 20_000).run(y)
     torch.testing.assert_close(posterior.log_evidence, kalman_filter(model, y).increments.sum(0), rtol=0, atol=0.3)
+
+
+def test_compiled_loops_give_the_same_numbers(dtype: torch.dtype) -> None:
+    model = linear_model(noise_scale=1.0, dtype=dtype)
+    y = model.simulate(3, 9).y
+    y[1, 7:] = y[2, 8, 1] = y[0, 3] = torch.nan
+    encoder = plr.ConvEncoder(4, 2, (3, 3), (5,), padding="centred", dtype=dtype)
+    guide = plr.ForwardPrediction(plr.EncoderGuide(model, encoder), horizon=2)
+    found = []
+    for backend in ("plain", "compiled"):
+        torch.manual_seed(1)
+        elbo = plr.SMC_ELBO(16, backend=backend)
+        loss = elbo.differentiable_loss(model, guide, y)
+        parameters = [*model.parameters(), *guide.parameters()]
+        gradients = torch.autograd.grad(loss, parameters)
+        found.append(torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)]).detach())
+    assert_close(found[1], found[0], factor=200)
+    optimal = plr.ForwardPrediction(plr.OptimalGuide(model), horizon=2)
+    with pytest.raises(ValueError, match="ForwardProposal has no compiled form"):
+        plr.SMCFilter(model, optimal, 5, backend="compiled").run(y)
 
 
 def test_effects_give_the_same_evidence_as_plain_tensors() -> None:

@@ -120,6 +120,23 @@ def test_svi_fit_minibatches_and_files(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_a_fit_of_sessions_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    ends = []
+    for stops in ((4,), (2, 4)):
+        pyro.set_rng_seed(0)
+        model = model_of()
+        guide = plr.ForwardPrediction(encoder_guide(model), horizon=2)
+        y = pooled(model)[0].y
+        file = tmp_path / f"{len(stops)}.safetensors"
+        options = {"num_particles": 8, "batch_size": 2, "final_learning_rate": 1e-3, "progress": False}
+        for number, stop in enumerate(stops):
+            plr.fit(model, guide, y, num_steps=stop, checkpoint=file, resume=number > 0, **options)
+        again, guide_again = plr.load(file)
+        assert isinstance(guide_again.guide.encoder, plr.SessionEncoder)
+        ends.append({**again.state_dict(), **guide_again.state_dict()})
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     model = model_of()
     sessions = model.observation
@@ -183,14 +200,14 @@ def test_two_sessions_with_disjoint_units_recover_one_flow_field() -> None:
     latents = posterior.smooth(100).mean(0)
     monday, tuesday = latents[:20], latents[20:]
     affine = affine_to_truth(monday, truth["monday"])
-    assert determination(mapped(monday, affine), truth["monday"]) > 0.9
-    assert determination(mapped(tuesday, affine_to_truth(tuesday, truth["tuesday"])), truth["tuesday"]) > 0.9
+    assert determination(mapped(monday, affine), truth["monday"]) > 0.97
+    assert determination(mapped(tuesday, affine_to_truth(tuesday, truth["tuesday"])), truth["tuesday"]) > 0.97
     # The teacher looks the same from every angle, so a session may see it turned; but the map of one session takes the
     # flow that the other one follows to the true one.
     with torch.no_grad():
         seen = mapped(tuesday, affine)
         flow, true_flow = (model.dynamics(tuesday) - tuesday) @ affine[:2], teacher(seen) - seen
-    assert determination(flow, true_flow) > 0.8
+    assert determination(flow, true_flow) > 0.97
 
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     new = plr.GaussianObservation(rank=2, features=10)
@@ -201,4 +218,4 @@ def test_two_sessions_with_disjoint_units_recover_one_flow_field() -> None:
     for name, value in aligned.model.dynamics.state_dict().items():
         assert torch.equal(value, before[f"dynamics.{name}"]), name
     friday = plr.SMCFilter(aligned.model, aligned.guide, 300).run(y["friday"]).smooth(100).mean(0)
-    assert determination(mapped(friday, affine_to_truth(friday, truth["friday"])), truth["friday"]) > 0.85
+    assert determination(mapped(friday, affine_to_truth(friday, truth["friday"])), truth["friday"]) > 0.97

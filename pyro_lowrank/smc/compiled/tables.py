@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.bootstrap import BootstrapProposal
 from pyro_lowrank.guides.encoder import EncoderProposal
+from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.guides.optimal import OptimalProposal
 from pyro_lowrank.smc.compiled import proposals
 from pyro_lowrank.smc.compiled.reduction import Bins, ReducedRecording
@@ -129,3 +130,11 @@ def _encoder(proposal: EncoderProposal, transition: Transition, y: Tensor, v: Te
         weighing=proposals.RATIO,
         needs_likelihood=True,
     )
+
+
+@tables_of.register
+def _forward(proposal: ForwardProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables | None:
+    seen = y.masked_fill(proposal.unseen(y), torch.nan)
+    tables = tables_of(proposal.seeing, transition, seen, v)
+    # Where nothing was recorded latents come from the transition; the likelihood must still be that of the recording.
+    return tables if tables is not None and tables.needs_likelihood else None
