@@ -54,10 +54,15 @@ def run(seed: int, settings: Settings) -> dict:
 
 
 def draw(figure, record: dict) -> None:
-    """Draw the authors' student of the cued teacher: its fixed points."""
-    axes = figure.subplots()
-    found = record["rows"][0]["students"]["reach_vae_new"]["points"]
+    """Draw the fixed points of the authors' cued student, and the psychometric curves of the other with inputs."""
+    students = record["rows"][0]["students"]
+    left, right = figure.subplots(1, 2)
+    found = students["reach_vae_new"]["points"]
     for name, marker in (("teacher", "o"), ("student", "x")):
-        axes.scatter(*np.array(found[name]["z"]).T, marker=marker, label=name)
-    axes.legend(frameon=False)
-    axes.set(title="fixed points of the authors' student", xlabel="z1", ylabel="z2", aspect="equal")
+        left.scatter(*np.array(found[name]["z"]).T, marker=marker, s=18, label=f"{name}: {len(found[name]['z'])}")
+    left.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    left.set(title="fixed points", xlabel="z1", ylabel="z2", aspect="equal")
+    for name, curve in students["rdm_student_new"]["curves"].items():
+        right.plot(teacher_input.COHERENCES, curve, ".-", label=name)
+    right.legend(frameon=False)
+    right.set(title="noisy input", xlabel="coherence", ylabel="choices to the right")

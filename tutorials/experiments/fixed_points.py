@@ -55,7 +55,7 @@ def draw(figure, record: dict) -> None:
         for kind, color in (("attractor", "k"), ("saddle", "C0"), ("repeller", "C3")):
             points = [z for z, label in zip(row["z"], row["kind"], strict=True) if label == kind]
             axes.scatter(
-                *zip(*points, strict=True), s=16, color=color, label=f"{len(points)} {kind}s"
+                *zip(*points, strict=True), s=16, color=color, label=f"{kind}: {len(points)}"
             ) if points else None
         axes.set(xlabel="z1", ylabel="z2", title=f"{name}: {row['certified']['solves']} solves", aspect="equal")
-        axes.legend(frameon=False, fontsize=7, loc="center")
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -31,6 +31,8 @@ EXPERIMENTS = (
     "teacher_gaussian",
     "teacher_cue",
     "teacher_input",
+    "teacher_poisson",
+    "particles",
     "authors_students",
     "eeg_authors",
     "eeg",

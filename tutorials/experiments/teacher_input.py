@@ -141,4 +141,5 @@ def draw(figure, record: dict) -> None:
     right.axvline(GOAL["agreement"], color="C3", lw=0.8)
     right.set_yticks(range(3), ["same input, no noise", "with noise", "teacher and teacher, with noise"])
     right.set(xlabel="same choice; the goal is red", title="each student")
+    right.locator_params(axis="x", nbins=5)
     right.invert_yaxis()

@@ -1,0 +1,81 @@
+"""The experiments run, in reduced size, and what they left in full size is complete and says how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "tutorials" / "experiments"
+RESULTS = sorted((FOLDER / "results").glob("*.json"))
+NEED_A_CHECKOUT = ("authors_students", "eeg_authors")
+TRAINED = ("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "eeg")
+
+
+def run(*arguments: str, data: Path) -> str:
+    """Run the script on one core; return what it printed."""
+    environment = {**os.environ, "PYRO_LOWRANK_DATA": str(data), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment.pop("SMC_RNNS", None)
+    command = [sys.executable, str(FOLDER / "run.py"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def reduced(name: str, folder: Path, data: Path) -> dict[str, Any]:
+    """Run one experiment in reduced size and return its record."""
+    run(name, "--reduced", "--out", str(folder), data=data)
+    record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert record["reduced"]
+    assert (folder / f"{name}.png").stat().st_size > 1000
+    return record
+
+
+def test_fixed_points_of_figure_8_are_all_found(tmp_path: Path, shared_data: Path) -> None:
+    (row,) = reduced("fixed_points", tmp_path, shared_data)["rows"]
+    assert row["points"] == 17
+    assert row["solves"] <= 400
+    found = row["networks"]["reach_rnn"]
+    assert found["certified"]["complete"]
+    assert found["certified"]["stability"] == found["enumerate"]["stability"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_student_is_trained_and_judged(name: str, tmp_path: Path, shared_data: Path) -> None:
+    record = reduced(name, tmp_path, shared_data)
+    (row,) = record["rows"]
+    numbers = [value for value in row.values() if isinstance(value, (int, float))]
+    assert all(abs(value) < 1e6 for value in numbers)  # finite, too
+    assert record["goal"].keys() <= row.keys()
+
+
+def test_seeds_that_are_there_are_not_run_again(tmp_path: Path, shared_data: Path) -> None:
+    first = reduced("teacher_gaussian", tmp_path, shared_data)
+    assert run("teacher_gaussian", "--reduced", "--out", str(tmp_path), data=shared_data) == ""
+    again = json.loads((tmp_path / "teacher_gaussian.json").read_text(encoding="utf-8"))
+    assert again["rows"] == first["rows"]
+
+
+def test_without_data_everything_is_left_out_and_says_where_to_get_them(tmp_path: Path) -> None:
+    told = run("--reduced", "--out", str(tmp_path / "out"), data=tmp_path)
+    assert told.count(": left out. ") == len(TRAINED) + len(NEED_A_CHECKOUT) + 1
+    assert told.count("PYRO_LOWRANK_DATA") == len(TRAINED) + 1
+    assert told.count("SMC_RNNS") == len(NEED_A_CHECKOUT)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_committed_results_are_of_full_size_and_say_how_they_were_made(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert not record["reduced"]
+    assert record["experiment"] == path.stem
+    assert path.stat().st_size < 60_000
+    assert all("seconds" in row for row in record["rows"])
+    seeds = [row["seed"] for row in record["rows"]]
+    assert seeds == list(range(len(seeds)))
