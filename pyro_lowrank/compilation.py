@@ -18,7 +18,9 @@ HAS_NUMBA = importlib.util.find_spec("numba") is not None
 _log = logging.getLogger("pyro_lowrank")
 
 
-def compiled(*, fastmath: bool | set[str] = False, inline: bool = False) -> Callable[[FunctionT], FunctionT]:
+def compiled(
+    *, fastmath: bool | set[str] = False, inline: bool = False, allocates: bool = True
+) -> Callable[[FunctionT], FunctionT]:
     """Compile a function of numbers and arrays with Numba when it is first called, and keep the result on disk.
 
     Compiled code runs without the interpreter's lock, so that threads run side by side.
@@ -27,6 +29,8 @@ def compiled(*, fastmath: bool | set[str] = False, inline: bool = False) -> Call
         fastmath: the liberties with rounding that the compiler may take, as for `numba.njit`.
         inline: whether the function becomes part of those that call it, however long it is: loops around a call are
             not vectorised.
+        allocates: whether the function, or one that it calls, makes arrays. Where none does, the references to
+            arrays are not counted, which costs more than the arithmetic of short loops: the caller keeps them alive.
 
     Example::
 
@@ -48,6 +52,7 @@ def compiled(*, fastmath: bool | set[str] = False, inline: bool = False) -> Call
             "fastmath": fastmath,
             "error_model": "numpy",
             "forceinline": inline,
+            "_nrt": allocates,
         }
         try:
             return numba.njit(cache=True, **options)(function)

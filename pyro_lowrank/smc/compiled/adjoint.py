@@ -27,7 +27,7 @@ from pyro_lowrank.smc.compiled.units import FAST, pull_back
 from pyro_lowrank.smc.compiled.weights import pull_back_normalisation, pull_back_resampling
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _moved(grad_drive: Any, moved: Any) -> Any:
     """Write which particles have a gradient of their drive; return how many do."""
     size = 0
@@ -40,7 +40,7 @@ def _moved(grad_drive: Any, moved: Any) -> Any:
     return size
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _pull_back_bin(
     zero: Any,
     zero_in: Any,
@@ -85,7 +85,7 @@ def _pull_back_bin(
                 grad_z[second, d] += decay[d] * grad[rank + d] + pulled[inputs + d]
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _pull_back_proposals(
     zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, work: Any, particles: Any
 ) -> None:
@@ -119,7 +119,16 @@ def _pull_back_proposals(
                 grad_means[parents[start + lane], r] += rows[at(7 * rank + 1 + r, lane)]
 
 
-@compiled(fastmath=FAST)
+def backward_scratch(white: Any) -> tuple[Any, ...]:
+    """Return the arrays that `run_backward` works in, for white noise `trials x time x particles x rank`."""
+    particles, rank = white.shape[2:]
+    floats = tuple(np.zeros(shape, white.dtype) for shape in ((particles, rank), particles, particles))
+    own, first, moved = np.arange(particles), np.zeros(particles, np.int64), np.empty(particles, np.int64)
+    work = tuple(new_rows(number, white) for number in (8 * rank + 1, 3 * rank, 3 * rank * rank))
+    return *floats, own, first, moved, new_block(rank, white), work
+
+
+@compiled(fastmath=FAST, allocates=False)
 def run_backward(
     code: Any,
     network: Any,
@@ -132,6 +141,7 @@ def run_backward(
     carries: Any,
     cut_every: Any,
     grads_in: Any,
+    scratch: Any,
     grads_out: Any,
 ) -> None:
     """Run the adjoint; arguments as for `forward.run_forward`, and
@@ -141,6 +151,7 @@ def run_backward(
         carries: whether resampled particles carry the gradient of their ancestors' weights.
         cut_every: gradients do not pass from a time bin that is a multiple of this to the one before; 0 for never.
         grads_in: of (increments, log probability of the ancestors), `trials x time`.
+        scratch: of `backward_scratch`.
         grads_out: added to: of the network (decay, first mean, inputs, and the drive out of each particle
             `trials x time x particles x rank`), of the step (less the index), the tables, the emission
             and the offset in `data`.
@@ -154,12 +165,7 @@ def run_backward(
     grad_decay, grad_first_mean, grad_v, grad_drive = grad_network
     grad_reference, grad_shift, grad_linear, grad_constant = grad_step
     grad_gain, grad_scale, grad_metric = grad_tables
-    rank, num_particles = len(zero), z.shape[2]
-    now = np.zeros((num_particles, rank), z.dtype)
-    grad_own, grad_before = np.zeros(num_particles, z.dtype), np.zeros(num_particles, z.dtype)
-    own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
-    work = (new_rows(8 * rank + 1, white), new_rows(3 * rank, white), new_rows(3 * rank * rank, white))
-    block, moved = new_block(zero, white), np.empty(num_particles, np.int64)
+    now, grad_own, grad_before, own, first, moved, block, work = scratch
     for b in range(z.shape[0]):
         now[:], grad_own[:] = ZERO, ZERO
         for t in range(z.shape[1] - 1, -1, -1):
@@ -182,7 +188,7 @@ def run_backward(
             pull_back_resampling(
                 ancestors[b, t], resampled[b, t], carries, cut, grads_in[1][b, t], grad_own, grad_before
             )
-            grad_own[:] = grad_before
+            grad_own, grad_before = grad_before, grad_own
             if t > 0:
                 _pull_back_bin(
                     *(zero, zero_in, decay, units),

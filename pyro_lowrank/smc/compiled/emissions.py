@@ -28,7 +28,7 @@ SOME, NONE = ((0,) * length for length in range(1, 3))
 _LARGEST_LOG_RATE, _SMALLEST_SOFTPLUS = ONE * 60, -ONE * 40
 
 
-@compiled(fastmath=FAST, inline=True)
+@compiled(fastmath=FAST, inline=True, allocates=False)
 def _log_prob_and_slope(link: Any, count: Any, x: Any, y: Any, precision: Any) -> Any:
     """Return the log probability of y (without terms in y alone) at readout x, and its derivative by x."""
     if len(link) == 2:
@@ -51,19 +51,18 @@ def _log_prob_and_slope(link: Any, count: Any, x: Any, y: Any, precision: Any) -
     return -HALF * precision * residual * residual, precision * residual
 
 
-@compiled(inline=True)
+@compiled(inline=True, allocates=False)
 def _at(row: Any, lane: Any) -> Any:
     """Return the place of a lane of a row, see `proposals.at`."""
     return np.uintp(row * WIDTH + lane)
 
 
-@compiled()
-def new_block(zero: Any, like: Any) -> Any:
+def new_block(rank: int, like: Any) -> Any:
     """Return rows of zeros for z, the gradient of z, and the log weight or its gradient."""
-    return np.zeros((2 * len(zero) + 1) * WIDTH, like.dtype)
+    return np.zeros((2 * rank + 1) * WIDTH, like.dtype)
 
 
-@compiled(fastmath=FAST, inline=True)
+@compiled(fastmath=FAST, inline=True, allocates=False)
 def _fill(rows: Any, first: Any, values: Any, b: Any, t: Any, start: Any, size: Any) -> Any:
     """Write latents `trials x time x particles x rank` into rows; return how many lanes are to be worked on."""
     lanes = (size + _VECTOR - 1) // _VECTOR * _VECTOR
@@ -75,7 +74,7 @@ def _fill(rows: Any, first: Any, values: Any, b: Any, t: Any, start: Any, size: 
     return lanes
 
 
-@compiled(fastmath=FAST, inline=True)
+@compiled(fastmath=FAST, inline=True, allocates=False)
 def _row(zero: Any, matrix: Any, i: Any) -> Any:
     """Return a feature's weights, a tuple."""
     row = zero
@@ -84,7 +83,7 @@ def _row(zero: Any, matrix: Any, i: Any) -> Any:
     return row
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _add_feature(zero: Any, link: Any, kind: Any, count: Any, hinges: Any, feature: Any, rows: Any, lanes: Any) -> None:
     """Add one feature's log likelihood to the last row."""
     y, offset, row, h, scale, shift, precision = feature
@@ -100,7 +99,7 @@ def _add_feature(zero: Any, link: Any, kind: Any, count: Any, hinges: Any, featu
         rows[_at(2 * rank, lane)] += value
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def add_likelihood(zero: Any, emission: Any, data: Any, b: Any, t: Any, z: Any, log_weights: Any, rows: Any) -> None:
     """Add the log likelihood of one time bin to the log weights.
 
@@ -137,7 +136,7 @@ def add_likelihood(zero: Any, emission: Any, data: Any, b: Any, t: Any, z: Any, 
             log_weights[b, t, start + lane] += rows[_at(2 * rank, lane)]
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _pull_back_feature(
     zero: Any, link: Any, kind: Any, count: Any, hinges: Any, feature: Any, rows: Any, lanes: Any
 ) -> Any:
@@ -178,7 +177,7 @@ def _pull_back_feature(
     return by_weight, by_offset, by_bias, by_scale, by_shift, by_precision
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def pull_back_likelihood(
     zero: Any,
     emission: Any,

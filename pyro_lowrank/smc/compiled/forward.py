@@ -15,7 +15,7 @@ from pyro_lowrank.smc.compiled.units import FAST, drive
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def seen_by_pair(zero_in: Any, z: Any, v: Any, rank: Any, first: Any, second: Any) -> Any:
     """Return what the units of two particles see: latents, then inputs, of one and then the other."""
     seen = zero_in + zero_in
@@ -25,7 +25,7 @@ def seen_by_pair(zero_in: Any, z: Any, v: Any, rank: Any, first: Any, second: An
     return seen
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _different(ancestors: Any, done: Any, parents: Any) -> Any:
     """Write which particles have descendants; return how many do."""
     done[:] = False
@@ -38,7 +38,7 @@ def _different(ancestors: Any, done: Any, parents: Any) -> Any:
     return size
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def move_parents(
     zero: Any, zero_in: Any, decay: Any, units: Any, z: Any, v: Any, parents: Any, size: Any, means: Any
 ) -> None:
@@ -55,7 +55,7 @@ def move_parents(
             means[second, r] = decay[r] * z[second, r] + driven[rank + r]
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def propose_bin(zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, rows: Any, particles: Any) -> None:
     """Propose and weigh the particles of one time bin.
 
@@ -83,7 +83,16 @@ def propose_bin(zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, row
             log_weights[start + lane] += rows[at(3 * rank, lane)]
 
 
-@compiled(fastmath=FAST)
+def forward_scratch(white: Any) -> tuple[Any, ...]:
+    """Return the arrays that `run_forward` works in, for white noise `trials x time x particles x rank`."""
+    particles, rank = white.shape[2:]
+    floats = tuple(np.empty(particles, white.dtype) for _ in range(2))
+    own, first = np.arange(particles), np.zeros(particles, np.int64)
+    indices = np.empty(particles, np.bool_), np.empty(particles, np.int64), own, first
+    return *floats, *indices, new_rows(3 * rank + 1, white), new_block(rank, white)
+
+
+@compiled(fastmath=FAST, allocates=False)
 def run_forward(
     code: Any,
     network: Any,
@@ -93,6 +102,7 @@ def run_forward(
     data: Any,
     random: Any,
     threshold: Any,
+    scratch: Any,
     out: Any,
 ) -> None:
     """Run the filter; every array holds the trials of this call only, except for the tables.
@@ -108,6 +118,7 @@ def run_forward(
         data: (y, present, offset), `trials x time x features`.
         random: (white `trials x time x particles x rank`, positions `trials x time x particles`).
         threshold: trials resample when their effective sample size is below this; negative for never.
+        scratch: of `forward_scratch`.
         out: (z, means of the next latents out of each particle, log weights, ancestors, `trials x time x particles`;
             increments, ess, resampled and log probability of the ancestors, `trials x time`), written to. Means of
             particles without descendants are left as they were; their time dim is 1 where they need not be kept.
@@ -118,11 +129,7 @@ def run_forward(
     white, positions = random
     z, means_out, log_weights, ancestors, increments, ess, resampled, ancestor_log_probs = out
     num_particles = z.shape[2]
-    cumulative, done = np.empty(num_particles, z.dtype), np.empty(num_particles, np.bool_)
-    shares, rows = np.empty(num_particles, z.dtype), new_rows(3 * len(zero) + 1, white)
-    block = new_block(zero, white)
-    own, first = np.arange(num_particles), np.zeros(num_particles, np.int64)
-    different = np.empty(num_particles, np.int64)
+    cumulative, shares, done, different, own, first, rows, block = scratch
     for b in range(z.shape[0]):
         for t in range(z.shape[1]):
             means, parents = first_mean[b : b + 1], first

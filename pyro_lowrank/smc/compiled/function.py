@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_lowrank.compilation import run_side_by_side
-from pyro_lowrank.smc.compiled.adjoint import run_backward
+from pyro_lowrank.smc.compiled.adjoint import backward_scratch, run_backward
 from pyro_lowrank.smc.compiled.arrays import array, chunks, padded
-from pyro_lowrank.smc.compiled.forward import run_forward
+from pyro_lowrank.smc.compiled.forward import forward_scratch, run_forward
 from pyro_lowrank.smc.compiled.plan import Code
 from pyro_lowrank.smc.compiled.units import grad_weights
 
@@ -118,7 +118,7 @@ class CompiledFilter(torch.autograd.Function):
             partial(
                 _forward,
                 *(run.code.arguments, *arrays.of_trials(c), (arrays.white[c], arrays.positions[c])),
-                *(float(run.threshold), _cut(out, c)),
+                *(float(run.threshold), forward_scratch(arrays.white), _cut(out, c)),
             )
             for c in chunks(trials, arrays.work)
         ]
@@ -171,7 +171,7 @@ class _Adjoint:
             partial(
                 _backward,
                 *(run.code.arguments, *arrays.of_trials(c), arrays.white[c], _cut(self.ran, c)),
-                *(run.carries, run.cut_every, _cut(grads_in, c)),
+                *(run.carries, run.cut_every, _cut(grads_in, c), backward_scratch(arrays.white)),
                 (
                     (decays[i][0], self.grad_first_mean[c], self.grad_v[c], self.grad_drive[c]),
                     *(_cut(self.grad_step, c), tables[i], emissions[i], self.grad_offset[c]),

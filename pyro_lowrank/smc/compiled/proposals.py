@@ -29,13 +29,13 @@ NO_WEIGHT, QUADRATIC, RATIO = ((0,) * length for length in range(1, 4))
 LANES = 16
 
 
-@compiled(inline=True)
+@compiled(inline=True, allocates=False)
 def at(row: Any, lane: Any) -> Any:
     """Return the place of a lane of a row, unsigned: an index that could be negative would be tested, lane by lane."""
     return np.uintp(row * LANES + lane)
 
 
-@compiled(fastmath=FAST, inline=True)
+@compiled(fastmath=FAST, inline=True, allocates=False)
 def vector(zero: Any, values: Any) -> Any:
     """Return the entries of an array as a tuple."""
     result = zero
@@ -44,7 +44,7 @@ def vector(zero: Any, values: Any) -> Any:
     return result
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _matrix(square: Any, values: Any) -> Any:
     """Return a matrix as one tuple, row after row."""
     result = square
@@ -54,7 +54,7 @@ def _matrix(square: Any, values: Any) -> Any:
     return result
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def of_bin(zero: Any, square: Any, step: Any, tables: Any, b: Any, t: Any) -> Any:
     """Return r, g, c, const, G, S and A of a time bin, as tuples and a number; arguments as for `forward.run_forward`.
 
@@ -67,7 +67,7 @@ def of_bin(zero: Any, square: Any, step: Any, tables: Any, b: Any, t: Any) -> An
     return *vectors, constant[b, t], _matrix(square, gain[i]), _matrix(square, scale[i]), _matrix(square, metric[i])
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def fill(rows: Any, first: Any, values: Any, indices: Any, start: Any, size: Any, rank: Any) -> None:
     """Write `values[indices[k]]`, `particles x rank`, of a block of `size` particles into rows from `first` on."""
     for lane in range(size):
@@ -76,7 +76,7 @@ def fill(rows: Any, first: Any, values: Any, indices: Any, start: Any, size: Any
             rows[at(first + r, lane)] = values[k, r]
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def propose_block(zero: Any, weighing: Any, bin_: Any, rows: Any, lanes: Any) -> None:
     """Propose and weigh a block of particles at a time bin, as `of_bin` returns it.
 
@@ -114,7 +114,7 @@ def propose_block(zero: Any, weighing: Any, bin_: Any, rows: Any, lanes: Any) ->
         rows[at(3 * rank, lane)] = weight
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def pull_back_block(zero: Any, weighing: Any, bin_: Any, rows: Any, lanes: Any) -> None:
     """The adjoint of `propose_block`.
 
@@ -160,7 +160,7 @@ def pull_back_block(zero: Any, weighing: Any, bin_: Any, rows: Any, lanes: Any) 
             rows[at(7 * rank + 1 + r, lane)] = rows[at(2 * rank + r, lane)] + pulled
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def add_to_step(zero: Any, weighing: Any, rows: Any, lanes: Any, sums: Any) -> None:
     """Add a block's terms to `sums`, in rows as in `rows`: the gradients of r, g and c, `rank` rows each."""
     rank = len(zero)
@@ -173,7 +173,7 @@ def add_to_step(zero: Any, weighing: Any, rows: Any, lanes: Any, sums: Any) -> N
                 sums[at(2 * rank + r, lane)] += rows[at(3 * rank, lane)] * delta
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def add_to_tables(zero: Any, weighing: Any, rows: Any, lanes: Any, sums: Any) -> None:
     """Add a block's terms to `sums`, in rows as in `rows`: the gradients of G, S and A, `rank * rank` rows each."""
     rank = len(zero)
@@ -194,7 +194,7 @@ def add_to_tables(zero: Any, weighing: Any, rows: Any, lanes: Any, sums: Any) ->
                     sums[at(2 * square + entry, lane)] -= half * product
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def row_sum(sums: Any, row: Any) -> Any:
     """Return the sum over the lanes of one row, and set it to zero."""
     total = ZERO
@@ -204,7 +204,7 @@ def row_sum(sums: Any, row: Any) -> Any:
     return total
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def flush_step(sums: Any, grad_step: Any) -> None:
     """Add the sums of `add_to_step` to the gradients of one time bin, and start anew."""
     rank = grad_step[0].shape[0]
@@ -213,7 +213,7 @@ def flush_step(sums: Any, grad_step: Any) -> None:
             grad_step[part][r] += row_sum(sums, part * rank + r)
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def flush_tables(sums: Any, grad_tables: Any) -> None:
     """Add the sums of `add_to_tables` to the gradients of one set of tables, and start anew."""
     rank = grad_tables[0].shape[0]
@@ -223,7 +223,6 @@ def flush_tables(sums: Any, grad_tables: Any) -> None:
                 grad_tables[part][r, j] += row_sum(sums, (part * rank + r) * rank + j)
 
 
-@compiled()
-def new_rows(number: Any, like: Any) -> Any:
+def new_rows(number: int, like: Any) -> Any:
     """Return so many rows of zeros, of the type of an array."""
     return np.zeros(number * LANES, like.dtype)

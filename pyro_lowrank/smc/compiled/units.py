@@ -19,13 +19,13 @@ FAST = {"reassoc", "nsz", "contract", "arcp"}
 RELU, CLIPPED_RELU, IDENTITY, TANH, SOFTPLUS, HINGES = ((0,) * length for length in range(1, 7))
 
 
-@compiled(fastmath=FAST, inline=True)
+@compiled(fastmath=FAST, inline=True, allocates=False)
 def _positive_part(x: Any) -> Any:
     # Written so that NaN stays NaN, and in the one way that is a single instruction.
     return ZERO if x < ZERO else x
 
 
-@compiled(fastmath=FAST, inline=True)
+@compiled(fastmath=FAST, inline=True, allocates=False)
 def rate_and_pulls(kind: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
     """Return phi(x; h), and the gradients of x and of h from `grad`, that of phi.
 
@@ -62,7 +62,7 @@ def rate_and_pulls(kind: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
     return rate, grad * slope, grad * slope_h
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def drive(zero: Any, zero_in: Any, units: Any, seen: Any) -> Any:
     """Return V phi(M s; h), a tuple, for what two particles' units see: two for the price of loading the weights once.
 
@@ -86,7 +86,7 @@ def drive(zero: Any, zero_in: Any, units: Any, seen: Any) -> Any:
     return total
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def pull_back(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any) -> Any:
     """Return the gradient of `seen` from that of the drive, tuples for two particles, as in `drive`."""
     kind, hinges, left, right, bias = units
@@ -105,7 +105,7 @@ def pull_back(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any) -> Any:
     return total
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _add_block(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any, size: Any, grads_out: Any) -> None:
     """Add the gradients of the units' weights from a block of particles, `seen` and `grad` transposed."""
     kind, hinges, left, right, bias = units
@@ -138,7 +138,7 @@ def _add_block(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any, size: 
         grad_bias[i] += total_bias
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def grad_weights(zero: Any, zero_in: Any, units: Any, z: Any, v: Any, grad_drive: Any, block: Any, out: Any) -> None:
     """Add the gradients of M (with the input weights), V and h from the drives of all particles of some time bins.
 

@@ -12,7 +12,7 @@ from pyro_lowrank.smc.compiled.arithmetic import ZERO, exp
 from pyro_lowrank.smc.compiled.units import FAST
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def _fill_shares(log_weights: Any, largest: Any, shares: Any) -> Any:
     """Write exp(log weight - largest); return the sum of these, and of their squares."""
     total, squares = ZERO * largest, ZERO * largest
@@ -24,7 +24,7 @@ def _fill_shares(log_weights: Any, largest: Any, shares: Any) -> Any:
     return total, squares
 
 
-@compiled()
+@compiled(allocates=False)
 def normalise(log_weights: Any, shares: Any) -> Any:
     """Normalise the log weights in place; return the log of their sum, and the effective sample size.
 
@@ -44,7 +44,7 @@ def normalise(log_weights: Any, shares: Any) -> Any:
     return log_sum, total * total / squares
 
 
-@compiled()
+@compiled(allocates=False)
 def draw_ancestors(shares: Any, positions: Any, cumulative: Any, ancestors: Any) -> None:
     """Write the particle that owns each position in [0, 1), by their shares."""
     num_particles = shares.shape[0]
@@ -65,7 +65,7 @@ def draw_ancestors(shares: Any, positions: Any, cumulative: Any, ancestors: Any)
         ancestors[k] = min(j, num_particles - 1)
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def resample(
     log_weights: Any, shares: Any, drawn: Any, positions: Any, cumulative: Any, ancestors: Any, carried: Any
 ) -> Any:
@@ -88,7 +88,7 @@ def resample(
     return total
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def pull_back_normalisation(grad_own: Any, grad_increment: Any, log_weights: Any) -> None:
     """Turn the gradient of normalised log weights, in place, into that of those before normalisation."""
     total = ZERO * grad_increment
@@ -98,7 +98,7 @@ def pull_back_normalisation(grad_own: Any, grad_increment: Any, log_weights: Any
         grad_own[k] += (grad_increment - total) * exp(log_weights[k])
 
 
-@compiled(fastmath=FAST)
+@compiled(fastmath=FAST, allocates=False)
 def pull_back_resampling(
     ancestors: Any, drawn: Any, carries: Any, cut: Any, grad_log_prob: Any, grad_own: Any, grad_before: Any
 ) -> None:
