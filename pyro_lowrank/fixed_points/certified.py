@@ -316,6 +316,7 @@ class _Search:
             index_sum=index_sum,
             expected_index_sum=degree,
             interrupted=interrupted,
+            margin=float(self.network.error(np.abs(self.root).max(0)).max()),
         )
 
 

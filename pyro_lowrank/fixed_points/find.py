@@ -57,7 +57,8 @@ def find_fixed_points(
         constant: c, a constant drive of each latent, `rank`.
         method: `"certified"`, `"enumerate"` or `"search"`.
         max_boxes: stop, incomplete, after so many boxes, or linear regions, or starts of Newton's method.
-        max_seconds: stop, incomplete, after so long, in seconds.
+        max_seconds: stop, incomplete, after so long, in seconds. The certified method spends the last tenth on a search
+            in the boxes that are open.
         threads: of the certified method; as many as there are cores if None.
         num_starts: most starts of a search.
         constrained: whether a search starts only in linear regions that exist.
@@ -67,6 +68,7 @@ def find_fixed_points(
     Raises:
         ValueError: if weights are not finite or do not fit, no activation or method has that name, a budget is not
             above zero, or units that are not piecewise linear are to be enumerated.
+        TypeError: if an array is not one of real numbers, or the activation is a function, whose bounds are not known.
 
     Example::
 

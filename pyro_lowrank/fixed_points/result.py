@@ -30,6 +30,8 @@ class Certificate:
         expected_index_sum: the degree of the map at infinity, which a complete list adds up to, or None if unknown.
         seconds: time taken.
         interrupted: whether the user stopped it; what is here was found before.
+        margin: the certified method's bound on the rounding error of F(z) - z in the box that was searched, the largest
+            over its components; so much, or less nearer to the origin, was added to every decision. None for others.
     """
 
     method: str
@@ -42,14 +44,16 @@ class Certificate:
     expected_index_sum: int | None
     seconds: float
     interrupted: bool
+    margin: float | None
 
     def __str__(self) -> str:
         state = "complete: there are no others" if self.complete else self._why_incomplete()
         known = "unknown" if self.expected_index_sum is None else str(self.expected_index_sum)
         total = "undefined" if self.index_sum is None else str(self.index_sum)
+        allowed = "" if self.margin is None else f"; rounding errors of up to {self.margin:.1e} are allowed for"
         return (
             f"{self.method}, {state}; index sum {total} (expected {known})\n"
-            f"  {self.boxes:,} boxes or regions, {self.solves:,} linear solves, {self.seconds:.3g} s"
+            f"  {self.boxes:,} boxes or regions, {self.solves:,} linear solves, {self.seconds:.3g} s{allowed}"
         )
 
     def _why_incomplete(self) -> str:
@@ -200,6 +204,7 @@ def complete_result(network: Network, found: Found, *, method: str, seconds: flo
             expected_index_sum=found.expected_index_sum,
             seconds=seconds,
             interrupted=found.interrupted,
+            margin=found.margin,
         ),
         network=network,
     )

@@ -137,6 +137,19 @@ def test_a_result_reads_as_a_table() -> None:
     assert "set 1: line from (" in str(line)
 
 
+def test_the_certificate_tells_its_margin() -> None:
+    result = find_fixed_points(*weights(0), "clipped_relu")
+    margin, searched = result.certificate.margin, result.certificate.searched
+    assert margin is not None
+    assert searched is not None
+    assert 1e-16 < margin < 1e-11
+    assert result.residuals.max() <= margin
+    for corner in (searched[0], searched[1]):
+        assert (result.network.error(corner) <= margin).all()
+    assert f"rounding errors of up to {margin:.1e} are allowed for" in str(result)
+    assert find_fixed_points(*weights(0), "clipped_relu", method="enumerate").certificate.margin is None
+
+
 def test_columns_for_a_data_frame() -> None:
     result = find_fixed_points(*bistable(2), method="enumerate")
     columns = result.to_dict()
