@@ -70,8 +70,8 @@ def load_smc_rnns(prefix: str | os.PathLike[str]) -> tuple[StateSpaceModel, Guid
             )
     except KeyError as error:
         raise ValueError(f"The checkpoint {name} is incomplete: it lacks {error}.") from error
-    except ValueError as error:
-        raise type(error)(f"The checkpoint {name} cannot be read: {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"The checkpoint {name} cannot be read: {error}") from error
     affine = settings.likelihood == "Gauss" and settings.source != "rates"
     return model, OptimalGuide(model) if affine else BootstrapGuide(model)
 

@@ -271,6 +271,18 @@ def test_inputs_of_full_rank_networks_and_odd_windows_have_no_counterpart(tmp_pa
         load(with_encoder(newer(), padding_location="windowed"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "params",
+    [[], {}, {"rnn_params": []}, {"rnn_params": {"activation": []}}, newer().params | {"dim_z": None}],
+    ids=["list", "empty", "list inside", "no choice", "no number"],
+)
+def test_settings_of_another_form_are_no_checkpoint(params: Any, tmp_path: Path) -> None:
+    made = newer()
+    made.params = params
+    with pytest.raises(ValueError, match="student"):
+        load(made, tmp_path)
+
+
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     made = with_encoder(newer())
     prefix = made.write(tmp_path)

@@ -111,6 +111,15 @@ def test_a_posterior_reaches_arviz_and_ranks_are_compared(
     assert len(results["co_smoothing"]) == len(results["evidence"]) == 2
 
 
+def test_the_reproduction_shows_what_full_runs_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = execute("05_reproduction.ipynb", monkeypatch)
+    assert results["fixed_points"] == {"points": 17, "solves": results["fixed_points"]["solves"]}
+    assert results["teacher_gaussian"]["noise_off"] < 0.01
+    assert results["teacher_input"] > 0.97
+    assert results["d_h"] < 0.13
+    assert results["d_stsp_published"] < results["d_stsp"]
+
+
 @every_notebook
 def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
