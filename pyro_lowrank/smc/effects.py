@@ -159,6 +159,8 @@ class EffectsKernel:
         scale = site["scale"]
         if self.scale is None:
             self.scale = scale
+        elif isinstance(scale, float) and isinstance(self.scale, float) and scale == self.scale:
+            return  # As nearly always: tensors cost more than the comparison.
         elif not torch.equal(torch.as_tensor(scale), torch.as_tensor(self.scale)):
             raise ValueError(
                 f"All sites of a filtered model and its guide must have one scale, which scales the log evidence; got "

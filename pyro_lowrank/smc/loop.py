@@ -144,24 +144,26 @@ def start(kernel: Kernel[SliceT], slice_t: SliceT) -> Particles:
 
 def resample(particles: Particles, scheme: Scheme, random: Tensor, batch_dims: int) -> Particles:
     """Return the particles that go on, with the weights they carry."""
-    num_particles = particles.log_weights.shape[0]
+    everybody = scheme.ess_threshold >= 1
+    resampled = (
+        torch.ones_like(particles.resampled)
+        if everybody
+        else particles.ess < scheme.ess_threshold * particles.log_weights.shape[0]
+    )
+    if not everybody and resampled.device.type == "cpu":
+        # On other devices trials are selected below without asking: the host would wait for the answer.
+        everybody = bool(resampled.all())
+        if not (everybody or resampled.any()):
+            return _kept(particles)
     drawn = scheme.resampler.ancestors(particles.log_weights, random)
-    own = torch.arange(num_particles, device=particles.ess.device)
-    own = own.reshape(-1, *(1,) * particles.ess.dim()).expand_as(particles.log_weights)
-    nobody = torch.zeros_like(particles.resampled)
     if drawn is None:
-        return replace(
-            particles, ancestors=own, resampled=nobody, ancestor_log_prob=torch.zeros_like(particles.increment)
-        )
-    resampled = ~nobody
-    if scheme.ess_threshold < 1:
-        # Selected trial by trial, without asking the device whether any resamples.
-        resampled = particles.ess < scheme.ess_threshold * num_particles
-        drawn = torch.where(resampled, drawn, own)
+        return _kept(particles)
+    if not everybody:
+        drawn = torch.where(resampled, drawn, _own(particles))
     ancestor_log_weights = particles.log_weights.gather(0, drawn)
     carried = scheme.gradient.carried(ancestor_log_weights)
     log_prob = ancestor_log_weights.sum(0)
-    if scheme.ess_threshold < 1:
+    if not everybody:
         carried = torch.where(resampled, carried, particles.log_weights)
         log_prob = torch.where(resampled, log_prob, 0.0)
     return replace(
@@ -171,6 +173,22 @@ def resample(particles: Particles, scheme: Scheme, random: Tensor, batch_dims: i
         ancestors=drawn,
         resampled=resampled,
         ancestor_log_prob=log_prob,
+    )
+
+
+def _own(particles: Particles) -> Tensor:
+    """Return every particle's own index, `particles (x trials)`."""
+    own = torch.arange(particles.log_weights.shape[0], device=particles.ess.device)
+    return own.reshape(-1, *(1,) * particles.ess.dim()).expand_as(particles.log_weights)
+
+
+def _kept(particles: Particles) -> Particles:
+    """Return the particles, all of which go on as they are."""
+    return replace(
+        particles,
+        ancestors=_own(particles),
+        resampled=torch.zeros_like(particles.resampled),
+        ancestor_log_prob=torch.zeros_like(particles.increment),
     )
 
 
