@@ -44,6 +44,9 @@ def model_of(
 def modest_encoder(model: plr.StateSpaceModel, kernel: tuple[int, ...] = (3, 1)) -> plr.EncoderGuide:
     rank, like = model.dynamics.rank, model.dynamics.right.dtype
     encoder = plr.ConvEncoder(3, rank, kernel, (4,), padding="centred", constant_variance=True, dtype=like)
+    with torch.no_grad():
+        # An untrained encoder that is sure of itself misleads the particles.
+        encoder.log_variance.fill_(1.5)
     return plr.EncoderGuide(model, encoder)
 
 
@@ -114,7 +117,7 @@ def test_evidence_equals_quadrature(guide: Any, family: str) -> None:
     y = model.simulate(num_trials=3, num_steps=3).y.clone()
     y[1, 1, 0] = y[2, 2] = torch.nan
     exact = log_evidence_on_a_grid(model, y, half_width=30.0, points=2001)
-    torch.testing.assert_close(evidence(model, guide(model), y, particles=5000), exact, rtol=2e-3, atol=1e-2)
+    torch.testing.assert_close(evidence(model, guide(model), y, particles=5000), exact, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("guide", [plr.BootstrapGuide, modest_encoder])
@@ -197,6 +200,7 @@ def test_a_model_with_jumps_is_worth_more_on_data_with_jumps() -> None:
     plain = model_of(family="gaussian", freedom=2.5)
     plain.load_state_dict(heavy.state_dict())
     with torch.no_grad():
+        heavy.dynamics.noise_freedom = torch.tensor(2.5, dtype=torch.float64)
         plain.dynamics.noise_freedom = torch.tensor(200.0, dtype=torch.float64)
     y = heavy.simulate(num_trials=40, num_steps=40).y
     found = [plr.SMCFilter(model, modest_encoder(model), 500).run(y).log_evidence.sum() for model in (heavy, plain)]

@@ -41,6 +41,9 @@ def cues(kind: str, trials: int, steps: int) -> Tensor:
 
 def encoder_guide(model: plr.StateSpaceModel) -> plr.EncoderGuide:
     encoder = plr.ConvEncoder(3, 1, (2, 1), (4,), constant_variance=True, dtype=torch.float64)
+    with torch.no_grad():
+        # An untrained encoder that is sure of itself misleads the particles.
+        encoder.log_variance.fill_(2.0)
     return plr.EncoderGuide(model, encoder)
 
 
@@ -55,7 +58,7 @@ def test_evidence_equals_quadrature(guide: Any, kind: str, input_filter: bool) -
     twin = counts_of(False)
     twin.load_state_dict(model.state_dict())
     exact = log_evidence_on_a_grid(twin, y, seen_by_units(model, u))
-    torch.testing.assert_close(evidence(model, guide(model), y, u, particles=5000), exact, rtol=2e-3, atol=1e-2)
+    torch.testing.assert_close(evidence(model, guide(model), y, u, particles=5000), exact, rtol=0, atol=0.04)
 
 
 @either_way
