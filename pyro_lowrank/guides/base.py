@@ -104,7 +104,7 @@ class Guide(Module):
         if model.dynamics.heavy_tailed and not self.serves_heavy_tails:
             raise ValueError(
                 f"{type(self).__name__} proposes for Gaussian transition noise, and the dynamics were built with "
-                "Student-t noise (`noise_freedom`); use BootstrapGuide or EncoderGuide."
+                "Student-t noise (`noise_freedom`); use BootstrapGuide, LaplaceGuide or EncoderGuide."
             )
         # As in Pyro's autoguides: not a submodule, or its parameters would be owned (and named) twice.
         self._model = (model,)

@@ -2,85 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.noise import GaussianNoise
+from pyro_lowrank.dynamics.noise import GaussianNoise, StudentTNoise
 from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.curvature import Curved, weight_of
 from pyro_lowrank.observations.readout import RatesMap
 from pyro_lowrank.shapes import apply_matrix
-
-
-class Shape(Protocol):
-    """The form of a proposal, before it is scaled and moved to where a particle is proposed.
-
-    `informed` tells of each trial, `trials`, whether the time bin holds anything; where not, the form is that of
-    the transition, so that a padded trial has the weights of one that ended.
-    """
-
-    def draw(self, white: Tensor, informed: Tensor) -> Tensor:
-        """Return draws, `... x trials x rank`, from as many standard normal numbers."""
-
-    def log_density(self, x: Tensor, informed: Tensor) -> Tensor:
-        """Return the log density at `... x trials x rank`."""
-
-    def around(self, mean: Tensor, scale_tril: Tensor, informed: Tensor) -> dist.TorchDistribution:
-        """Return the distribution of mean + scale_tril x."""
-
-
-class NormalShape:
-    """The standard normal distribution."""
-
-    def draw(self, white: Tensor, informed: Tensor) -> Tensor:
-        """Return the numbers themselves."""
-        return white
-
-    def log_density(self, x: Tensor, informed: Tensor) -> Tensor:
-        """Return the log density."""
-        return _log_normal(x)
-
-    def around(self, mean: Tensor, scale_tril: Tensor, informed: Tensor) -> dist.TorchDistribution:
-        """Return the multivariate normal distribution."""
-        return dist.MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
-
-
-@dataclass(frozen=True)
-class StudentShape:
-    """The standard multivariate Student-t distribution, with tails heavier than those of any Gaussian."""
-
-    freedom: float
-
-    def draw(self, white: Tensor, informed: Tensor) -> Tensor:
-        """Return draws: normal numbers whose variance, one for each particle, is drawn too."""
-        half = white.new_full(white.shape[:-1], 0.5 * self.freedom)
-        precision = torch.distributions.Gamma(half, half, validate_args=False).sample()
-        return white * torch.where(informed, precision, 1.0).rsqrt().unsqueeze(-1)
-
-    def log_density(self, x: Tensor, informed: Tensor) -> Tensor:
-        """Return the log density."""
-        nu, rank = self.freedom, x.shape[-1]
-        constant = math.lgamma(0.5 * (nu + rank)) - math.lgamma(0.5 * nu) - 0.5 * rank * math.log(nu * math.pi)
-        heavy = constant - 0.5 * (nu + rank) * torch.log1p(x.square().sum(-1) / nu)
-        return torch.where(informed, heavy, _log_normal(x))
-
-    def around(self, mean: Tensor, scale_tril: Tensor, informed: Tensor) -> dist.TorchDistribution:
-        """Return the multivariate Student-t distribution, or the normal one."""
-        freedom = mean.new_full(mean.shape[:-1], self.freedom)
-        heavy = dist.MultivariateStudentT(freedom, mean, scale_tril, validate_args=False)
-        normal = dist.MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
-        return dist.MaskedMixture(informed.expand(freedom.shape), normal, heavy, validate_args=False)
-
-
-def _log_normal(x: Tensor) -> Tensor:
-    return -0.5 * (x.square().sum(-1) + x.shape[-1] * math.log(2 * math.pi))
 
 
 @dataclass(frozen=True)
@@ -99,7 +34,7 @@ class LaplaceProposal:
 
     emission: Curved
     num_iterations: int
-    shape: Shape
+    freedom: Tensor | None
 
     def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
         """Return what the steps look at, per time bin: `trials x time x ...`."""
@@ -137,21 +72,35 @@ class LaplaceProposal:
         root = noise.scale_tril
         spread = torch.linalg.solve_triangular(factor, root.mT.expand(factor.shape), upper=False)
         scale_tril = torch.linalg.cholesky(spread.mT @ spread)
-        return self.shape.around(mean + apply_matrix(root, eta), scale_tril, _informed(encoding))
+        centre = mean + apply_matrix(root, eta)
+        own, law = noise.with_scale(scale_tril).around(centre), self._law(noise)
+        if law is noise:
+            return own
+        heavy = law.with_scale(scale_tril).around(centre)
+        informed = _informed(encoding).expand(centre.shape[:-1])
+        return dist.MaskedMixture(informed, own, heavy, validate_args=False)
 
     def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
         """Return latents drawn from it, and the log of their incremental weights."""
         centre, factor = self._locate(noise, mean, bin_t.encoding)
-        informed = _informed(bin_t.encoding)
-        x = self.shape.draw(white, informed)
+        law, informed = self._law(noise), _informed(bin_t.encoding)
+        x = torch.where(informed.unsqueeze(-1), law.standard(white), noise.standard(white))
         eta = centre + torch.linalg.solve_triangular(factor.mT, x.unsqueeze(-1), upper=True).squeeze(-1)
         z = mean + apply_matrix(noise.scale_tril, eta)
         # Densities of eta; that of z is smaller by det L, in the transition as in the proposal.
-        log_proposal = self.shape.log_density(x, informed) + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return z, bin_t.log_likelihood(self.emission, z) + _log_normal(eta) - log_proposal
+        log_standard = torch.where(informed, law.standard_log_prob(x), noise.standard_log_prob(x))
+        log_proposal = log_standard + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return z, bin_t.log_likelihood(self.emission, z) + noise.standard_log_prob(eta) - log_proposal
+
+    def _law(self, noise: GaussianNoise) -> GaussianNoise:
+        """Return the proposal in units of its scale: that of the transition where its tails are heavy already."""
+        if self.freedom is None or isinstance(noise, StudentTNoise):
+            return noise
+        return StudentTNoise(noise.scale, noise.diagonal, self.freedom)
 
 
 def _informed(encoding: Encoding) -> Tensor:
+    """Return which trials have anything in the time bin, `trials`: the others keep the transition, as if they ended."""
     return (encoding["present"] > 0).any(-1)
 
 
@@ -173,8 +122,8 @@ class LaplaceGuide(Guide):
             `curvature(z, v, y)`, see `pyro_lowrank.observations.curvature.Curvature`.
         num_iterations: Gauss-Newton steps. The precision is that of the last but one point: with one step, that of the
             prediction.
-        freedom: degrees of freedom of the Student-t distribution; None for a Gaussian, which for affine-Gaussian
-            observations makes it equal to `OptimalGuide`.
+        freedom: degrees of freedom of the Student-t distribution; None for the law of the transition noise: a Gaussian,
+            as a rule, which for affine-Gaussian observations makes it equal to `OptimalGuide`.
 
     Raises:
         ValueError: if an option is not positive, or the observation model has no curvature or reads the units' rates.
@@ -189,6 +138,8 @@ class LaplaceGuide(Guide):
         Doucet, Godsill and Andrieu (2000), Statistics and Computing 10:197, section II.D; Geweke (1989), Econometrica
         57:1317, on tails.
     """
+
+    serves_heavy_tails = True
 
     def __init__(self, model: StateSpaceModel, *, num_iterations: int = 2, freedom: float | None = 5.0) -> None:
         super().__init__(model)
@@ -208,8 +159,9 @@ class LaplaceGuide(Guide):
     def bind(self, bound: BoundModel) -> LaplaceProposal:
         """Return the proposal at the present parameter values."""
         assert isinstance(bound.emission, Curved)
-        shape = NormalShape() if self.freedom is None else StudentShape(self.freedom)
-        return LaplaceProposal(bound.emission, self.num_iterations, shape)
+        like = bound.transition.initial_mean
+        freedom = None if self.freedom is None else like.new_tensor(self.freedom)
+        return LaplaceProposal(bound.emission, self.num_iterations, freedom)
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments, beside the model, that build a guide of the same form."""
