@@ -123,7 +123,7 @@ def test_prior_and_posterior_predictive_come_from_the_same_object() -> None:
     """`Predictive` on the model alone draws from the prior, with paths from the posterior: exact moments of both."""
     model = linear_model()
     y = model.simulate(2, 5).y
-    prior = Predictive(model, num_samples=6000)(num_trials=2, num_steps=5)["y"]
+    prior = Predictive(model, num_samples=1500)(num_trials=2, num_steps=5)["y"]
     s = linear_system(model, 5)
     mean, covariance = s.initial_mean[0], s.initial_noise
     for t in range(5):
@@ -132,12 +132,12 @@ def test_prior_and_posterior_predictive_come_from_the_same_object() -> None:
             covariance = s.transition @ covariance @ s.transition.mT + s.noise
         spread = s.readout @ covariance @ s.readout.mT + s.readout_noise
         expected = s.readout @ mean + s.readout_offset[0, t]
-        assert ((prior[:, 0, t].mean(0) - expected).abs() < 0.06 * spread.diagonal().sqrt()).all()
-        torch.testing.assert_close(prior[:, 0, t].var(0), spread.diagonal(), rtol=0.1, atol=0)
-    z = plr.SMCFilter(model, plr.OptimalGuide(model), 3000).run(y).smooth(6000)
+        assert ((prior[:, 0, t].mean(0) - expected).abs() < 0.1 * spread.diagonal().sqrt()).all()
+        torch.testing.assert_close(prior[:, 0, t].var(0), spread.diagonal(), rtol=0.15, atol=0)
+    z = plr.SMCFilter(model, plr.OptimalGuide(model), 3000).run(y).smooth(1500)
     posterior = Predictive(model, posterior_samples={"z": z})(num_trials=2, num_steps=5)["y"]
     exact = rts_smoother(model, y)
     expected = model.observation.mean(exact.mean).detach()
     spread = torch.einsum("fr,btrs,fs->btf", s.readout, exact.covariance, s.readout) + s.readout_noise.diagonal()
-    assert ((posterior.mean(0) - expected).abs() < 0.08 * spread.sqrt()).all()
-    torch.testing.assert_close(posterior.var(0), spread, rtol=0.1, atol=0)
+    assert ((posterior.mean(0) - expected).abs() < 0.12 * spread.sqrt()).all()
+    torch.testing.assert_close(posterior.var(0), spread, rtol=0.15, atol=0)
