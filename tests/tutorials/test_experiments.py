@@ -14,7 +14,10 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "tutorials" / "experiments"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 NEED_A_CHECKOUT = ("authors_students", "eeg_authors")
-TRAINED = ("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "eeg")
+TRAINED = (
+    *("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "eeg"),
+    *("premotor_reach", "premotor_delay", "hippocampus_track"),
+)
 
 
 def run(*arguments: str, data: Path) -> str:
