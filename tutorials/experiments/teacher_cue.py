@@ -126,7 +126,7 @@ def draw(figure, record: dict) -> None:
             chosen = [z for z, label in zip(found["z"], found["kind"], strict=True) if label == kind]
             if chosen:
                 axes.scatter(*zip(*chosen, strict=True), s=14, color=color, label=f"{kind}: {len(chosen)}")
-        axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.55))
+        axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.7))
         axes.set(title=name, xlabel="z1", ylabel="z2", aspect="equal")
     for row in record["rows"]:
         difference = np.exp(1j * (np.array(row["angles"]["student"]) - np.array(row["angles"]["teacher"])))
