@@ -223,6 +223,7 @@ def _encoder(settings: Settings, found: EncoderSettings, weights: Tensors) -> Co
             padding_mode=found.padding_mode,
             activation=found.activation,
             constant_variance=found.constant_variance,
+            sees_mask=False,
             dtype=weights["mean_conv.weight"].dtype,
         )
     stack = sorted(int(name.split(".")[1]) for name in weights if name.startswith("initial_stack") and "weight" in name)
