@@ -116,7 +116,7 @@ def _advice(found: dict[str, float]) -> tuple[str, ...]:
     if found["share"] < _SMALLEST_ESS:
         rows.append(
             "The effective sample size falls below a tenth of the particles: look at the data of the worst time bins, "
-            "use a guide that sees them (OptimalGuide, EncoderGuide), or more particles."
+            "use a guide that sees them (OptimalGuide, LaplaceGuide, EncoderGuide), or more particles."
         )
     if found["weight"] > _LARGEST_WEIGHT:
         rows.append(
