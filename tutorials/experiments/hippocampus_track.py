@@ -29,7 +29,7 @@ from spikes import (
 import pyro_lowrank as plr
 from pyro_lowrank.data import split_trials
 
-REFERENCE = {"latents_r2": "figure only: decodable from rank-4 latents"}
+REFERENCE = {"latents_r2": "decodable (figure)"}
 GOAL = {"generated_rates_r": 0.95, "generated_intervals_r": 0.95}
 
 
