@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from shared import data_file, tensor
+from shared import data_file, fitted, tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank import metrics
@@ -93,20 +93,7 @@ def trained(
         plr.GaussianObservation(rank=settings.rank, features=y.shape[-1], noise_scale=0.1),
     )
     guide = plr.OptimalGuide(model)
-    fit = plr.fit(
-        model,
-        guide,
-        y,
-        num_steps=settings.num_steps,
-        window=settings.window,
-        batch_size=settings.batch_size,
-        num_particles=settings.num_particles,
-        learning_rate=settings.learning_rate,
-        final_learning_rate=settings.final_learning_rate,
-        held_out=held_out,
-        seed=seed,
-        progress=False,
-    )
+    fit = fitted(model, guide, settings, seed, y, window=settings.window, held_out=held_out)
     return model, guide, fit
 
 

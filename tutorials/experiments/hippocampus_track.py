@@ -59,7 +59,7 @@ def run(seed: int, settings: Settings) -> dict:
     parts = [[int(name) for name in part.trial_names] for part in (train, test)]
     where = [[positions[trial, : recording.trial_lengths[trial]] for trial in part] for part in parts]
     started = time.perf_counter()
-    model, guide, _ = trained(train, plr.LaplaceGuide, settings.training, seed)
+    model, guide = trained(train, plr.LaplaceGuide, settings.training, seed)
     found = {"training_seconds": time.perf_counter() - started}
     latents, posteriors = [], []
     for part in (train, test):

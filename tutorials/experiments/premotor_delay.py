@@ -49,7 +49,7 @@ def run(seed: int, settings: Settings) -> dict:
     recording = delays()
     train, test = split_trials(recording, 1 / 3, seed=seed, by=recording.conditions)
     started = time.perf_counter()
-    model, guide, _ = trained(train, plr.LaplaceGuide, settings.training, seed)
+    model, guide = trained(train, plr.LaplaceGuide, settings.training, seed)
     seconds = time.perf_counter() - started
     latents = [posterior_of(model, guide, part, settings.training, seed) for part in (train, test)]
     num_bins = recording.data.shape[1]

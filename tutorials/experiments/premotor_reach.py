@@ -67,7 +67,7 @@ def run(seed: int, settings: Settings) -> dict:
     for name, (guide_of, particles) in guides(recording.data.shape[-1], settings).items():
         training = replace(settings.training, num_particles=particles)
         started = time.perf_counter()
-        model, guide, _ = trained(train, guide_of, training, seed)
+        model, guide = trained(train, guide_of, training, seed)
         found[f"{name}_seconds"] = time.perf_counter() - started
         latents = [posterior_of(model, guide, part, training, seed) for part in (train, test)]
         x_train, x_test = (windows(draws.mean(0).numpy(), NUM_BINS, WIDTH) for _, draws in latents)

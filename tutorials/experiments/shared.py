@@ -122,6 +122,35 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(array, dtype=torch.float32)
 
 
+def fitted(
+    model: plr.StateSpaceModel,
+    guide,
+    settings,
+    seed: int,
+    y,
+    u=None,
+    *,
+    window: int | None = None,
+    held_out: torch.Tensor | None = None,
+) -> plr.FitResult:
+    """Train a model as the settings of its experiment say; return what the training went through."""
+    return plr.fit(
+        model,
+        guide,
+        y,
+        u,
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+        window=window,
+        num_particles=settings.num_particles,
+        learning_rate=settings.learning_rate,
+        final_learning_rate=settings.final_learning_rate,
+        held_out=held_out,
+        seed=seed,
+        progress=False,
+    )
+
+
 def noise_std(model: plr.StateSpaceModel) -> float:
     """Return the standard deviation of the transition noise in an orthonormal basis of the left vectors' span.
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
-from shared import data_file
+from shared import data_file, fitted
 from sklearn.decomposition import FactorAnalysis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import PoissonRegressor
@@ -100,28 +100,16 @@ def _runs(times: np.ndarray, place: np.ndarray, edge: float = 0.1) -> list[tuple
 
 def trained(
     recording: Recording, guide_of: type[Guide] | object, training: Training, seed: int
-) -> tuple[plr.StateSpaceModel, Guide, plr.FitResult]:
-    """Return a network trained on a recording of spikes, its guide, and how the training went."""
+) -> tuple[plr.StateSpaceModel, Guide]:
+    """Return a network trained on a recording of spikes, and its guide."""
     torch.manual_seed(seed)
     features = recording.data.shape[-1]
     dynamics = plr.LowRankRNN(rank=training.rank, units=training.units, activation="clipped_relu", noise="diagonal")
     model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(rank=training.rank, features=features))
     plr.initialise_from_data(model, recording)
     guide = guide_of(model)
-    result = plr.fit(
-        model,
-        guide,
-        recording,
-        num_steps=training.num_steps,
-        batch_size=training.batch_size,
-        window=training.window,
-        num_particles=training.num_particles,
-        learning_rate=training.learning_rate,
-        final_learning_rate=training.final_learning_rate,
-        seed=seed,
-        progress=False,
-    )
-    return model, guide, result
+    fitted(model, guide, training, seed, recording, window=training.window)
+    return model, guide
 
 
 def posterior_of(

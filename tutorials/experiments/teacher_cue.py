@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from shared import Teacher, noise_std, student, tensor
+from shared import Teacher, fitted, noise_std, student, tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank.fixed_points import find_fixed_points
@@ -67,19 +67,7 @@ def run(seed: int, settings: Settings) -> dict:
     torch.manual_seed(seed)
     model = student(teacher, decay=settings.decay, observation_noise=OBSERVATION_NOISE, inputs=2)
     initialise_from_data(model, y, tensor(u))
-    fit = plr.fit(
-        model,
-        plr.OptimalGuide(model),
-        y,
-        tensor(u),
-        num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
-        num_particles=settings.num_particles,
-        learning_rate=settings.learning_rate,
-        final_learning_rate=settings.final_learning_rate,
-        seed=seed,
-        progress=False,
-    )
+    fit = fitted(model, plr.OptimalGuide(model), settings, seed, y, tensor(u))
     return {
         **judge(teacher, model, settings, rng),
         "evidence": float(fit.evidence[-len(fit.evidence) // 10 :].mean()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from shared import Teacher, noise_std, student, tensor
+from shared import Teacher, fitted, noise_std, student, tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank import metrics
@@ -94,18 +94,7 @@ def run(seed: int, settings: Settings) -> dict:
     truth = draw_trials(teacher, settings.num_true_trials, settings.num_bins, np.random.default_rng(10**6))
     torch.manual_seed(seed)
     model = student(teacher, decay=settings.decay, observation_noise=OBSERVATION_NOISE)
-    fit = plr.fit(
-        model,
-        plr.OptimalGuide(model),
-        tensor(y),
-        num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
-        num_particles=settings.num_particles,
-        learning_rate=settings.learning_rate,
-        final_learning_rate=settings.final_learning_rate,
-        seed=seed,
-        progress=False,
-    )
+    fit = fitted(model, plr.OptimalGuide(model), settings, seed, tensor(y))
     floor = compare(truth, again, settings.max_lag)
     return {
         **judge(model, truth, settings),

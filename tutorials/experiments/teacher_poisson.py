@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from shared import Teacher, noise_std, tensor
+from shared import Teacher, fitted, noise_std, tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank import metrics
@@ -78,17 +78,12 @@ def run(seed: int, settings: Settings) -> dict:
         plr.PoissonObservation(readout=plr.UnitReadout(units=teacher.units, source="currents")),
     )
     initialise_from_data(model, tensor(y))
-    fit = plr.fit(
+    fit = fitted(
         model,
         plr.EncoderGuide(model, plr.ConvEncoder(teacher.units, 2, (21, 11, 1), (64, 64), padding="acausal")),
+        settings,
+        seed,
         tensor(y),
-        num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
-        num_particles=settings.num_particles,
-        learning_rate=settings.learning_rate,
-        final_learning_rate=settings.final_learning_rate,
-        seed=seed,
-        progress=False,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
