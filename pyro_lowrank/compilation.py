@@ -15,6 +15,9 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 """Whether loops can be compiled."""
 
+NO_NUMBA = "Numba is not installed"
+"""Why they cannot."""
+
 _log = logging.getLogger("pyro_lowrank")
 
 

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.analysis import analyzer_arguments
 from pyro_lowrank.dynamics.initial_weights import uniform
+from pyro_lowrank.dynamics.means import next_mean
 from pyro_lowrank.dynamics.noise import NOISE_KINDS, GaussianNoise, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
 from pyro_lowrank.dynamics.transition import Transition
@@ -137,7 +138,7 @@ class RNNDynamics(Module):
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the mean of the next latent, from latents `... x rank` and effective inputs `... x inputs`."""
-        return self.transition().mean(z, u)
+        return next_mean(self.transition(), z, u)
 
     @effectful
     def trajectory(self, num_steps: int, u: Tensor | None = None) -> Trajectory:

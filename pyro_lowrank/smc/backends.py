@@ -6,14 +6,15 @@ import logging
 from functools import cache
 from typing import Any
 
-from pyro_lowrank.compilation import HAS_NUMBA
+from pyro_lowrank.compilation import HAS_NUMBA, NO_NUMBA
+from pyro_lowrank.dynamics.means import Mean, compiled_mean
 from pyro_lowrank.dynamics.transition import Transition
-from pyro_lowrank.smc.built_in import BuiltInKernel, Mean
+from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.loop import History, Kernel, Scheme, run_loop
 
 BACKENDS = ("auto", "compiled", "plain")
 
-_USERS_OWN, _NO_NUMBA = "the model or guide is written by the user", "Numba is not installed"
+_USERS_OWN = "the model or guide is written by the user"
 _log = logging.getLogger("pyro_lowrank")
 
 
@@ -50,7 +51,7 @@ def _run_compiled(
     if not isinstance(kernel, BuiltInKernel):
         return _USERS_OWN
     if not HAS_NUMBA:
-        return _NO_NUMBA
+        return NO_NUMBA
     # Deferred: importing Numba takes longer than the rest of the package.
     from pyro_lowrank.smc.compiled.run import run_compiled
 
@@ -72,31 +73,22 @@ def prepare_online(kernel: Kernel[Any], backend: str) -> None:
 
 def mean_of(transition: Transition, backend: str) -> Mean:
     """Return what computes the means of the next latents without gradients: compiled loops where they can."""
-    if backend != "plain" and HAS_NUMBA:
-        from pyro_lowrank.smc.compiled.mean import CompiledMean
-        from pyro_lowrank.smc.compiled.run import obstacle_of_network
-
-        if obstacle_of_network(transition) is None:
-            return CompiledMean(transition)
-    return transition.mean
+    mean = transition.mean if backend == "plain" else compiled_mean(transition)
+    return transition.mean if isinstance(mean, str) else mean
 
 
 def _compile_mean(kernel: Kernel[Any]) -> str | None:
     """Give a kernel its compiled mean, or return why there is none."""
     if not isinstance(kernel, BuiltInKernel):
         return _USERS_OWN
-    if not HAS_NUMBA:
-        return _NO_NUMBA
-    from pyro_lowrank.smc.compiled.mean import CompiledMean
-    from pyro_lowrank.smc.compiled.run import obstacle_of_network
-
-    reason = obstacle_of_network(kernel.transition)
-    if reason is None:
-        kernel.mean = CompiledMean(kernel.transition)
-    return reason
+    mean = compiled_mean(kernel.transition)
+    if isinstance(mean, str):
+        return mean
+    kernel.mean = mean
+    return None
 
 
 @cache
 def _say_once(reason: str) -> None:
-    level = logging.WARNING if reason == _NO_NUMBA else logging.INFO
+    level = logging.WARNING if reason == NO_NUMBA else logging.INFO
     _log.log(level, "The filter runs on plain tensor operations, not compiled: %s.", reason)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.means import Mean
 from pyro_lowrank.dynamics.recurrence import Workspace
 from pyro_lowrank.guides.base import Bin, Encoding, Guide, LooksBack
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.loop import State
-
-Mean = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)

@@ -151,12 +151,14 @@ def fitted(
     )
 
 
-def noise_std(model: plr.StateSpaceModel) -> float:
+def noise_std(model: plr.StateSpaceModel, scale: torch.Tensor | float = 1.0) -> float:
     """Return the standard deviation of the transition noise in an orthonormal basis of the left vectors' span.
 
-    The root of the mean variance does not depend on which basis, so nothing has to be aligned with the teacher.
+    The root of the mean variance does not depend on which basis, so nothing has to be aligned with the teacher. A
+    student whose readout is free to scale the currents has them scaled first, by a number or one per unit.
     """
-    _, basis = torch.linalg.qr(model.dynamics.left.detach().double())
+    scale = torch.as_tensor(scale).detach().double().reshape(-1, 1)
+    _, basis = torch.linalg.qr(scale * model.dynamics.left.detach().double())
     covariance = basis @ model.dynamics.noise_covariance.detach().double() @ basis.mT
     return float(covariance.diagonal().mean().sqrt())
 

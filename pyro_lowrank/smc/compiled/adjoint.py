@@ -8,9 +8,9 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import ONE, ZERO
+from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO
+from pyro_lowrank.dynamics.compiled.units import FAST, pull_back, seen_by_pair
 from pyro_lowrank.smc.compiled.emissions import new_block, pull_back_likelihood
-from pyro_lowrank.smc.compiled.forward import seen_by_pair
 from pyro_lowrank.smc.compiled.proposals import (
     LANES,
     add_to_step,
@@ -23,7 +23,6 @@ from pyro_lowrank.smc.compiled.proposals import (
     of_bin,
     pull_back_block,
 )
-from pyro_lowrank.smc.compiled.units import FAST, pull_back
 from pyro_lowrank.smc.compiled.weights import pull_back_normalisation, pull_back_resampling
 
 

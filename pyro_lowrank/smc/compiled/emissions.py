@@ -15,8 +15,8 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import HALF, ONE, ZERO, exp, log, softplus_and_slope
-from pyro_lowrank.smc.compiled.units import FAST, rate_and_pulls
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO, exp, log, softplus_and_slope
+from pyro_lowrank.dynamics.compiled.units import FAST, rate_and_pulls
 
 NO_LIKELIHOOD, POISSON_SOFTPLUS, POISSON_EXP, GAUSSIAN = ((0,) * length for length in range(1, 5))
 

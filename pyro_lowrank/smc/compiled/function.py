@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pyro_lowrank.compilation import run_side_by_side
+from pyro_lowrank.dynamics.compiled.arrays import array, chunks, padded
+from pyro_lowrank.dynamics.compiled.units import grad_weights
 from pyro_lowrank.smc.compiled.adjoint import backward_scratch, run_backward
-from pyro_lowrank.smc.compiled.arrays import array, chunks, padded
 from pyro_lowrank.smc.compiled.forward import forward_scratch, run_forward
 from pyro_lowrank.smc.compiled.plan import Code
-from pyro_lowrank.smc.compiled.units import grad_weights
 
 # So many particles are gathered before the units are swept.
 _BLOCK = 512

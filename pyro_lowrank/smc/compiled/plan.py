@@ -9,22 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.activations import Activation, activation
+from pyro_lowrank.dynamics.compiled.network import kind_of, number_of, weights_of
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.observations.gaussian import GaussianEmission
 from pyro_lowrank.observations.poisson import PoissonEmission
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
-from pyro_lowrank.piecewise import CLIPPED_RELU, IDENTITY, RELU, PiecewiseLinear
-from pyro_lowrank.smc.compiled import emissions, units
+from pyro_lowrank.smc.compiled import emissions
 from pyro_lowrank.smc.compiled.tables import Tables, tables_of
-
-_FAST_SHAPES: dict[PiecewiseLinear | None, tuple[int, ...]] = {
-    RELU: units.RELU,
-    CLIPPED_RELU: units.CLIPPED_RELU,
-    IDENTITY: units.IDENTITY,
-}
-_SMOOTH = {"tanh": units.TANH, "softplus": units.SOFTPLUS}
-_NO_HINGES = (0.0, (0.0,), (0.0,), (0.0,))
 
 
 @dataclass(frozen=True)
@@ -73,35 +64,6 @@ class EmissionTensors:
     def tensors(self) -> tuple[Tensor, ...]:
         """The differentiable tensors."""
         return self.weight, self.bias, self.scale, self.shift, self.precision, self.offset
-
-
-def kind_of(function: Activation, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
-    """Return an activation's compile-time tuple and its hinges, as numbers of a type, or None if it has none."""
-    number = number_of(dtype)
-    found = _kind_of(function)
-    if found is None:
-        return None
-    kind, (first_slope, *hinges) = found
-    return kind, (number(first_slope), *(tuple(map(number, part)) for part in hinges))
-
-
-def number_of(dtype: torch.dtype) -> Any:
-    """Return numpy's type of a number."""
-    return torch.empty(0, dtype=dtype).numpy().dtype.type
-
-
-def _kind_of(function: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
-    shape = function.shape
-    if shape in _FAST_SHAPES:
-        return _FAST_SHAPES[shape], _NO_HINGES
-    if shape is not None:
-        # A straight line gets a knot at which nothing changes: a tuple without entries has no type.
-        changes, knots, gains = zip(*(shape.hinges or ((0.0, 0.0, 0.0),)), strict=True)
-        return units.HINGES, (shape.slopes[0], changes, knots, gains)
-    # By value: a copied model has a copy of its activation.
-    if function.name in _SMOOTH and function == activation(function.name):
-        return _SMOOTH[function.name], _NO_HINGES
-    return None
 
 
 def likelihood_of(emission: Any, y: Tensor, v: Tensor | None) -> EmissionTensors | None:
@@ -167,15 +129,6 @@ class Plan:
         """The differentiable tensors: 6 of the network, 7 of the tables, 6 of the likelihood if there is one."""
         extra = () if self.likelihood is None else self.likelihood.tensors
         return (*self.network, *self.tables.tensors, *extra)
-
-
-def weights_of(transition: Transition, *, with_inputs: bool) -> tuple[Tensor, ...]:
-    """Return decay, left, right and bias, the inputs counted among what the units see."""
-    rank, right = transition.rank, transition.right
-    left = torch.eye(rank, dtype=right.dtype) if transition.left is None else transition.left
-    if with_inputs:
-        left = torch.cat([left, transition.input_weights], -1)
-    return transition.decay.expand(rank), left, right, transition.bias
 
 
 def network_of(transition: Transition, num_trials: int, num_steps: int, v: Tensor | None) -> tuple[Tensor, ...]:

@@ -22,8 +22,8 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import HALF, ZERO
-from pyro_lowrank.smc.compiled.units import FAST
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO
+from pyro_lowrank.dynamics.compiled.units import FAST
 
 NO_WEIGHT, QUADRATIC, RATIO = ((0,) * length for length in range(1, 4))
 LANES = 16

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pyro_lowrank.smc.compiled.arrays import array
+from pyro_lowrank.dynamics.compiled.arrays import array
 from pyro_lowrank.smc.compiled.residuals import (
     any_missing,
     condition_all,

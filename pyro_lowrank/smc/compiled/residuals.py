@@ -8,7 +8,8 @@ import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import HALF, ONE, ZERO
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO
+from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.smc.compiled.conditional import (
     condition,
     gram_of,
@@ -17,7 +18,6 @@ from pyro_lowrank.smc.compiled.conditional import (
     regression_of,
 )
 from pyro_lowrank.smc.compiled.matrices import add_to
-from pyro_lowrank.smc.compiled.units import FAST
 
 
 @compiled()

@@ -9,32 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.compiled.network import obstacle_of_network
 from pyro_lowrank.dynamics.noise import StudentTNoise
-from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.compiled.function import CompiledFilter, Run
-from pyro_lowrank.smc.compiled.plan import Plan, kind_of, make_plan
+from pyro_lowrank.smc.compiled.plan import Plan, make_plan
 from pyro_lowrank.smc.gradients import PathwiseGradient, ScoreFunctionGradient, StopGradient
 from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive
 from pyro_lowrank.smc.resampling import NoResampling, Resampler
 
 _log = logging.getLogger("pyro_lowrank")
-
-# The loops hold a matrix `rank x rank` as one tuple, and Numba none of a thousand entries.
-LARGEST_RANK = 31
-
-
-def obstacle_of_network(transition: Transition) -> str | None:
-    """Return why a network has no compiled form, or None if it has one."""
-    if transition.right.device.type != "cpu":
-        return f"the model lies on {transition.right.device}"
-    if transition.right.dtype not in (torch.float32, torch.float64):
-        return f"the model holds {transition.right.dtype}"
-    if transition.batch_shape:
-        return "parameters of the network have batch dims"
-    if kind_of(transition.activation, transition.right.dtype) is None:
-        return f"the activation {transition.activation.name!r} has no compiled form"
-    return None
 
 
 def obstacle(kernel: BuiltInKernel, scheme: Scheme, y: Tensor) -> str | None:
@@ -46,8 +30,6 @@ def obstacle(kernel: BuiltInKernel, scheme: Scheme, y: Tensor) -> str | None:
         return reason
     if isinstance(kernel.transition.noise, StudentTNoise):
         return "Student-t transition noise has no compiled form"
-    if kernel.transition.rank > LARGEST_RANK:
-        return f"{kernel.transition.rank} latents are more than the {LARGEST_RANK} that it holds"
     if type(scheme.gradient) not in (PathwiseGradient, StopGradient, ScoreFunctionGradient):
         return f"{type(scheme.gradient).__name__} is written by the user"
     keeps = isinstance(scheme.resampler, NoResampling)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import ZERO, exp
-from pyro_lowrank.smc.compiled.units import FAST
+from pyro_lowrank.dynamics.compiled.arithmetic import ZERO, exp
+from pyro_lowrank.dynamics.compiled.units import FAST
 
 
 @compiled(fastmath=FAST, allocates=False)

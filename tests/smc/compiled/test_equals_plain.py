@@ -177,7 +177,7 @@ def test_a_cut_stops_gradients_from_the_bins_after_it() -> None:
 
 @pytest.mark.parametrize("emission", ["gaussian", "rates"])
 def test_cut_into_threads(emission: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_lowrank.smc.compiled.arrays._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("pyro_lowrank.dynamics.compiled.arrays._WORTH_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     model = build(emission=emission, inputs=2, input_filter=True)
     guide = plr.OptimalGuide(model) if emission == "gaussian" else plr.BootstrapGuide(model)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("numba")
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import exp, log, log1p_of_share, softplus_and_slope, tanh
+from pyro_lowrank.dynamics.compiled.arithmetic import exp, log, log1p_of_share, softplus_and_slope, tanh
 
 SPREAD = np.concatenate([-np.logspace(-6, 1.9, 2000), np.zeros(1), np.logspace(-6, 1.9, 2000)])
 SHARES = np.concatenate([np.logspace(-30, 0, 2000), np.linspace(1e-3, 1, 2000)])

@@ -11,7 +11,7 @@ from typing import Any
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.smc.compiled.arithmetic import ONE, ZERO, softplus_and_slope, tanh
+from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO, softplus_and_slope, tanh
 
 FAST = {"reassoc", "nsz", "contract", "arcp"}
 """The order of sums may change; infinities and NaN are kept."""
@@ -84,6 +84,33 @@ def drive(zero: Any, zero_in: Any, units: Any, seen: Any) -> Any:
                 at = p * len(zero) + r
                 total = tuple_setitem(total, at, total[at] + right[r, i] * rate)
     return total
+
+
+@compiled(fastmath=FAST, allocates=False)
+def seen_by_pair(zero_in: Any, z: Any, v: Any, rank: Any, first: Any, second: Any) -> Any:
+    """Return what the units of two particles see: latents, then inputs, of one and then the other."""
+    seen = zero_in + zero_in
+    for d in range(len(zero_in)):
+        seen = tuple_setitem(seen, d, z[first, d] if d < rank else v[d - rank])
+        seen = tuple_setitem(seen, len(zero_in) + d, z[second, d] if d < rank else v[d - rank])
+    return seen
+
+
+@compiled(fastmath=FAST, allocates=False)
+def move_parents(
+    zero: Any, zero_in: Any, decay: Any, units: Any, z: Any, v: Any, parents: Any, size: Any, means: Any
+) -> None:
+    """Write the means of the next latents, `particles x rank`, of the first `size` of the particles `parents`.
+
+    Particles with the same ancestor share its mean, which is all that the units cost.
+    """
+    rank = len(zero)
+    for k in range(0, size, 2):
+        first, second = parents[k], parents[min(k + 1, size - 1)]
+        driven = drive(zero, zero_in, units, seen_by_pair(zero_in, z, v, rank, first, second))
+        for r in range(rank):
+            means[first, r] = decay[r] * z[first, r] + driven[r]
+            means[second, r] = decay[r] * z[second, r] + driven[rank + r]
 
 
 @compiled(fastmath=FAST, allocates=False)
