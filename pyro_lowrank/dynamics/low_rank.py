@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
 from pyro_lowrank.dynamics.base import RNNDynamics
-from pyro_lowrank.dynamics.initial_weights import gaussian_weights, uniform_weights
+from pyro_lowrank.dynamics.initial_weights import contracting, gaussian_weights, uniform_weights
 from pyro_lowrank.dynamics.noise import full_noise_parameter
 from pyro_lowrank.errors import check_choice
 from pyro_lowrank.parameters import copy_module, parameter
@@ -42,7 +42,8 @@ class LowRankRNN(RNNDynamics):
             None for Gaussian noise.
         initial_noise: as `noise`, for the first latent.
         initial_scale: standard deviation of the first latent before training.
-        weights: `"uniform"`, within 1 / sqrt(R) and 1 / sqrt(N), or `"gaussian"`, M and V correlated with `overlap`.
+        weights: `"uniform"`, within 1 / sqrt(R) and 1 / sqrt(N), or `"gaussian"`, M and V correlated with `overlap`; V
+            is smaller where units without an upper bound would otherwise take the latents away to infinity.
         overlap: that correlation, between -1 and 1.
         dtype: of the parameters; torch's default if None.
         device: of the parameters; torch's default if None.
@@ -106,7 +107,7 @@ class LowRankRNN(RNNDynamics):
         else:
             left, right = gaussian_weights(rank, units, overlap, **factory)
         self.left = parameter(left)
-        self.right = parameter(right)
+        self.right = parameter(contracting(self.decay.detach(), left, right, self.activation))
 
     def _left(self) -> Tensor:
         return self.left

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.dynamics.base import RNNDynamics
+from pyro_lowrank.dynamics.initial_weights import contracting
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation
@@ -35,8 +36,9 @@ def initialise_from_data(
     For counts, and for zeros and ones, the bias of the readout makes the means those of the recording, and the weight
     of an affine readout has latents of unit variance explain how features covary from one time bin to the next.
 
-    Recurrent weights are left as they were drawn; frozen parameters are left alone. Of a `JointObservation` the only
-    Gaussian part that reads all latents starts at its components, other parts at their means.
+    Recurrent weights are left as they were drawn, or shrunk where the latents would run away; frozen parameters are
+    left alone. Of a `JointObservation` the only Gaussian part that reads all latents starts at its components, other
+    parts at their means.
 
     Args:
         model: with observations of counts, of zeros and ones, or Gaussian ones that read latents (an affine readout) or
@@ -170,7 +172,9 @@ def _set_readout(observation: GaussianObservation, dynamics: RNNDynamics, weight
         if readout.num_inputs:
             _set(readout, "input_weight", torch.zeros_like(readout.input_weight))
     elif isinstance(readout, UnitReadout) and readout.source == "currents" and isinstance(dynamics, LowRankRNN):
-        _set(dynamics, "left", weight / readout.scale.unsqueeze(-1))
+        left = weight / readout.scale.unsqueeze(-1)
+        _set(dynamics, "left", left)
+        _set(dynamics, "right", contracting(dynamics.decay, left, dynamics.right, dynamics.activation))
     else:
         raise TypeError(
             f"Only a readout of latents, or of currents of a LowRankRNN, starts at the data, got {readout!r}."

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
+from pyro_lowrank.dynamics.activations import activation
+from pyro_lowrank.dynamics.initial_weights import contracting, uniform_weights
 from tests.builders import assert_close, network, shaken
 from tests.dynamics.test_activations import FORMULAS
 
@@ -135,7 +137,7 @@ def test_sampled_weights_act_on_their_own_particle_only(dtype: torch.dtype) -> N
 
 
 def test_uniform_weights_fill_their_ranges(dtype: torch.dtype) -> None:
-    dynamics = plr.LowRankRNN(rank=4, units=3000, inputs=5, weights="uniform", dtype=dtype)
+    dynamics = plr.LowRankRNN(rank=4, units=3000, inputs=5, activation="tanh", weights="uniform", dtype=dtype)
     for weights, edge in ((dynamics.left, 4**-0.5), (dynamics.right, 3000**-0.5), (dynamics.input_weights, 5**-0.5)):
         assert 0.995 * edge < weights.max().item() <= edge
         assert -0.995 * edge > weights.min().item() >= -edge
@@ -145,7 +147,7 @@ def test_uniform_weights_fill_their_ranges(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("overlap", [0.6, -0.3])
 def test_gaussian_weights_have_the_standard_deviations_of_uniform_ones_and_the_overlap(overlap: float) -> None:
-    dynamics = plr.LowRankRNN(rank=2, units=20_000, weights="gaussian", overlap=overlap)
+    dynamics = plr.LowRankRNN(rank=2, units=20_000, weights="gaussian", activation="tanh", overlap=overlap)
     left, right = dynamics.left.detach(), dynamics.right.detach().mT
     assert abs(float(left.std()) * 6**0.5 - 1) < 0.02
     assert abs(float(right.std()) * 60_000**0.5 - 1) < 0.02
@@ -154,6 +156,38 @@ def test_gaussian_weights_have_the_standard_deviations_of_uniform_ones_and_the_o
     expected = torch.eye(4)
     expected[0, 2] = expected[2, 0] = expected[1, 3] = expected[3, 1] = overlap
     torch.testing.assert_close(correlation, expected, atol=0.03, rtol=0)
+
+
+def farthest(dynamics: plr.LowRankRNN, num_steps: int = 300) -> float:
+    """Return how far the network takes any of 100 states at a distance of 1000 from the origin, in units of that."""
+    z = torch.nn.functional.normalize(torch.randn(100, dynamics.rank, dtype=dynamics.left.dtype), dim=-1) * 1000
+    with torch.no_grad():
+        for _ in range(num_steps):
+            z = dynamics(z)
+    return float(z.norm(dim=-1).max()) / 1000
+
+
+@pytest.mark.parametrize("weights", ["uniform", "gaussian"])
+@pytest.mark.parametrize("name", ["relu", "softplus", "identity"])
+@pytest.mark.parametrize(("rank", "decay"), [(2, 0.9), (3, 0.7), (5, [0.5, 0.6, 0.7, 0.8, 0.99])])
+def test_untrained_networks_do_not_run_away(
+    name: str, weights: str, rank: int, decay: float | list[float], dtype: torch.dtype
+) -> None:
+    ran_away = 0
+    for _ in range(10):
+        options = {"rank": rank, "units": 60, "activation": name, "weights": weights, "decay": decay}
+        dynamics = plr.LowRankRNN(**options, dtype=dtype)  # type: ignore[arg-type]
+        assert farthest(dynamics) < 1.1
+        with torch.no_grad():
+            dynamics.right *= 6
+        ran_away += not farthest(dynamics) < 10  # NaN after an overflow
+    assert ran_away > 1  # so that the test sees it when they do
+
+
+@pytest.mark.parametrize("name", ["clipped_relu", "tanh"])
+def test_bounded_units_keep_the_weights_drawn(name: str) -> None:
+    left, right = uniform_weights(3, 60)
+    assert torch.equal(contracting(torch.tensor(0.9), left, 10 * right, activation(name)), 10 * right)
 
 
 def test_full_rank_weights_start_with_the_gain() -> None:

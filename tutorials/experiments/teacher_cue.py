@@ -25,11 +25,11 @@ NOISE, OBSERVATION_NOISE, CUES = 0.05, 0.05, 8
 
 @dataclass(frozen=True)
 class Settings:
-    """The paper's trials; fewer and larger steps than its 16,000, from the principal components on."""
+    """The paper's, but larger steps, from the principal components on."""
 
     num_trials: int = 800
     num_bins: int = 250
-    num_steps: int = 1500
+    num_steps: int = 16_000
     batch_size: int = 10
     num_particles: int = 64
     learning_rate: float = 1e-2
