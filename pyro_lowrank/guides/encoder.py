@@ -39,7 +39,7 @@ class EncoderProposal:
                 "The encoder reads more than one time bin at a time: run the filter over whole sequences "
                 "(`SMCFilter.run`), or pass `step` its slice of `guide.encode(y, u)` as `encoding`."
             )
-        (mean, variance), recorded = self._read(y), _recorded(y)
+        (mean, variance), recorded = self.read(y), _recorded(y)
         if not first:
             return {"mean": mean, **_combine(self.transition.noise, variance, recorded)}
         parts = [
@@ -72,11 +72,11 @@ class EncoderProposal:
 
         `first` tells whether that bin is the first of a trial.
         """
-        mean, variance = (part[:, -1] for part in self._read(y))
+        mean, variance = (part[:, -1] for part in self.read(y))
         noise = self.transition.initial_noise if first else self.transition.noise
         return {"mean": mean, **_combine(noise, variance, _recorded(y[:, -1]))}
 
-    def _read(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoder's mean and variance of every bin."""
         missing = y.isnan()
         filled = y.nan_to_num(nan=0.0) if missing.any() else y

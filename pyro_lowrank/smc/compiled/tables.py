@@ -15,6 +15,7 @@ from pyro_lowrank.guides.encoder import EncoderProposal
 from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.guides.optimal import OptimalProposal
 from pyro_lowrank.smc.compiled import proposals
+from pyro_lowrank.smc.compiled.products import EncoderProducts
 from pyro_lowrank.smc.compiled.reduction import Bins, ReducedRecording
 
 
@@ -111,22 +112,19 @@ def _bootstrap(proposal: BootstrapProposal, transition: Transition, y: Tensor, v
 
 @tables_of.register
 def _encoder(proposal: EncoderProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables:
-    encoding = proposal.encode(y, v, first=True)
-    batch, rank = y.shape[:-1], transition.rank
-    gain, scale = (encoding[name].reshape(-1, rank, rank) for name in ("gain", "scale_tril"))
-    factors = torch.stack([transition.initial_noise.scale_tril, transition.noise.scale_tril])
-    first_or_rest = _first_or_rest(y)
-    log_scales = (factors.diagonal(dim1=-2, dim2=-1).log().sum(-1), scale.diagonal(dim1=-2, dim2=-1).log().sum(-1))
-    nothing = torch.zeros((), dtype=scale.dtype).expand(*batch, rank)
+    (mean, variance), recorded = proposal.read(y), ~y.isnan().all(-1)
+    factors = transition.initial_noise.scale_tril, transition.noise.scale_tril
+    gain, scale, metric, constant = EncoderProducts.apply(recorded, variance, *factors)
+    nothing = torch.zeros((), dtype=scale.dtype).expand(mean.shape)
     return Tables(
-        reference=encoding["mean"],
+        reference=mean,
         shift=nothing,
         linear=nothing,
-        constant=log_scales[1].reshape(batch) - log_scales[0][first_or_rest],
-        gain=gain,
-        scale=scale,
-        metric=torch.cholesky_inverse(factors)[first_or_rest.reshape(-1)],
-        index=torch.arange(gain.shape[0]).reshape(batch),
+        constant=constant,
+        gain=gain.flatten(0, 1),
+        scale=scale.flatten(0, 1),
+        metric=metric.flatten(0, 1),
+        index=torch.arange(recorded.numel()).reshape(recorded.shape),
         weighing=proposals.RATIO,
         needs_likelihood=True,
     )
