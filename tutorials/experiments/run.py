@@ -36,6 +36,8 @@ EXPERIMENTS = (
     "authors_students",
     "eeg_authors",
     "eeg",
+    "eeg_ranks",
+    "eeg_floors",
     "premotor_reach",
     "premotor_delay",
     "hippocampus_track",
@@ -93,7 +95,8 @@ def run(name: str, folder: Path, seeds: list[int] | None, *, reduced: bool) -> d
     path = folder / f"{name}.json"
     rows = load(path, settings)
     record = {}
-    for seed in getattr(module, "SEEDS", (0,) if reduced else range(5)) if seeds is None else seeds:
+    own = (0,) if reduced else getattr(module, "SEEDS", range(5))
+    for seed in own if seeds is None else seeds:
         if seed in [row["seed"] for row in rows]:
             continue
         started = time.perf_counter()
@@ -112,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)}; all if none is given")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--seeds", type=int, nargs="+", help="0 to 4 if not given")
+    parser.add_argument("--seeds", type=int, nargs="+", help="those of the experiment if not given, as a rule 0 to 4")
     parser.add_argument("--reduced", action="store_true", help="small settings, seed 0: seconds each, crude numbers")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(EXPERIMENTS))

@@ -1,0 +1,66 @@
+"""How well three shared latents and white noise can do on the EEG measures, however they move: what bounds `eeg`.
+
+A factor analysis of the raw recording gives loadings, noise of each channel, and latents of every bin. From these the
+recording is generated with its own latents (`own`: nothing about them is left to learn), and with Gaussian latents that
+have their spectra and cross-spectra, smoothed over 41 frequencies, but random amplitudes and phases (`gaussian`: what
+the best linear network would do). Both are judged as in `eeg`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import eeg
+import numpy as np
+from sklearn.decomposition import FactorAnalysis
+
+REFERENCE = {}
+GOAL = {}
+
+HALF_WIDTH = 20  # frequencies
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many latents."""
+
+    rank: int = 3
+
+
+FULL = REDUCED = Settings()
+
+
+def gaussian_copy(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a Gaussian process with the smoothed spectra of latents `time x rank`."""
+    spectrum = np.fft.rfft(z, axis=0)
+    copy = np.zeros_like(spectrum)
+    for shift in range(-HALF_WIDTH, HALF_WIDTH + 1):
+        white = (rng.standard_normal(len(spectrum)) + 1j * rng.standard_normal(len(spectrum))) / np.sqrt(2)
+        copy += np.roll(spectrum, shift, axis=0) * white[:, None]
+    return np.fft.irfft(copy / np.sqrt(2 * HALF_WIDTH + 1), len(z), axis=0)
+
+
+def run(seed: int, settings: Settings) -> dict[str, float]:
+    """Judge both."""
+    raw, smoothed = eeg.recordings()
+    rng = np.random.default_rng(seed)
+    analysis = FactorAnalysis(settings.rank, random_state=0).fit(raw)
+    own = analysis.transform(raw)
+    row = {}
+    for name, z in (("own", own), ("gaussian", gaussian_copy(own, rng))):
+        generated = z @ analysis.components_ + np.sqrt(analysis.noise_variance_) * rng.standard_normal(raw.shape)
+        found = eeg.measures(smoothed[: len(raw)], generated, seed)
+        row |= {f"{measure}_{name}": value for measure, value in found.items()}
+    return row
+
+
+def draw(figure, record: dict) -> None:
+    """Draw both measures."""
+    axes = figure.subplots()
+    for name, label in (("own", "the recording's own latents"), ("gaussian", "Gaussian latents of its spectra")):
+        x, y = ([row[f"{measure}_{name}"] for row in record["rows"]] for measure in ("d_stsp", "d_h"))
+        axes.scatter(x, y, s=18, label=label)
+    axes.axvline(eeg.GOAL["d_stsp"], color="C3", lw=0.8)
+    axes.axhline(eeg.GOAL["d_h"], color="C3", lw=0.8)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(xlabel="D_stsp (nats), no draw left out", ylabel="D_H", title="three latents and white noise")
