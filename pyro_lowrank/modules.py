@@ -146,7 +146,9 @@ class Module(PyroModule):
             if constraint is not None:
                 return _constrained(unconstrained, constraint)
         value = super().__getattr__(name)
-        if pyro.settings.get("module_local_params") and not name.endswith("_unconstrained"):
+        findable = isinstance(value, nn.Module | nn.Parameter) and not name.endswith("_unconstrained")
+        # The setting is asked for last: finding it costs more than all the rest.
+        if findable and pyro.settings.get("module_local_params"):
             _let_svi_find(value)
         return value
 

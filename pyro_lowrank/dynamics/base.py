@@ -14,6 +14,7 @@ from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.analysis import analyzer_arguments
 from pyro_lowrank.dynamics.initial_weights import uniform
 from pyro_lowrank.dynamics.means import next_mean
+from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.dynamics.noise import NOISE_KINDS, GaussianNoise, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
 from pyro_lowrank.dynamics.transition import Transition
@@ -120,14 +121,19 @@ class RNNDynamics(Module):
     def transition(self) -> Transition:
         """Return the transition density with the present parameter values, each read once."""
         return Transition(
+            **vars(self._network()),
+            noise=self._noise(),
+            initial_mean=self.initial_mean,
+            initial_noise=noise_of(self.initial_noise_kind, self.rank, self.initial_noise_scale),
+        )
+
+    def _network(self) -> Network:
+        return Network(
             decay=self.decay if self.decay_per_latent else self.decay.unsqueeze(-1),
             left=self._left(),
             right=self.right,
             bias=self.bias,
             input_weights=self.input_weights,
-            noise=self._noise(),
-            initial_mean=self.initial_mean,
-            initial_noise=noise_of(self.initial_noise_kind, self.rank, self.initial_noise_scale),
             activation=self.activation,
             input_filter=self.input_filter,
         )
@@ -138,7 +144,7 @@ class RNNDynamics(Module):
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the mean of the next latent, from latents `... x rank` and effective inputs `... x inputs`."""
-        return next_mean(self.transition(), z, u)
+        return next_mean(self._network(), z, u)
 
     @effectful
     def trajectory(self, num_steps: int, u: Tensor | None = None) -> Trajectory:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.errors import check_choice, check_positive, warn_user
+from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.base import AffineGaussian, ReadoutObservation
 from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
@@ -94,6 +95,11 @@ class GaussianObservation(ReadoutObservation):
     def noise_variance(self) -> Tensor:
         """The variance of the observation noise, `features`."""
         return self._scale().square()
+
+    @effectful
+    def mean(self, z: Tensor, u: Tensor | None = None) -> Tensor:
+        """Return the mean of the observation, as that of any `Observation`, without reading the noise."""
+        return self.readout.bind(self._units())(z, u)
 
     def bind(self, units: Any) -> GaussianEmission:
         """Return the observation model at the present parameter values."""

@@ -56,7 +56,7 @@ def test_it_equals_the_definition(
         u = torch.randn(*inputs_shape, inputs, dtype=dtype) if inputs else None
         expected = dynamics(z, u)
         with torch.no_grad(), monkeypatch.context() as patch:
-            patch.setattr("pyro_lowrank.dynamics.transition.Transition.mean", compiled_only)
+            patch.setattr("pyro_lowrank.dynamics.network.Network.mean", compiled_only)
             found = dynamics(z, u)
         assert expected.requires_grad
         assert not found.requires_grad

@@ -33,7 +33,7 @@ class Settings:
 
     rank: int = 3
     units: int = 512
-    num_steps: int = 10_000
+    num_steps: int = 6000
     window: int = 200
     batch_size: int = 10
     num_particles: int = 10

@@ -13,27 +13,27 @@ from pyro_lowrank.compilation import run_side_by_side
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks, padded
 from pyro_lowrank.dynamics.compiled.network import kind_of, number_of, weights_of
 from pyro_lowrank.dynamics.compiled.units import move_parents
-from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.dynamics.network import Network
 
 # Type checkers do not see through arguments that are unpacked.
 _move: Any = move_parents
 
 
 class CompiledMean:
-    """Computes `Transition.mean`, without gradients.
+    """Computes `Network.mean`, without gradients.
 
     Args:
-        transition: one for which `obstacle_of_network` finds no obstacle.
+        network: one for which `obstacle_of_network` finds no obstacle.
     """
 
-    def __init__(self, transition: Transition) -> None:
-        kind = kind_of(transition.activation, transition.right.dtype)
+    def __init__(self, network: Network) -> None:
+        kind = kind_of(network.activation, network.right.dtype)
         assert kind is not None
-        decay, left, right, bias = weights_of(transition, with_inputs=transition.num_inputs > 0)
+        decay, left, right, bias = weights_of(network, with_inputs=network.num_inputs > 0)
         self.units = (*kind, padded(left.mT), padded(right), padded(bias))
-        self.decay, self.num_inputs = array(decay), transition.num_inputs
-        zero = number_of(transition.right.dtype)(0)
-        self.zero, self.zero_in = (zero,) * transition.rank, (zero,) * left.shape[1]
+        self.decay, self.num_inputs = array(decay), network.num_inputs
+        zero = number_of(network.right.dtype)(0)
+        self.zero, self.zero_in = (zero,) * network.rank, (zero,) * left.shape[1]
 
     @torch.no_grad()
     def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:

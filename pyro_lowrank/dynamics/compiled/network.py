@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.compiled import units
-from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.piecewise import CLIPPED_RELU, IDENTITY, RELU, PiecewiseLinear
 
 _FAST_SHAPES: dict[PiecewiseLinear | None, tuple[int, ...]] = {
@@ -25,18 +25,18 @@ _NO_HINGES = (0.0, (0.0,), (0.0,), (0.0,))
 LARGEST_RANK = 31
 
 
-def obstacle_of_network(transition: Transition) -> str | None:
+def obstacle_of_network(network: Network) -> str | None:
     """Return why a network has no compiled form, or None if it has one."""
-    if transition.right.device.type != "cpu":
-        return f"the model lies on {transition.right.device}"
-    if transition.right.dtype not in (torch.float32, torch.float64):
-        return f"the model holds {transition.right.dtype}"
-    if transition.batch_shape:
+    if network.right.device.type != "cpu":
+        return f"the model lies on {network.right.device}"
+    if network.right.dtype not in (torch.float32, torch.float64):
+        return f"the model holds {network.right.dtype}"
+    if network.batch_shape:
         return "parameters of the network have batch dims"
-    if transition.rank > LARGEST_RANK:
-        return f"{transition.rank} latents are more than the {LARGEST_RANK} that it holds"
-    if kind_of(transition.activation, transition.right.dtype) is None:
-        return f"the activation {transition.activation.name!r} has no compiled form"
+    if network.rank > LARGEST_RANK:
+        return f"{network.rank} latents are more than the {LARGEST_RANK} that it holds"
+    if kind_of(network.activation, network.right.dtype) is None:
+        return f"the activation {network.activation.name!r} has no compiled form"
     return None
 
 
@@ -69,10 +69,10 @@ def _kind_of(function: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | 
     return None
 
 
-def weights_of(transition: Transition, *, with_inputs: bool) -> tuple[Tensor, ...]:
+def weights_of(network: Network, *, with_inputs: bool) -> tuple[Tensor, ...]:
     """Return decay, left, right and bias, the inputs counted among what the units see."""
-    rank, right = transition.rank, transition.right
-    left = torch.eye(rank, dtype=right.dtype) if transition.left is None else transition.left
+    rank, right = network.rank, network.right
+    left = torch.eye(rank, dtype=right.dtype) if network.left is None else network.left
     if with_inputs:
-        left = torch.cat([left, transition.input_weights], -1)
-    return transition.decay.expand(rank), left, right, transition.bias
+        left = torch.cat([left, network.input_weights], -1)
+    return network.decay.expand(rank), left, right, network.bias
