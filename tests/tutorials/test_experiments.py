@@ -15,7 +15,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "tutorials" / "experiments"
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
 NEED_A_CHECKOUT = ("authors_students", "eeg_authors")
 TRAINED = (
-    *("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "eeg"),
+    *("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "estimators"),
+    *("eeg", "eeg_ranks", "eeg_floors", "eeg_learning"),
     *("premotor_reach", "premotor_delay", "hippocampus_track"),
 )
 

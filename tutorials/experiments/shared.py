@@ -132,8 +132,13 @@ def fitted(
     *,
     window: int | None = None,
     held_out: torch.Tensor | None = None,
+    elbo: plr.SMC_ELBO | None = None,
+    optimizer=torch.optim.RAdam,
 ) -> plr.FitResult:
-    """Train a model as the settings of its experiment say; return what the training went through."""
+    """Train a model as the settings of its experiment say; return what the training went through.
+
+    Options that no setting names are those of `plr.fit`; an `elbo` brings its own number of particles.
+    """
     return plr.fit(
         model,
         guide,
@@ -142,7 +147,9 @@ def fitted(
         num_steps=settings.num_steps,
         batch_size=settings.batch_size,
         window=window,
-        num_particles=settings.num_particles,
+        num_particles=settings.num_particles if elbo is None else None,
+        elbo=elbo,
+        optimizer=optimizer,
         learning_rate=settings.learning_rate,
         final_learning_rate=settings.final_learning_rate,
         held_out=held_out,

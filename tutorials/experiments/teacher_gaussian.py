@@ -39,6 +39,7 @@ class Settings:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-5
     decay: float = 0.7
+    noise: float = NOISE
     max_lag: int = 50
     num_true_trials: int = 2000
 
@@ -49,9 +50,11 @@ FULL, REDUCED = (
 )
 
 
-def draw_trials(teacher: Teacher, num_trials: int, num_bins: int, rng: np.random.Generator) -> np.ndarray:
+def draw_trials(
+    teacher: Teacher, num_trials: int, num_bins: int, rng: np.random.Generator, noise: float = NOISE
+) -> np.ndarray:
     """Return recordings of the teacher, trials x time x units."""
-    z = teacher.latents(teacher.ring_start(num_trials, NOISE, rng), num_bins, NOISE, rng)
+    z = teacher.latents(teacher.ring_start(num_trials, noise, rng), num_bins, noise, rng)
     y = teacher.currents(z)
     return y + OBSERVATION_NOISE * rng.standard_normal(y.shape)
 
@@ -76,7 +79,7 @@ def judge(model: plr.StateSpaceModel, truth: np.ndarray, settings: Settings) -> 
     found = noise_std(model)
     return {
         "noise_std": found,
-        "noise_off": abs(found - NOISE) / NOISE,
+        "noise_off": abs(found - settings.noise) / settings.noise,
         **compare(truth, generated, settings.max_lag),
         "curves": {
             "true": metrics.autocorrelation(truth, max_lag=settings.max_lag)[:, 0],
@@ -85,16 +88,28 @@ def judge(model: plr.StateSpaceModel, truth: np.ndarray, settings: Settings) -> 
     }
 
 
+def training_trials(seed: int, settings: Settings, num_sets: int = 1) -> list[np.ndarray]:
+    """Return sets of trials to train on, trials x time x units; the first does not depend on how many there are."""
+    teacher, rng = Teacher.load("osc_rnn"), np.random.default_rng(seed)
+    size = settings.num_trials, settings.num_bins
+    return [draw_trials(teacher, *size, rng, settings.noise) for _ in range(num_sets)]
+
+
+def trained(
+    y: np.ndarray, seed: int, settings: Settings, guide_of=plr.OptimalGuide, elbo: plr.SMC_ELBO | None = None
+) -> tuple[plr.StateSpaceModel, plr.FitResult]:
+    """Return a student, and what its training went through."""
+    torch.manual_seed(seed)
+    model = student(Teacher.load("osc_rnn"), decay=settings.decay, observation_noise=OBSERVATION_NOISE)
+    return model, fitted(model, guide_of(model), settings, seed, tensor(y), elbo=elbo)
+
+
 def run(seed: int, settings: Settings) -> dict:
     """Train and judge one student."""
-    teacher = Teacher.load("osc_rnn")
-    rng = np.random.default_rng(seed)
-    y = draw_trials(teacher, settings.num_trials, settings.num_bins, rng)
-    again = draw_trials(teacher, settings.num_trials, settings.num_bins, rng)
-    truth = draw_trials(teacher, settings.num_true_trials, settings.num_bins, np.random.default_rng(10**6))
-    torch.manual_seed(seed)
-    model = student(teacher, decay=settings.decay, observation_noise=OBSERVATION_NOISE)
-    fit = fitted(model, plr.OptimalGuide(model), settings, seed, tensor(y))
+    y, again = training_trials(seed, settings, num_sets=2)
+    rng = np.random.default_rng(10**6)
+    truth = draw_trials(Teacher.load("osc_rnn"), settings.num_true_trials, settings.num_bins, rng, settings.noise)
+    model, fit = trained(y, seed, settings)
     floor = compare(truth, again, settings.max_lag)
     return {
         **judge(model, truth, settings),
