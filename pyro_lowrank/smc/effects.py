@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.smcfilter import SMCState
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_lowrank.errors import warn_user
@@ -112,32 +112,32 @@ class EffectsKernel:
                 guide_trace = poutine.trace(guide).get_trace(particles, *call.args, **guide_kwargs)
             replayed = poutine.replay(model, guide_trace)
             model_trace = poutine.trace(replayed).get_trace(particles, *call.args, **call.kwargs)
-        log_weights = self._weigh(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
-        return dict(particles), log_weights
+        return dict(particles), self._weigh(model_trace, guide_trace)
 
     def _weigh(self, model_trace: Trace, guide_trace: Trace) -> Tensor:
         """Return log p(observed, proposed) - log q(proposed) of one step, `particles (x trials)`."""
-        proposed = set(guide_trace.stochastic_nodes)
-        unknown = sorted(proposed - set(model_trace.stochastic_nodes))
+        proposed, latent = _latent_sites(guide_trace), _latent_sites(model_trace)
+        unknown = sorted(proposed.keys() - latent.keys())
         if unknown:
             raise ValueError(
                 f"The guide samples {unknown}, which are no latent sites of the model at this step; the model has "
-                f"{sorted(model_trace.stochastic_nodes)}."
+                f"{sorted(latent)}."
             )
-        sites = [(+1, site) for name, site in model_trace.nodes.items() if self._counts(name, site, proposed)]
-        sites += [(-1, guide_trace.nodes[name]) for name in guide_trace.stochastic_nodes]
         if torch.is_grad_enabled():
-            for name in guide_trace.stochastic_nodes:
-                _warn_unless_reparametrised(name, guide_trace.nodes[name])
-        per_trial = any(_trials_frame(site) for _, site in sites)
-        if not sites:
-            return torch.zeros(self.num_particles)
-        return torch.stack([sign * self._log_prob(site, per_trial) for sign, site in sites]).sum(0)
-
-    @staticmethod
-    def _counts(name: str, site: Any, proposed: set[str]) -> bool:
+            for name, site in proposed.items():
+                _warn_unless_reparametrised(name, site)
         # A latent site that the guide leaves out is proposed from the model: its weight is 1.
-        return site["type"] == "sample" and (site["is_observed"] or name in proposed)
+        observed = [site for site in model_trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
+        positive = [*(latent[name] for name in proposed), *observed]
+        per_trial = any(map(_trials_frame, (*positive, *proposed.values())))
+        if not positive:
+            return torch.zeros(self.num_particles)
+        total = self._log_prob(positive[0], per_trial)
+        for site in positive[1:]:
+            total = total + self._log_prob(site, per_trial)
+        for site in proposed.values():
+            total = total - self._log_prob(site, per_trial)
+        return total
 
     def _log_prob(self, site: Any, per_trial: bool) -> Tensor:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -153,7 +153,7 @@ class EffectsKernel:
                 f"Site {site['name']!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
                 f"trial; move it inside, or give the plate another name to weigh all trials together."
             )
-        return log_prob.reshape(self.num_particles, -1, log_prob.shape[-1]).sum(1)
+        return log_prob if log_prob.dim() == 2 else log_prob.flatten(1, -2).sum(1)
 
     def _collect_scale(self, site: Any) -> None:
         scale = site["scale"]
@@ -166,6 +166,15 @@ class EffectsKernel:
                 f"All sites of a filtered model and its guide must have one scale, which scales the log evidence; got "
                 f"{scale} at {site['name']!r} and {self.scale} before."
             )
+
+
+def _latent_sites(trace: Trace) -> dict[str, Any]:
+    """Return the sampled sites by name, those of subsampled plates left out."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }
 
 
 def _trials_frame(site: Any) -> bool:

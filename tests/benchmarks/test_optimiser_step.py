@@ -90,7 +90,7 @@ def test_optimiser_step(build: Callable[[], tuple[Any, Any, Tensor]], particles:
     steps = [optimiser_step(model, guide, y, particles, parameters, backend) for backend in backends]
     if build is gaussian:
         steps.append(optimiser_step(Delegate(model), Delegate(guide), y, particles, parameters))
-    compiled, plain, *effects = milliseconds(steps)
+    compiled, plain, *effects = milliseconds(steps, rounds=9, in_a_row=5)  # as in a training
     print(f"\n{build.__doc__} {particles} particles, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"  compiled {compiled:.1f} ms, plain {plain:.1f} ms, plain / compiled {plain / compiled:.1f}", end="")
     print("".join(f"; Pyro's effects {ms:.1f} ms, effects / plain {ms / plain:.1f}" for ms in effects))

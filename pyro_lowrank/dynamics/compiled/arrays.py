@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 
 # Units are padded to a whole number of vector registers.
 _LANES = 16
-# Below this many evaluations of a unit per thread, fewer threads are used.
-_WORTH_A_THREAD = 100_000
+# Below this many evaluations of a unit per thread, about half a millisecond, fewer threads are used.
+_WORTH_A_THREAD = 2_000_000
 
 
 def array(tensor: Tensor) -> Any:
