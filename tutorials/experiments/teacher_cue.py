@@ -1,8 +1,8 @@
 """A student learns a ring attractor that a cue sets, and where each cue leads: 60 units, 8 angles.
 
 The angle of a state is that of its currents, projected on the teacher's left vectors; the final one of a cue is the
-circular mean over 500 trials with all noises, of the student and of the teacher on the same cue. `floor` is the error of
-the teacher against itself, under other noise.
+circular mean over 500 trials with all noises, of the student and of the teacher on the same cue. `floor` is the error
+of the teacher against itself, under other noise.
 """
 
 from __future__ import annotations
