@@ -38,7 +38,12 @@ EXPERIMENTS = (
     "eeg",
     "premotor_reach",
     "premotor_delay",
+    "premotor_generation",
     "hippocampus_track",
+    "hippocampus_maze",
+    "lorenz05",
+    "lorenz10",
+    "bursting",
 )
 
 
