@@ -39,7 +39,8 @@ from pyro_lowrank.data import Recording, bin_spikes, split_trials
 REFERENCE = {"latents_r2": "decodable (figure)"}
 GOAL = {"generated_rates_r": 0.95, "generated_intervals_r": 0.95}
 
-BIN_SIZE, SHOWN = 0.025, 800  # seconds, bins
+BIN_SIZE = 0.025  # seconds
+SHOWN = slice(0, 800, 5)  # bins, few enough for small files
 GENERATIONS = 20
 
 
@@ -142,20 +143,20 @@ def judged(recording: Recording, positions: np.ndarray, seed: int, settings: Set
     again = [generated_agreement(model, train, seed + 1 + draw) for draw in range(GENERATIONS)]
     found |= {f"{name}_median": float(np.median([each[name] for each in again])) for name in again[0]}
     found |= {f"recorded_{name}_r": r for name, r in agreements(train.data, test.data).items()}
-    return found | {"position": np.concatenate(where[1])[:SHOWN].squeeze(), "predicted": predicted[:SHOWN].squeeze()}
+    return found | {"position": np.concatenate(where[1])[SHOWN].T, "predicted": predicted[SHOWN].T}
 
 
 def draw_decoded(figure, record: dict, coordinates: Sequence[str]) -> None:
     """Draw positions of held-out runs, decoded and real, one row for each coordinate, and all scores."""
     grid = figure.add_gridspec(len(coordinates), 2)
     row = record["rows"][0]
-    shown = {name: np.reshape(row[name], (-1, len(coordinates))) for name in ("position", "predicted")}
-    times = BIN_SIZE * np.arange(len(shown["position"]))
-    jump = (np.abs(np.diff(shown["position"], axis=0, prepend=shown["position"][:1])) > 0.3).any(1)
+    shown = {name: np.array(row[name]) for name in ("position", "predicted")}
+    times = BIN_SIZE * np.arange(SHOWN.stop)[SHOWN][: shown["position"].shape[1]]
+    jump = (np.abs(np.diff(shown["position"], prepend=shown["position"][:, :1])) > 0.3).any(0)
     for number, name in enumerate(coordinates):
         axes = figure.add_subplot(grid[number, 0])
         for key, label, color in (("position", "position", "k"), ("predicted", "decoded from latents", "C0")):
-            axes.plot(times, np.where(jump, np.nan, shown[key][:, number]), color=color, lw=1.2, label=label)
+            axes.plot(times, np.where(jump, np.nan, shown[key][number]), color=color, lw=1.2, label=label)
         axes.set(ylabel=name, ylim=(0, 1.25 if number == 0 else 1))
         if number == 0:
             axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
