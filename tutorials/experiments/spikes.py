@@ -118,7 +118,7 @@ def predicted_rates(
 def generated(model: plr.StateSpaceModel, recording: Recording, seed: int) -> np.ndarray:
     """Return as many trials as were recorded, of the same lengths and with the same inputs, NaN in padding."""
     torch.manual_seed(seed)
-    _, u = plr.as_tensors(recording, model)
+    u = None if recording.inputs is None else plr.as_tensors(recording, model)[1]
     drawn = model.simulate(num_trials=recording.num_trials, num_steps=recording.data.shape[1], u=u).y.numpy()
     return np.where(np.isnan(recording.data), np.nan, drawn)
 
