@@ -25,6 +25,7 @@ from pyro_lowrank import metrics
 
 TRANSIENT = 1000  # bins
 SHOWN = slice(0, 600, 2)  # bins, few enough for small files
+TEST_TRANSIENT = 5000  # bins, left out of the picture only
 BINS, ADDED = 30, 1e-5
 
 
@@ -106,7 +107,7 @@ def draw_generated(figure, record: dict, name: str) -> None:
     """Draw the test, what the first seed generates, both measures of each network, and those of the test's halves."""
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
     row = record["rows"][0]
-    test = np.load(data_file(f"{name}_test.npy"))[SHOWN, ::2].T
+    test = np.load(data_file(f"{name}_test.npy"))[TEST_TRANSIENT:][SHOWN, ::2].T
     for place, title, x, color in zip(axes, ("test", "generated"), (test, row["generated"]), ("k", "C0"), strict=False):
         place.plot(*x, color=color, lw=0.6)
         place.set(title=title, xlabel="first feature", ylabel="third", xlim=(-3, 3), ylim=(-3, 3.5))
