@@ -17,7 +17,8 @@ NEED_A_CHECKOUT = ("authors_students", "eeg_authors")
 TRAINED = (
     *("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "estimators"),
     *("eeg", "eeg_ranks", "eeg_floors", "eeg_learning"),
-    *("premotor_reach", "premotor_delay", "hippocampus_track"),
+    *("premotor_reach", "premotor_delay", "premotor_generation", "hippocampus_track", "hippocampus_maze"),
+    *("lorenz05", "lorenz10", "bursting"),
 )
 
 

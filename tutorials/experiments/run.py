@@ -43,7 +43,12 @@ EXPERIMENTS = (
     "eeg_learning",
     "premotor_reach",
     "premotor_delay",
+    "premotor_generation",
     "hippocampus_track",
+    "hippocampus_maze",
+    "lorenz05",
+    "lorenz10",
+    "bursting",
 )
 
 

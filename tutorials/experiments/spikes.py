@@ -15,7 +15,7 @@ from sklearn.linear_model import PoissonRegressor
 
 import pyro_lowrank as plr
 from pyro_lowrank import metrics
-from pyro_lowrank.data import Recording, bin_spikes
+from pyro_lowrank.data import Recording
 from pyro_lowrank.guides.base import Guide
 
 SMOOTHING = (1.0, 2.0, 3.0, 5.0, 8.0)  # Standard deviations of the baselines' Gaussian kernels, in bins.
@@ -54,57 +54,19 @@ def delays(bin_ms: int = 20) -> Recording:
     return Recording(counts.astype(float), bin_size=bin_ms / 1000, conditions=condition)
 
 
-def track_laps(bin_size: float = 0.025, min_spikes: int = 100, longest: float = 10.0) -> tuple[Recording, np.ndarray]:
-    """Return runs from end to end of a linear track, and the position in each time bin as a share of its length.
-
-    A run leaves the outer tenth at one end and ends where it enters that at the other; those that take longer than
-    `longest` seconds, with a rest on the way, are left out, and so are units with fewer spikes than `min_spikes` in all
-    runs. The condition is the direction. Positions are trials x time, NaN in padding.
-    """
-    with np.load(data_file("ca1_linear_track.npz")) as d:
-        file = {name: d[name] for name in d.files}
-    start, stop = file["run_epochs"][0]
-    times, xy = file["position_t"], file["position_xy"].astype(float)
-    running = (times >= start) & (times <= stop)
-    centred = xy[running] - xy[running].mean(0)
-    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-    place = (along - along.min()) / (along.max() - along.min())
-    runs = [run for run in _runs(times[running], place) if run[1] - run[0] <= longest]
-    epochs, directions = [run[:2] for run in runs], [run[2] for run in runs]
-    offsets = file["unit_offsets"]
-    units = [file["spike_times"][a:b] for a, b in pairwise(offsets)]
-    recording = bin_spikes(
-        dict(enumerate(units)), bin_size=bin_size, epochs=np.array(epochs), conditions=np.array(directions)
-    )
-    active = np.nansum(recording.data, (0, 1)) >= min_spikes
-    recording = recording.select(features=active)
-    positions = np.full(recording.data.shape[:2], np.nan)
-    for row, (begin, _), length in zip(positions, epochs, recording.trial_lengths, strict=True):
-        row[:length] = np.interp(begin + bin_size * (np.arange(length) + 0.5), times[running], place)
-    return recording, positions
-
-
-def _runs(times: np.ndarray, place: np.ndarray, edge: float = 0.1) -> list[tuple[float, float, int]]:
-    """Return the begin, end and direction of each run from end to end."""
-    runs = []
-    last_end, left_at = None, 0
-    for i, p in enumerate(place):
-        end = 0 if p < edge else 1 if p > 1 - edge else None
-        if end is None:
-            continue
-        if last_end is not None and end != last_end:
-            runs.append((times[left_at], times[i], end))
-        last_end, left_at = end, i
-    return runs
-
-
 def trained(
     recording: Recording, guide_of: type[Guide] | object, training: Training, seed: int
 ) -> tuple[plr.StateSpaceModel, Guide]:
     """Return a network trained on a recording of spikes, and its guide."""
     torch.manual_seed(seed)
     features = recording.data.shape[-1]
-    dynamics = plr.LowRankRNN(rank=training.rank, units=training.units, activation="clipped_relu", noise="diagonal")
+    dynamics = plr.LowRankRNN(
+        rank=training.rank,
+        units=training.units,
+        activation="clipped_relu",
+        noise="diagonal",
+        inputs=0 if recording.inputs is None else recording.inputs.shape[-1],
+    )
     model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(rank=training.rank, features=features))
     plr.initialise_from_data(model, recording)
     guide = guide_of(model)
@@ -153,17 +115,28 @@ def predicted_rates(
     return rates
 
 
+def generated(model: plr.StateSpaceModel, recording: Recording, seed: int) -> np.ndarray:
+    """Return as many trials as were recorded, of the same lengths and with the same inputs, NaN in padding."""
+    torch.manual_seed(seed)
+    u = None if recording.inputs is None else plr.as_tensors(recording, model)[1]
+    drawn = model.simulate(num_trials=recording.num_trials, num_steps=recording.data.shape[1], u=u).y.numpy()
+    return np.where(np.isnan(recording.data), np.nan, drawn)
+
+
 def generated_agreement(model: plr.StateSpaceModel, recording: Recording, seed: int) -> dict[str, float]:
     """Return how far statistics of as many generated trials agree with the recorded ones."""
-    torch.manual_seed(seed)
-    drawn = model.simulate(num_trials=recording.num_trials, num_steps=recording.data.shape[1]).y.numpy()
-    drawn = np.where(np.isnan(recording.data), np.nan, drawn)
+    found = agreements(recording.data, generated(model, recording, seed))
+    return {f"generated_{name}_r": value for name, value in found.items()}
+
+
+def agreements(counts: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Return correlations over units of mean rates and mean intervals, and over pairs of their correlations."""
     pairs = {
-        "rates": (metrics.mean_rates(recording.data), metrics.mean_rates(drawn)),
-        "intervals": (metrics.isi_statistics(recording.data).mean, metrics.isi_statistics(drawn).mean),
-        "correlations": (metrics.pairwise_correlations(recording.data), metrics.pairwise_correlations(drawn)),
+        "rates": (metrics.mean_rates(counts), metrics.mean_rates(others)),
+        "intervals": (metrics.isi_statistics(counts).mean, metrics.isi_statistics(others).mean),
+        "correlations": (metrics.pairwise_correlations(counts), metrics.pairwise_correlations(others)),
     }
-    return {f"generated_{name}_r": metrics.agreement(*pair).correlation for name, pair in pairs.items()}
+    return {name: metrics.agreement(*pair).correlation for name, pair in pairs.items()}
 
 
 def windows(sequences: np.ndarray, num_bins: int, width: int) -> np.ndarray:
