@@ -31,10 +31,11 @@ def initialise_from_data(
 
     .. math:: C = E D^{1/2}, \quad b = m, \quad \hat z_t = D^{-1/2} E^T (y_t - m)
 
-    so that the latents have unit variance; the observation noise is what the components leave over, and the transition
-    noise what the network, with its random weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`.
-    For counts, and for zeros and ones, the bias of the readout makes the means those of the recording, and the weight
-    of an affine readout has latents of unit variance explain how features covary from one time bin to the next.
+    so that the latents have unit variance; the observation noise is what the components leave over (if there are as
+    many latents as features: a hundredth of the variance), and the transition noise what the network, with its random
+    weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`. For counts, and for zeros and ones, the
+    bias of the readout makes the means those of the recording, and the weight of an affine readout has latents of unit
+    variance explain how features covary from one time bin to the next.
 
     Recurrent weights are left as they were drawn, or shrunk where the latents would run away; frozen parameters are
     left alone. Of a `JointObservation` the only Gaussian part that reads all latents starts at its components, other
@@ -116,8 +117,10 @@ def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     _set_readout(observation, dynamics, weight, mean)
-    residual = (centred - z @ weight.mT).flatten(0, 1).square().mean(0)
-    _set_noise(observation, residual, smallest=1e-6 * float(centred.square().mean()))
+    residual, variance = (x.flatten(0, 1).square().mean(0) for x in (centred - z @ weight.mT, centred))
+    # As many latents as features leave nothing over, which tells nothing; from no noise a training hardly comes away.
+    residual = 0.01 * variance if dynamics.rank >= len(variance) else residual
+    _set_noise(observation, residual, smallest=1e-6 * float(variance.mean()))
     if z.shape[1] > 1:
         _set_transition_noise(dynamics, z, inputs)
 

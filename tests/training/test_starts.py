@@ -35,6 +35,16 @@ def linear(dtype: torch.dtype, **options: Any) -> plr.StateSpaceModel:
     return plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=6, dtype=dtype))
 
 
+def test_as_many_latents_as_features_start_with_some_noise(dtype: torch.dtype) -> None:
+    model = plr.StateSpaceModel(
+        plr.LowRankRNN(rank=3, units=8, dtype=dtype), plr.GaussianObservation(rank=3, features=3, dtype=dtype)
+    )
+    y = torch.randn(4, 500, 3, dtype=dtype) * torch.tensor([1.0, 5.0, 0.2], dtype=dtype)
+    plr.initialise_from_data(model, y)
+    deviation = y.flatten(0, 1).std(0, correction=0)
+    torch.testing.assert_close(model.observation.noise_variance.sqrt(), 0.1 * deviation, rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("noise", ["scalar", "diagonal", "full"])
 def test_a_start_at_the_data_finds_plane_and_noise(noise: str, dtype: torch.dtype) -> None:
     y, loadings = factors(dtype)

@@ -41,7 +41,6 @@ class Settings:
     num_particles: int = 16
     learning_rate: float = 1e-2
     final_learning_rate: float = 1e-5
-    noise_scale: float = 0.1
 
 
 FULL = Settings()
@@ -84,8 +83,6 @@ def judged(name: str, seed: int, settings: Settings) -> dict:
     )
     y = tensor(train[None])
     plr.initialise_from_data(model, y)
-    # As many latents as features explain all of the recording, and leave no observation noise to start from.
-    model.observation.noise_scale = torch.full_like(model.observation.noise_scale.detach(), settings.noise_scale)
     fit = fitted(model, plr.OptimalGuide(model), settings, seed, y, window=settings.window)
     torch.manual_seed(seed)
     simulated = model.simulate(num_trials=1, num_steps=TRANSIENT + len(test)).mean
