@@ -135,16 +135,20 @@ def run(seed: int, settings: Settings) -> dict[str, float]:
     return row
 
 
+SCALES = {"evidence": ("evidence (nats per bin)", 4.0), "d_stsp": ("D_stsp (nats)", 1.5), "d_h": ("D_H", 0.1)}
+
+
 def draw(figure, record: dict) -> None:
-    """Draw evidence and both measures of each variant."""
+    """Draw evidence and both measures of each variant; arrows point to what lies far beyond the others."""
     names = record["settings"]["variants"]
     axes = figure.subplots(1, 3, sharey=True)
-    for each, measure, label in zip(
-        axes, ("evidence", "d_stsp", "d_h"), ("evidence (nats per bin)", "D_stsp", "D_H"), strict=True
-    ):
-        for place, name in enumerate(names):
-            values = [row[f"{measure}_{name}"] for row in record["rows"]]
-            each.scatter(values, [place] * len(values), s=12, color="C0")
+    for each, (measure, (label, far)) in zip(axes, SCALES.items(), strict=True):
+        table = np.array([[row[f"{measure}_{name}"] for row in record["rows"]] for name in names])
+        shown = np.maximum(table, table.max() - far) if measure == "evidence" else np.minimum(table, table.min() + far)
+        places = np.broadcast_to(np.arange(len(names))[:, None], table.shape)
+        off = shown != table
+        each.scatter(shown[~off], places[~off], s=12, color="C0")
+        each.scatter(shown[off], places[off], s=24, color="C3", marker="<" if measure == "evidence" else ">")
         each.set(xlabel=label)
         each.grid(axis="y", lw=0.3)
     axes[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=7)
