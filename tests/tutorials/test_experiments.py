@@ -75,6 +75,16 @@ def test_without_data_everything_is_left_out_and_says_where_to_get_them(tmp_path
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_every_result_is_drawn_in_the_list_of_tutorials() -> None:
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    pictures = sorted((FOLDER / "results").glob("*.png"))
+    assert [path.stem for path in pictures] == [path.stem for path in RESULTS]
+    for path in pictures:
+        assert path.stat().st_size < 40_000
+        assert f"(experiments/results/{path.name})" in text
+    assert text.count("(experiments/results/") == len(pictures) + 1  # and the folder
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_are_of_full_size_and_say_how_they_were_made(path: Path) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))

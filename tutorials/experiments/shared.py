@@ -19,8 +19,9 @@ one `.npz` each with U and V (N x R and R x N factors of m n^T alpha / N), b_rec
 S001R01 of the EEG Motor Movement/Imagery Dataset (https://physionet.org/content/eegmmidb/1.0.0/, ODC-BY 1.0) as
 `raw_uv`, time x channels, in microvolts; and the same smoothed and standardised, as tutorial 01 tells. Spikes: premotor
 ones from `data` of https://github.com/BenjoCowley/DataHigh (GPL-3.0), in bins of 1 ms, with `condition` and, of the
-reaches, `trial_offsets`; hippocampal ones and positions from `linear-track` of https://github.com/nelpy/example-data
-(MIT), by the names that spikes.py reads."""
+reaches, `trial_offsets`; hippocampal ones and positions from `linear-track` and `w-maze` of
+https://github.com/nelpy/example-data (MIT), by the names that hippocampus.py reads. Lorenz-63 and the bursting neuron:
+from https://github.com/DurstewitzLab/GTF-shPLRNN and https://github.com/DurstewitzLab/dendPLRNN (GPL-3.0)."""
 
 
 class DataMissing(Exception):
