@@ -24,11 +24,11 @@ COHERENCES = np.array([-4, -2, -1, 1, 2, 4])
 
 @dataclass(frozen=True)
 class Settings:
-    """The paper's, but larger steps, from the principal components on."""
+    """The paper's trials, half as many and larger steps, from the principal components on."""
 
     num_trials: int = 400
     num_bins: int = 100
-    num_steps: int = 20_000
+    num_steps: int = 10_000
     batch_size: int = 10
     num_particles: int = 64
     learning_rate: float = 1e-2
