@@ -9,9 +9,7 @@ from attractors import FULL, REDUCED, Settings, draw_generated, judged
 
 __all__ = ["FULL", "GOAL", "REDUCED", "REFERENCE", "draw", "run"]
 
-REFERENCE = {
-    "d_stsp": "0.9 (dendritic PLRNN, as listed for Lorenz-63 at https://www.wizwand.com/paper/68fa42031e209131ce8ff123)"
-}
+REFERENCE = {}
 GOAL = {}
 
 DATA = "lorenz63_noise05"
