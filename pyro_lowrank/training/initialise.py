@@ -175,9 +175,8 @@ def _set_readout(observation: GaussianObservation, dynamics: RNNDynamics, weight
         if readout.num_inputs:
             _set(readout, "input_weight", torch.zeros_like(readout.input_weight))
     elif isinstance(readout, UnitReadout) and readout.source == "currents" and isinstance(dynamics, LowRankRNN):
-        left = weight / readout.scale.unsqueeze(-1)
-        _set(dynamics, "left", left)
-        _set(dynamics, "right", contracting(dynamics.decay, left, dynamics.right, dynamics.activation))
+        _set(dynamics, "left", weight / readout.scale.unsqueeze(-1))
+        _set(dynamics, "right", contracting(dynamics.decay, dynamics.left, dynamics.right, dynamics.activation))
     else:
         raise TypeError(
             f"Only a readout of latents, or of currents of a LowRankRNN, starts at the data, got {readout!r}."

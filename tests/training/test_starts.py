@@ -35,6 +35,18 @@ def linear(dtype: torch.dtype, **options: Any) -> plr.StateSpaceModel:
     return plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=6, dtype=dtype))
 
 
+def test_frozen_left_vectors_leave_the_right_ones_as_they_were_drawn(dtype: torch.dtype) -> None:
+    readout = plr.UnitReadout(units=6, source="currents", dtype=dtype)
+    dynamics = plr.LowRankRNN(rank=2, units=6, activation="relu", dtype=dtype)
+    model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(readout=readout, dtype=dtype))
+    with torch.no_grad():
+        dynamics.left.mul_(0.1)
+    dynamics.left.requires_grad_(False)
+    right = dynamics.right.detach().clone()
+    plr.initialise_from_data(model, 100 * torch.randn(4, 50, 6, dtype=dtype))
+    torch.testing.assert_close(dynamics.right.detach(), right)
+
+
 def test_as_many_latents_as_features_start_with_some_noise(dtype: torch.dtype) -> None:
     model = plr.StateSpaceModel(
         plr.LowRankRNN(rank=3, units=8, dtype=dtype), plr.GaussianObservation(rank=3, features=3, dtype=dtype)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,13 @@ def test_every_result_is_drawn_in_the_list_of_tutorials() -> None:
         assert path.stat().st_size < 40_000
         assert f"(experiments/results/{path.name})" in text
     assert text.count("(experiments/results/") == len(pictures)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_committed_results_have_the_settings_of_their_script(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    settings = json.loads(json.dumps(asdict(importlib.import_module(path.stem).FULL)))
+    assert json.loads(path.read_text(encoding="utf-8"))["settings"] == settings
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -3,7 +3,8 @@
 A factor analysis of the raw recording gives loadings, noise of each channel, and latents of every bin. From these the
 recording is generated with its own latents (`own`: nothing about them is left to learn), and with Gaussian latents that
 have their spectra and cross-spectra, smoothed over 41 frequencies, but random amplitudes and phases (`gaussian`: what
-the best linear network would do). Both are judged as in `eeg`.
+the best linear network would do). Both are judged as in `eeg`. The kurtosis of the own latents tells how far they are
+from Gaussian, the autocorrelation of what the factors leave over how far that is from white.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import eeg
 import numpy as np
+from scipy.stats import kurtosis
 from sklearn.decomposition import FactorAnalysis
 
 REFERENCE = {}
@@ -46,7 +48,12 @@ def run(seed: int, settings: Settings) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     analysis = FactorAnalysis(settings.rank, random_state=0).fit(raw)
     own = analysis.transform(raw)
-    row = {}
+    left = raw - own @ analysis.components_
+    row = {
+        "smallest_excess_kurtosis": float(kurtosis(own).min()),
+        "largest_excess_kurtosis": float(kurtosis(own).max()),
+        "lag_1_of_what_is_left": float((left[1:] * left[:-1]).mean(0).sum() / (left**2).mean(0).sum()),
+    }
     for name, z in (("own", own), ("gaussian", gaussian_copy(own, rng))):
         generated = z @ analysis.components_ + np.sqrt(analysis.noise_variance_) * rng.standard_normal(raw.shape)
         found = eeg.measures(smoothed[: len(raw)], generated, seed)
