@@ -67,6 +67,10 @@ def compiled(
     return decorate
 
 
+OF_A_BRANCH = {"nogil": True, "error_model": "numpy", "_nrt": False}
+"""Options of a `numba.extending.overload` that chooses, by type, among functions compiled with `allocates=False`."""
+
+
 class _Workers:
     """Threads for compiled loops, made when first used, and anew in a forked process, which inherits none."""
 

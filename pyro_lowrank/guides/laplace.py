@@ -83,14 +83,18 @@ class LaplaceProposal:
     def propose(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
         """Return latents drawn from it, and the log of their incremental weights."""
         centre, factor = self._locate(noise, mean, bin_t.encoding)
-        law, informed = self._law(noise), _informed(bin_t.encoding)
-        x = torch.where(informed.unsqueeze(-1), law.standard(white), noise.standard(white))
+        x, log_standard = self.draw(noise, white, _informed(bin_t.encoding))
         eta = centre + torch.linalg.solve_triangular(factor.mT, x.unsqueeze(-1), upper=True).squeeze(-1)
         z = mean + apply_matrix(noise.scale_tril, eta)
         # Densities of eta; that of z is smaller by det L, in the transition as in the proposal.
-        log_standard = torch.where(informed, law.standard_log_prob(x), noise.standard_log_prob(x))
         log_proposal = log_standard + factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return z, bin_t.log_likelihood(self.emission, z) + noise.standard_log_prob(eta) - log_proposal
+
+    def draw(self, noise: GaussianNoise, white: Tensor, informed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `white`, `... x rank`, is turned into, in units of the proposal's scale, and its log density."""
+        law = self._law(noise)
+        x = torch.where(informed.unsqueeze(-1), law.standard(white), noise.standard(white))
+        return x, torch.where(informed, law.standard_log_prob(x), noise.standard_log_prob(x))
 
     def _law(self, noise: GaussianNoise) -> GaussianNoise:
         """Return the proposal in units of its scale: that of the transition where its tails are heavy already."""

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
+from numba.extending import overload
 
-from pyro_lowrank.compilation import compiled
+from pyro_lowrank.compilation import OF_A_BRANCH, compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO
 from pyro_lowrank.dynamics.compiled.units import FAST, pull_back, seen_by_pair
-from pyro_lowrank.smc.compiled.emissions import new_block, pull_back_likelihood
+from pyro_lowrank.smc.compiled import lanes
+from pyro_lowrank.smc.compiled.emissions import pull_back_likelihood
+from pyro_lowrank.smc.compiled.laplace import by_laplace
+from pyro_lowrank.smc.compiled.laplace_adjoint import number_of_rows, pull_back_by_laplace
 from pyro_lowrank.smc.compiled.proposals import (
     LANES,
     add_to_step,
@@ -85,20 +89,21 @@ def _pull_back_bin(
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _pull_back_proposals(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, work: Any, particles: Any
+def _pull_back_by_tables(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, work: Any, grads: Any
 ) -> None:
-    """Pull the gradients of one time bin back through its proposals; arguments as for `forward.propose_bin`, and
+    """Pull the gradients of one time bin back through its proposals.
 
-    Args:
-        work: (rows, sums over the particles for the step, sums for the tables): scratch.
-        particles: (means, white, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of
-            the means, added to).
+    Arguments as for `laplace_adjoint.pull_back_by_laplace`, but for the scratch: rows, sums over the particles for the
+    step, sums for the tables.
     """
+    square, step, tables, _, _, b, t = bin_
     rows, step_sums, table_sums = work
-    means, white, grad_z, grad_weights, grad_means = particles
+    means, grad_z, grad_weights, grad_means = particles
+    grad_step, grad_tables, _, _ = grads
+    read, index = of_bin(zero, square, step, tables, b, t), step[4]
     rank, num_particles = len(zero), grad_weights.shape[0]
-    lanes = rows.shape[0] // (8 * rank + 1)
+    width = rows.shape[0] // (8 * rank + 1)
     for start in range(0, num_particles, LANES):
         size = min(LANES, num_particles - start)
         fill(rows, 0, means, parents, start, size, rank)
@@ -110,21 +115,45 @@ def _pull_back_proposals(
             # Lanes without a particle still hold one of the block before, which must not count twice.
             for r in range(3 * rank + 1):
                 rows[at(r, lane)] = ZERO
-        pull_back_block(zero, weighing, bin_, rows, lanes)
-        add_to_step(zero, weighing, rows, lanes, step_sums)
-        add_to_tables(zero, weighing, rows, lanes, table_sums)
+        pull_back_block(zero, weighing, read, rows, width)
+        add_to_step(zero, weighing, rows, width, step_sums)
+        add_to_tables(zero, weighing, rows, width, table_sums)
         for lane in range(size):
             for r in range(rank):
                 grad_means[parents[start + lane], r] += rows[at(7 * rank + 1 + r, lane)]
+    flush_step(step_sums, (grad_step[0][b, t], grad_step[1][b, t], grad_step[2][b, t]))
+    i = index[b, t]
+    if t == 0 or index[b, t - 1] != i:
+        flush_tables(table_sums, (grad_tables[0][i], grad_tables[1][i], grad_tables[2][i]))
 
 
-def backward_scratch(white: Any) -> tuple[Any, ...]:
-    """Return the arrays that `run_backward` works in, for white noise `trials x time x particles x rank`."""
+def _pull_back_proposals(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, work: Any, grads: Any
+) -> None:
+    """Pull the gradients of one time bin back through its proposals, by tables or Laplace steps."""
+
+
+@overload(_pull_back_proposals, jit_options=OF_A_BRANCH, strict=False)
+def _choose_pull_back(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, work: Any, grads: Any
+) -> Any:
+    # Chosen by type, so that only the one that is used is compiled.
+    chosen = pull_back_by_laplace if by_laplace(weighing) else _pull_back_by_tables
+    return lambda zero, weighing, parents, own, bin_, white, particles, work, grads: chosen(
+        zero, weighing, parents, own, bin_, white, particles, work, grads
+    )
+
+
+def backward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:
+    """Return the arrays that `run_backward` works in, for draws `trials x time x particles x rank`."""
     particles, rank = white.shape[2:]
     floats = tuple(np.zeros(shape, white.dtype) for shape in ((particles, rank), particles, particles))
     own, first, moved = np.arange(particles), np.zeros(particles, np.int64), np.empty(particles, np.int64)
-    work = tuple(new_rows(number, white) for number in (8 * rank + 1, 3 * rank, 3 * rank * rank))
-    return *floats, own, first, moved, new_block(rank, white), work
+    if by_laplace(weighing):
+        work = lanes.new_rows(number_of_rows(rank, weighing), white)
+    else:
+        work = tuple(new_rows(number, white) for number in (8 * rank + 1, 3 * rank, 3 * rank * rank))
+    return *floats, own, first, moved, lanes.new_rows(2 * rank + 1, white), work
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -159,11 +188,9 @@ def run_backward(
     grad_network, grad_step, grad_tables, grad_emission, grad_offset = grads_out
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
-    index = step[4]
     z, means_out, log_weights, ancestors, resampled = ran
     grad_decay, grad_first_mean, grad_v, grad_drive = grad_network
-    grad_reference, grad_shift, grad_linear, grad_constant = grad_step
-    grad_gain, grad_scale, grad_metric = grad_tables
+    grad_constant = grad_step[3]
     now, grad_own, grad_before, own, first, moved, block, work = scratch
     for b in range(z.shape[0]):
         now[:], grad_own[:] = ZERO, ZERO
@@ -176,14 +203,9 @@ def run_backward(
             means, parents, grad_means = first_mean[b : b + 1], first, grad_first_mean[b : b + 1]
             if t > 0:
                 means, parents, grad_means = means_out[b, t - 1], ancestors[b, t], grad_drive[b, t - 1]
-            particles = (means, white[b, t], now, grad_own, grad_means)
-            _pull_back_proposals(
-                zero, weighing, parents, own, of_bin(zero, square, step, tables, b, t), work, particles
-            )
-            flush_step(work[1], (grad_reference[b, t], grad_shift[b, t], grad_linear[b, t]))
-            i = index[b, t]
-            if t == 0 or index[b, t - 1] != i:
-                flush_tables(work[2], (grad_gain[i], grad_scale[i], grad_metric[i]))
+            bin_ = (square, step, tables, observed, data, b, t)
+            particles, grads = (means, now, grad_own, grad_means), (grad_step, grad_tables, grad_emission, grad_offset)
+            _pull_back_proposals(zero, weighing, parents, own, bin_, white[b, t], particles, work, grads)
             pull_back_resampling(
                 ancestors[b, t], resampled[b, t], carries, cut, grads_in[1][b, t], grad_own, grad_before
             )

@@ -3,24 +3,22 @@
 A feature's readout is affine in what the emission sees, x = C s + d, or, with units, scale phi(x; h) + shift of it. As
 in `units`, what is fixed when a loop is compiled is told by the length of a tuple.
 
-A block of particles lies in one array, row by row, as in `proposals`: rows are `WIDTH` numbers long, of which as many
-as there are particles, rounded up to whole vectors, are worked on.
+Rows of a block of particles (see `lanes`) are z, the gradient of z, and the log weight or its gradient.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO, exp, log, softplus_and_slope
 from pyro_lowrank.dynamics.compiled.units import FAST, rate_and_pulls
+from pyro_lowrank.smc.compiled.lanes import WIDTH, at, lanes_of
 
 NO_LIKELIHOOD, POISSON_SOFTPLUS, POISSON_EXP, GAUSSIAN = ((0,) * length for length in range(1, 5))
 
-WIDTH, _VECTOR = 64, 16
 SOME, NONE = ((0,) * length for length in range(1, 3))
 """Whether a count is zero, as most are: then the log of the rate is not needed."""
 
@@ -51,26 +49,15 @@ def _log_prob_and_slope(link: Any, count: Any, x: Any, y: Any, precision: Any) -
     return -HALF * precision * residual * residual, precision * residual
 
 
-@compiled(inline=True, allocates=False)
-def _at(row: Any, lane: Any) -> Any:
-    """Return the place of a lane of a row, see `proposals.at`."""
-    return np.uintp(row * WIDTH + lane)
-
-
-def new_block(rank: int, like: Any) -> Any:
-    """Return rows of zeros for z, the gradient of z, and the log weight or its gradient."""
-    return np.zeros((2 * rank + 1) * WIDTH, like.dtype)
-
-
 @compiled(fastmath=FAST, inline=True, allocates=False)
 def _fill(rows: Any, first: Any, values: Any, b: Any, t: Any, start: Any, size: Any) -> Any:
     """Write latents `trials x time x particles x rank` into rows; return how many lanes are to be worked on."""
-    lanes = (size + _VECTOR - 1) // _VECTOR * _VECTOR
+    lanes = lanes_of(size)
     for r in range(values.shape[3]):
         for lane in range(size):
-            rows[_at(first + r, lane)] = values[b, t, start + lane, r]
+            rows[at(first + r, lane)] = values[b, t, start + lane, r]
         for lane in range(size, lanes):
-            rows[_at(first + r, lane)] = ZERO
+            rows[at(first + r, lane)] = ZERO
     return lanes
 
 
@@ -91,12 +78,12 @@ def _add_feature(zero: Any, link: Any, kind: Any, count: Any, hinges: Any, featu
     for lane in range(lanes):
         x = offset
         for r in range(rank):
-            x += row[r] * rows[_at(r, lane)]
+            x += row[r] * rows[at(r, lane)]
         if len(kind) > 0:
             rate, _, _ = rate_and_pulls(kind, hinges, x, h, ONE)
             x = scale * rate + shift
         value, _ = _log_prob_and_slope(link, count, x, y, precision)
-        rows[_at(2 * rank, lane)] += value
+        rows[at(2 * rank, lane)] += value
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -113,7 +100,7 @@ def add_likelihood(zero: Any, emission: Any, data: Any, b: Any, t: Any, z: Any, 
         t: the time bin.
         z: latents, `trials x time x particles x rank`.
         log_weights: `trials x time x particles`, added to.
-        rows: scratch, of `new_block`.
+        rows: scratch, 2 R + 1 of them.
     """
     link, kind, hinges, (matrix, bias, scale, shift, precision) = emission
     y, present, offset = data
@@ -122,7 +109,7 @@ def add_likelihood(zero: Any, emission: Any, data: Any, b: Any, t: Any, z: Any, 
         size = min(WIDTH, num_particles - start)
         lanes = _fill(rows, 0, z, b, t, start, size)
         for lane in range(lanes):
-            rows[_at(2 * rank, lane)] = ZERO
+            rows[at(2 * rank, lane)] = ZERO
         for i in range(y.shape[2]):
             if present[b, t, i] == ZERO:
                 continue
@@ -133,7 +120,7 @@ def add_likelihood(zero: Any, emission: Any, data: Any, b: Any, t: Any, z: Any, 
             else:
                 _add_feature(zero, link, kind, SOME, hinges, feature, rows, lanes)
         for lane in range(size):
-            log_weights[b, t, start + lane] += rows[_at(2 * rank, lane)]
+            log_weights[b, t, start + lane] += rows[at(2 * rank, lane)]
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -154,14 +141,14 @@ def _pull_back_feature(
     for lane in range(lanes):
         x = offset
         for r in range(rank):
-            x += row[r] * rows[_at(r, lane)]
+            x += row[r] * rows[at(r, lane)]
         rate, slope, slope_h = x, ONE, ZERO
         if len(kind) > 0:
             rate, slope, slope_h = rate_and_pulls(kind, hinges, x, h, ONE)
             x = scale * rate + shift
             slope, slope_h = scale * slope, scale * slope_h
         _, value = _log_prob_and_slope(link, count, x, y, precision)
-        grad = rows[_at(2 * rank, lane)]
+        grad = rows[at(2 * rank, lane)]
         outer = grad * value
         if len(kind) > 0:
             by_shift += outer
@@ -172,8 +159,8 @@ def _pull_back_feature(
         outer *= slope
         by_offset += outer
         for r in range(rank):
-            by_weight = tuple_setitem(by_weight, r, by_weight[r] + outer * rows[_at(r, lane)])
-            rows[_at(rank + r, lane)] += row[r] * outer
+            by_weight = tuple_setitem(by_weight, r, by_weight[r] + outer * rows[at(r, lane)])
+            rows[at(rank + r, lane)] += row[r] * outer
     return by_weight, by_offset, by_bias, by_scale, by_shift, by_precision
 
 
@@ -207,9 +194,9 @@ def pull_back_likelihood(
         size = min(WIDTH, num_particles - start)
         lanes = _fill(rows, 0, z, b, t, start, size)
         for lane in range(lanes):
-            rows[_at(2 * rank, lane)] = grad_log_weights[start + lane] if lane < size else ZERO
+            rows[at(2 * rank, lane)] = grad_log_weights[start + lane] if lane < size else ZERO
             for r in range(rank):
-                rows[_at(rank + r, lane)] = ZERO
+                rows[at(rank + r, lane)] = ZERO
         for i in range(y.shape[2]):
             if present[b, t, i] == ZERO:
                 continue
@@ -229,4 +216,4 @@ def pull_back_likelihood(
             grad_precision[i] += by_precision
         for lane in range(size):
             for r in range(rank):
-                grad_z[start + lane, r] += rows[_at(rank + r, lane)]
+                grad_z[start + lane, r] += rows[at(rank + r, lane)]

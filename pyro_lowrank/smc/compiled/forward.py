@@ -6,10 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
-from pyro_lowrank.compilation import compiled
+from pyro_lowrank.compilation import OF_A_BRANCH, compiled
 from pyro_lowrank.dynamics.compiled.units import FAST, move_parents
-from pyro_lowrank.smc.compiled.emissions import add_likelihood, new_block
+from pyro_lowrank.smc.compiled import lanes
+from pyro_lowrank.smc.compiled.emissions import add_likelihood
+from pyro_lowrank.smc.compiled.laplace import by_laplace, propose_by_laplace
 from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
@@ -28,40 +31,52 @@ def _different(ancestors: Any, done: Any, parents: Any) -> Any:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def propose_bin(zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, rows: Any, particles: Any) -> None:
-    """Propose and weigh the particles of one time bin.
-
-    Args:
-        zero: as many zeros as there are latents.
-        weighing: see `proposals`.
-        parents: index of each particle's mean.
-        own: 0, 1, 2 and so on.
-        bin_: see `proposals.of_bin`.
-        rows: scratch.
-        particles: (means, white, latents to write, `particles x rank`; log weights, added to).
-    """
-    means, white, z, log_weights = particles
-    rank, num_particles = len(zero), log_weights.shape[0]
+def _propose_by_tables(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
+) -> None:
+    """Propose and weigh the particles of one time bin; arguments as for `laplace.propose_by_laplace`."""
+    square, step, tables, _, _, b, t = bin_
+    z, log_weights = out
+    read = of_bin(zero, square, step, tables, b, t)
+    rank, num_particles = len(zero), log_weights.shape[2]
     # LANES, but as a number that the compiler does not know: it would unroll the loops before it vectorises them.
-    lanes = rows.shape[0] // (3 * rank + 1)
+    width = rows.shape[0] // (3 * rank + 1)
     for start in range(0, num_particles, LANES):
         size = min(LANES, num_particles - start)
         fill(rows, 0, means, parents, start, size, rank)
-        fill(rows, rank, white, own, start, size, rank)
-        propose_block(zero, weighing, bin_, rows, lanes)
+        fill(rows, rank, random[0][b, t], own, start, size, rank)
+        propose_block(zero, weighing, read, rows, width)
         for lane in range(size):
             for r in range(rank):
-                z[start + lane, r] = rows[at(2 * rank + r, lane)]
-            log_weights[start + lane] += rows[at(3 * rank, lane)]
+                z[b, t, start + lane, r] = rows[at(2 * rank + r, lane)]
+            log_weights[b, t, start + lane] += rows[at(3 * rank, lane)]
 
 
-def forward_scratch(white: Any) -> tuple[Any, ...]:
-    """Return the arrays that `run_forward` works in, for white noise `trials x time x particles x rank`."""
+def _propose(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
+) -> None:
+    """Propose and weigh the particles of one time bin, by tables or by the steps of a Laplace proposal."""
+
+
+@overload(_propose, jit_options=OF_A_BRANCH, strict=False)
+def _choose_propose(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
+) -> Any:
+    # Chosen by type, so that only the one that is used is compiled.
+    chosen = propose_by_laplace if by_laplace(weighing) else _propose_by_tables
+    return lambda zero, weighing, parents, own, bin_, random, means, rows, out: chosen(
+        zero, weighing, parents, own, bin_, random, means, rows, out
+    )
+
+
+def forward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:
+    """Return the arrays that `run_forward` works in, for draws `trials x time x particles x rank`."""
     particles, rank = white.shape[2:]
     floats = tuple(np.empty(particles, white.dtype) for _ in range(2))
     own, first = np.arange(particles), np.zeros(particles, np.int64)
     indices = np.empty(particles, np.bool_), np.empty(particles, np.int64), own, first
-    return *floats, *indices, new_rows(3 * rank + 1, white), new_block(rank, white)
+    rows = lanes.new_rows(4 * rank + 2 * rank**2, white) if by_laplace(weighing) else new_rows(3 * rank + 1, white)
+    return *floats, *indices, rows, lanes.new_rows(2 * rank + 1, white)
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -88,7 +103,8 @@ def run_forward(
         tables: (gain, scale, metric), `sets x rank x rank`.
         emission: the weights for `emissions.log_likelihood`.
         data: (y, present, offset), `trials x time x features`.
-        random: (white `trials x time x particles x rank`, positions `trials x time x particles`).
+        random: (draws `trials x time x particles x rank`; positions `trials x time x particles`; log densities of the
+            draws, where the proposal asks for them).
         threshold: trials resample when their effective sample size is below this; negative for never.
         scratch: of `forward_scratch`.
         out: (z, means of the next latents out of each particle, log weights, ancestors, `trials x time x particles`;
@@ -98,7 +114,7 @@ def run_forward(
     zero, zero_in, square, weighing, kind, hinges, link, readout = code
     decay, left, right, bias, first_mean, v = network
     units, observed = (kind, hinges, left, right, bias), (link, readout, hinges, emission)
-    white, positions = random
+    positions = random[1]
     z, means_out, log_weights, ancestors, increments, ess, resampled, ancestor_log_probs = out
     num_particles = z.shape[2]
     cumulative, shares, done, different, own, first, rows, block = scratch
@@ -114,9 +130,8 @@ def run_forward(
                 )
                 size = _different(parents, done, different)
                 move_parents(*(zero, zero_in, decay, units, z[b, t - 1], v[b, t - 1], different, size, means))
-            bin_ = of_bin(zero, square, step, tables, b, t)
-            particles = (means, white[b, t], z[b, t], log_weights[b, t])
-            propose_bin(zero, weighing, parents, own, bin_, rows, particles)
+            bin_ = (square, step, tables, observed, data, b, t)
+            _propose(zero, weighing, parents, own, bin_, random, means, rows, (z, log_weights))
             if len(link) > 1:
                 add_likelihood(zero, observed, data, b, t, z, log_weights, block)
             log_sum, ess[b, t] = normalise(log_weights[b, t], shares)

@@ -38,7 +38,8 @@ class Run:
         y: the recording, zero where missing, `trials x time x features`; no features where no likelihood is left.
         present: 1 where it is there, shaped as y.
         index: of the tables that each time bin uses, `trials x time`.
-        white: standard normal numbers, `trials x time x particles x rank`.
+        white: standard normal numbers, or what the proposal draws, `trials x time x particles x rank`.
+        log_densities: of the draws, where the proposal asks for them, `trials x time x particles`.
         positions: where in [0, 1) the descendants fall, `trials x time x particles`.
         threshold: trials resample when their effective sample size is below this; negative for never.
         carries: whether resampled particles carry the gradient of their ancestors' weights.
@@ -52,6 +53,7 @@ class Run:
     present: Tensor
     index: Tensor
     white: Tensor
+    log_densities: Tensor
     positions: Tensor
     threshold: float
     carries: bool
@@ -80,7 +82,8 @@ class _Arrays:
         self.emission = (array(matrix.mT), *(array(vector) for vector in vectors))
         self.index = array(run.index)
         self.data = array(run.y), array(run.present), array(offset)
-        self.white, self.positions = array(run.white), array(run.positions)
+        self.white = array(run.white)
+        self.random = self.white, array(run.positions), array(run.log_densities)
         self.work = self.white[..., 0].size * self.weights[0].shape[-1]
 
     def of_trials(self, c: slice) -> tuple[Any, ...]:
@@ -117,8 +120,8 @@ class CompiledFilter(torch.autograd.Function):
         tasks = [
             partial(
                 _forward,
-                *(run.code.arguments, *arrays.of_trials(c), (arrays.white[c], arrays.positions[c])),
-                *(float(run.threshold), forward_scratch(arrays.white), _cut(out, c)),
+                *(run.code.arguments, *arrays.of_trials(c), _cut(arrays.random, c)),
+                *(float(run.threshold), forward_scratch(run.code.weighing, arrays.white), _cut(out, c)),
             )
             for c in chunks(trials, arrays.work)
         ]
@@ -171,7 +174,7 @@ class _Adjoint:
             partial(
                 _backward,
                 *(run.code.arguments, *arrays.of_trials(c), arrays.white[c], _cut(self.ran, c)),
-                *(run.carries, run.cut_every, _cut(grads_in, c), backward_scratch(arrays.white)),
+                *(run.carries, run.cut_every, _cut(grads_in, c), backward_scratch(run.code.weighing, arrays.white)),
                 (
                     (decays[i][0], self.grad_first_mean[c], self.grad_v[c], self.grad_drive[c]),
                     *(_cut(self.grad_step, c), tables[i], emissions[i], self.grad_offset[c]),

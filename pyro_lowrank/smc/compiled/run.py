@@ -65,13 +65,19 @@ def _say_that_it_compiles(*code: Any) -> None:
 def _draw(kernel: BuiltInKernel, scheme: Scheme, plan: Plan) -> Run:
     """Draw the random numbers of a run."""
     trials, steps = plan.y.shape[:2]
-    white = kernel.draw_white(steps, trials)
+    white, draw = kernel.draw_white(steps, trials), plan.tables.draw
+    # In the order of the plain loop, which resamples after the first time bin.
+    first = None if draw is None else draw(white[:1], 0)
     random = scheme.resampler.draw(steps - 1, kernel.num_particles, torch.Size([trials]), dtype=plan.y.dtype)
     positions, threshold = plan.y.new_zeros(trials, steps, 0), -1.0
     if not isinstance(scheme.resampler, NoResampling):
         positions = scheme.resampler.positions(random.movedim(1, 0), kernel.num_particles).movedim(0, 1)
         # At a threshold of 1 every trial resamples, whatever its effective sample size.
         threshold = scheme.ess_threshold * kernel.num_particles if scheme.ess_threshold < 1 else float("inf")
+    log_densities = plan.y.new_zeros(trials, steps, 0)
+    if draw is not None and first is not None:
+        white, log_densities = (torch.cat(parts) for parts in zip(first, draw(white[1:], 1), strict=True))
+        log_densities = log_densities.permute(2, 0, 1)
     # Where the tables hold all of the likelihood the loops need no recording.
     shown = slice(None) if plan.likelihood is not None else slice(0)
     return Run(
@@ -81,6 +87,7 @@ def _draw(kernel: BuiltInKernel, scheme: Scheme, plan: Plan) -> Run:
         present=plan.present[..., shown],
         index=plan.tables.index.contiguous(),
         white=white.permute(2, 0, 1, 3).contiguous(),
+        log_densities=log_densities.contiguous(),
         positions=positions,
         threshold=threshold,
         carries=isinstance(scheme.gradient, StopGradient),

@@ -1,7 +1,9 @@
-"""Every built-in proposal in one form, for the compiled loops."""
+"""Built-in proposals in one form, for the compiled loops."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
@@ -13,15 +15,23 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.bootstrap import BootstrapProposal
 from pyro_lowrank.guides.encoder import EncoderProposal
 from pyro_lowrank.guides.forward import ForwardProposal
+from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.guides.optimal import OptimalProposal
-from pyro_lowrank.smc.compiled import proposals
+from pyro_lowrank.observations.poisson import PoissonEmission
+from pyro_lowrank.observations.readout import AffineMap
+from pyro_lowrank.smc.compiled import laplace, proposals
 from pyro_lowrank.smc.compiled.products import EncoderProducts
 from pyro_lowrank.smc.compiled.reduction import Bins, ReducedRecording
+
+
+Draw = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Tables:
     r"""How latents are proposed and weighed, at every time bin, in the letters of `proposals`.
+
+    For the steps of a Laplace proposal, `gain` is B^T, `sets x rank x features`, and `scale` L, see `laplace`.
 
     Attributes:
         reference: r, `trials x time x rank`.
@@ -34,6 +44,8 @@ class Tables:
         index: which of the sets each time bin uses, `trials x time`.
         weighing: which of the weights.
         needs_likelihood: whether the likelihood is still to be added.
+        draw: turns standard normal numbers, `time x particles x trials x rank` from a time bin on, into the draws of
+            the proposal and their log densities; None where they are the draws.
     """
 
     reference: Tensor
@@ -46,6 +58,7 @@ class Tables:
     index: Tensor
     weighing: tuple[int, ...]
     needs_likelihood: bool
+    draw: Draw | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -127,6 +140,37 @@ def _encoder(proposal: EncoderProposal, transition: Transition, y: Tensor, v: Te
         index=torch.arange(recorded.numel()).reshape(recorded.shape),
         weighing=proposals.RATIO,
         needs_likelihood=True,
+    )
+
+
+@tables_of.register
+def _laplace(proposal: LaplaceProposal, transition: Transition, y: Tensor, v: Tensor | None) -> Tables | None:
+    readout = getattr(proposal.emission, "readout", None)
+    if not isinstance(proposal.emission, PoissonEmission) or not isinstance(readout, AffineMap):
+        return None
+    roots = torch.stack([transition.initial_noise.scale_tril, transition.noise.scale_tril])
+    nothing = torch.zeros((), dtype=roots.dtype)
+    vectors = nothing.expand(*y.shape[:-1], transition.rank)
+    informed = ~y.isnan().all(-1).mT.unsqueeze(1)
+    # Of the transition's density, which the loops leave out.
+    normaliser = 0.5 * transition.rank * math.log(2 * math.pi)
+
+    def draw(white: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        x, log_density = proposal.draw(transition.noise, white, informed[first : first + len(white)])
+        return x, log_density + normaliser
+
+    return Tables(
+        reference=vectors,
+        shift=vectors,
+        linear=vectors,
+        constant=nothing.expand(y.shape[:-1]),
+        gain=(readout.weight @ roots).mT,
+        scale=roots,
+        metric=nothing.expand(roots.shape),
+        index=_first_or_rest(y),
+        weighing=laplace.weighing_of(proposal.num_iterations),
+        needs_likelihood=True,
+        draw=draw,
     )
 
 

@@ -1,0 +1,214 @@
+r"""The proposals of the Laplace guide, in compiled loops over particles, feature by feature.
+
+In units of the transition noise a latent is z = m + L eta, and with C the readout's weights and B = C L a feature's
+readout is x = C m + B eta + d. Gauss-Newton steps lead from eta = 0 on, as `guides.laplace` says; the last matrix of
+information is P = F F^T, and
+
+    eta = eta_K + F^{-T} e,    log weight = const - eta . eta / 2 - log det F - log q(e),
+
+beside the likelihood, for a draw e of density q, all of one time bin. Rows of a block (see `lanes`), R latents, are
+
+    m (R), e, then F^{-T} e (R), eta (R), a step (R), the matrix that steers it (R * R), P (R * R).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba.cpython.unsafe.tuple import tuple_setitem
+
+from pyro_lowrank.compilation import compiled
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO, exp, softplus_and_slope
+from pyro_lowrank.dynamics.compiled.units import FAST
+from pyro_lowrank.smc.compiled.lanes import (
+    WIDTH,
+    at,
+    cholesky,
+    copy,
+    fill,
+    lanes_of,
+    set_rows,
+    solve,
+    solve_transposed,
+)
+
+# The same limits as those of `CountEmission`.
+_LARGEST_LOG_RATE, _SMALLEST_SOFTPLUS = ONE * 60, -ONE * 40
+_NEAR = np.float32(1e-2)
+ALL, STEP = ((0,) * length for length in range(1, 3))
+"""Whether P is wanted, beside the step."""
+
+
+def weighing_of(num_iterations: int) -> tuple[int, ...]:
+    """Return the tuple that tells, by its length, a Laplace proposal of so many steps, see `proposals`."""
+    return (0,) * (3 + num_iterations)
+
+
+def by_laplace(weighing: Any) -> bool:
+    """Return whether a tuple, or its type while a loop is compiled, tells a Laplace proposal."""
+    return len(weighing) > 3
+
+
+@compiled(inline=True, allocates=False)
+def num_iterations(weighing: Any) -> Any:
+    """Return how many steps such a tuple tells."""
+    return len(weighing) - 3
+
+
+@compiled(fastmath=FAST, inline=True, allocates=False)
+def curvature(link: Any, x: Any, y: Any, target: Any, asked: Any) -> Any:
+    """Return score, stiffness and information of a count y at readout x, then the derivatives of these by x.
+
+    Stiffness is the mean curvature on the way to the readout `asked` for, where the rate is `target`.
+    """
+    if len(link) == 2:
+        rate, share = softplus_and_slope(x)
+        # Far to the left softplus(x) is exp(x). Both sides are computed before one is chosen: a compiler does not
+        # vectorise branches around divisions.
+        far = x < _SMALLEST_SOFTPLUS
+        slope = share / (ONE if far else rate)
+        slope = ONE if far else slope
+        bend = ZERO if far else slope * (ONE - share - slope)
+        by_rate = share
+    else:
+        held = x > _LARGEST_LOG_RATE
+        rate = exp(_LARGEST_LOG_RATE if held else x)
+        slope, bend, by_rate = ONE, ZERO, (ZERO if held else rate)
+    score, information, pull = (y - rate) * slope, rate * slope * slope, (target - rate) * slope
+    by_score = (y - rate) * bend - by_rate * slope
+    by_information = slope * (by_rate * slope + (rate + rate) * bend)
+    by_pull = (target - rate) * bend - by_rate * slope
+    way = asked - x
+    near = abs(way) < _NEAR
+    safe = ONE if near else way
+    stiffness = information if near else pull / safe
+    by_stiffness = by_information if near else (by_pull + stiffness) / safe
+    return score, stiffness, information, by_score, by_stiffness, by_information
+
+
+@compiled(fastmath=FAST, inline=True, allocates=False)
+def feature_of(zero: Any, link: Any, weights: Any, data: Any, b: Any, t: Any, i: Any) -> Any:
+    """Return what the loops need of a feature: count, offset, target, readout asked for, its rows of C and B."""
+    matrix, white = weights
+    y, _, offset = data
+    row, own = zero, zero
+    for r in range(len(zero)):
+        row, own = tuple_setitem(row, r, matrix[r, i]), tuple_setitem(own, r, white[r, i])
+    count = y[b, t, i]
+    # The data would have the rate at the count; zero counts as one half, for its log.
+    target = count if count > HALF else HALF + ZERO * count
+    asked = math.log(target) if len(link) == 3 else target + math.log(-math.expm1(-target))
+    return count, offset[b, t, i], target, asked, row, own
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _add_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: Any, lanes: Any) -> None:
+    y, offset, target, asked, row, own = feature
+    rank = len(zero)
+    for lane in range(lanes):
+        x = offset
+        for r in range(rank):
+            x += row[r] * rows[at(r, lane)] + own[r] * rows[at(2 * rank + r, lane)]
+        score, stiffness, information, _, _, _ = curvature(link, x, y, target, asked)
+        for r in range(rank):
+            rows[at(3 * rank + r, lane)] += score * own[r]
+            for j in range(rank):
+                if j <= r:
+                    product, entry = own[r] * own[j], 4 * rank + r * rank + j
+                    rows[at(entry, lane)] += stiffness * product
+                    if len(wanted) == 1:
+                        rows[at(entry + rank * rank, lane)] += information * product
+
+
+@compiled(fastmath=FAST, allocates=False)
+def climb(zero: Any, link: Any, wanted: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any) -> None:
+    """Take one step of eta; factors are left of the matrix that steers it, and of P if it is wanted."""
+    rank, square = len(zero), len(zero) ** 2
+    set_rows(rows, 3 * rank, rank + 2 * square, ZERO, 0, lanes)
+    for r in range(rank):
+        set_rows(rows, 4 * rank + r * rank + r, 1, ONE, 0, lanes)
+        set_rows(rows, 4 * rank + square + r * rank + r, 1, ONE, 0, lanes)
+        for lane in range(lanes):
+            rows[at(3 * rank + r, lane)] = -rows[at(2 * rank + r, lane)]
+    for i in range(data[0].shape[2]):
+        if data[1][b, t, i] != ZERO:
+            _add_feature(zero, link, wanted, feature_of(zero, link, weights, data, b, t, i), rows, lanes)
+    cholesky(rank, rows, 4 * rank, lanes)
+    solve(rank, rows, 4 * rank, 3 * rank, 1, lanes)
+    solve_transposed(rank, rows, 4 * rank, 3 * rank, 1, lanes)
+    for r in range(rank):
+        for lane in range(lanes):
+            rows[at(2 * rank + r, lane)] += rows[at(3 * rank + r, lane)]
+    if len(wanted) == 1:
+        cholesky(rank, rows, 4 * rank + square, lanes)
+
+
+@compiled(fastmath=FAST, allocates=False)
+def locate(
+    zero: Any, weighing: Any, link: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any, trail: Any
+) -> None:
+    """Take all steps from eta = 0, then turn e into F^{-T} e.
+
+    Where each step starts, and the factor that steers it, are kept from row `trail` on, R * (R + 1) rows per step;
+    nothing is kept if it is 0.
+    """
+    rank, square, steps = len(zero), len(zero) ** 2, num_iterations(weighing)
+    set_rows(rows, 2 * rank, rank, ZERO, 0, lanes)
+    for step in range(steps):
+        kept = trail + step * (rank + square)
+        if trail > 0:
+            copy(rows, 2 * rank, kept, rank, lanes)
+        if step == steps - 1:
+            climb(zero, link, ALL, weights, data, b, t, rows, lanes)
+        else:
+            climb(zero, link, STEP, weights, data, b, t, rows, lanes)
+        if trail > 0:
+            copy(rows, 4 * rank, kept + rank, square, lanes)
+    solve_transposed(rank, rows, 4 * rank + square, rank, 1, lanes)
+
+
+@compiled(fastmath=FAST, allocates=False)
+def propose_by_laplace(
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
+) -> None:
+    """Propose and weigh the particles of one time bin.
+
+    Args:
+        zero: as many zeros as there are latents.
+        weighing: as of `weighing_of`.
+        parents: index of each particle's mean.
+        own: 0, 1, 2 and so on.
+        bin_: (as many zeros as there are latents, squared; step, tables, emission, data, as for `forward.run_forward`;
+            trial, time bin): the constant of the step is read; the tables are (B^T `sets x rank x features`, L
+            `sets x rank x rank`, nothing).
+        random: (draws e `trials x time x particles x rank`, positions, log densities of the draws
+            `trials x time x particles`, less the constant of the transition's density).
+        means: `particles x rank`.
+        rows: scratch.
+        out: (latents, written to; log weights, added to), `trials x time x particles`.
+    """
+    _, step, (white, root, _), emission, data, b, t = bin_
+    index, rank, square = step[4][b, t], len(zero), len(zero) ** 2
+    link, weights = emission[0], (emission[3][0], white[index])
+    z, log_weights = out
+    for start in range(0, log_weights.shape[2], WIDTH):
+        size = min(WIDTH, log_weights.shape[2] - start)
+        lanes = lanes_of(size)
+        fill(rows, 0, means, parents, start, size)
+        fill(rows, rank, random[0][b, t], own, start, size)
+        locate(zero, weighing, link, weights, data, b, t, rows, lanes, 0)
+        for lane in range(size):
+            k = start + lane
+            weight = step[3][b, t] - random[2][b, t, k]
+            for r in range(rank):
+                eta = rows[at(rank + r, lane)] + rows[at(2 * rank + r, lane)]
+                rows[at(2 * rank + r, lane)] = eta
+                weight -= HALF * eta * eta + math.log(rows[at(4 * rank + square + r * rank + r, lane)])
+            for r in range(rank):
+                value = rows[at(r, lane)]
+                for j in range(r + 1):
+                    value += root[index, r, j] * rows[at(2 * rank + j, lane)]
+                z[b, t, k, r] = value
+            log_weights[b, t, k] += weight
