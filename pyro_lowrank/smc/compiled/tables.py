@@ -23,7 +23,6 @@ from pyro_lowrank.smc.compiled import laplace, proposals
 from pyro_lowrank.smc.compiled.products import EncoderProducts
 from pyro_lowrank.smc.compiled.reduction import Bins, ReducedRecording
 
-
 Draw = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
