@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pyro_lowrank.errors import check_choice, check_indices, check_positive_int
 from pyro_lowrank.modules import Module
@@ -42,7 +43,11 @@ class AffineMap:
 
     def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the readout, `... x features`."""
-        return apply_matrix(self.weight, z) + self.offset(v)
+        offset = self.offset(v)
+        if self.weight.dim() == 2 and offset.dim() == 1:
+            # One pass in place of two over what may be the largest tensor of a time bin.
+            return functional.linear(z, self.weight, offset)
+        return apply_matrix(self.weight, z) + offset
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import warn_user
 from pyro_lowrank.handlers import TRIALS
+from pyro_lowrank.smc.densities import log_prob
 from pyro_lowrank.smc.loop import State
 
 
@@ -140,20 +141,20 @@ class EffectsKernel:
         return total
 
     def _log_prob(self, site: Any, per_trial: bool) -> Tensor:
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        log_prob = scale_and_mask(log_prob, mask=site["mask"])
+        found = log_prob(site["fn"], site["value"], *site["args"], **site["kwargs"])
+        found = scale_and_mask(found, mask=site["mask"])
         self._collect_scale(site)
         # Broadcast over the particles first: a site that is the same for all may lack their dim.
-        log_prob = log_prob.reshape((1,) * (self.batch_dims - log_prob.dim()) + log_prob.shape)
-        log_prob = log_prob.expand(self.num_particles, *log_prob.shape[1:])
+        found = found.reshape((1,) * (self.batch_dims - found.dim()) + found.shape)
+        found = found.expand(self.num_particles, *found.shape[1:])
         if not per_trial:
-            return log_prob.reshape(self.num_particles, -1).sum(-1)
+            return found.reshape(self.num_particles, -1).sum(-1)
         if not _trials_frame(site):
             raise ValueError(
                 f"Site {site['name']!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
                 f"trial; move it inside, or give the plate another name to weigh all trials together."
             )
-        return log_prob if log_prob.dim() == 2 else log_prob.flatten(1, -2).sum(1)
+        return found if found.dim() == 2 else found.flatten(1, -2).sum(1)
 
     def _collect_scale(self, site: Any) -> None:
         scale = site["scale"]

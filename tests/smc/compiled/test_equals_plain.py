@@ -110,6 +110,48 @@ def test_for_encoder_proposals(noise: str, emission: str, dtype: torch.dtype) ->
     assert_equal(model, plr.EncoderGuide(model, encoder), *recording(model, 2, missing=True), ess_threshold=0.6)
 
 
+LAPLACE = [("softplus", 2, torch.float64), ("softplus", 2, torch.float32), ("exp", 2, torch.float64)]
+
+
+@pytest.mark.parametrize(("emission", "iterations", "dtype"), [*LAPLACE, ("currents", 1, torch.float64)])
+@pytest.mark.parametrize("missing", [False, True])
+def test_for_laplace_proposals(emission: str, iterations: int, missing: bool, dtype: torch.dtype) -> None:
+    model = build("clipped_relu", "full", emission, dtype=dtype)
+    guide = plr.LaplaceGuide(model, num_iterations=iterations)
+    assert_equal(model, guide, *recording(model, 0, missing=missing), ess_threshold=0.6)
+
+
+def test_for_laplace_proposals_with_inputs_and_gaussian_draws() -> None:
+    model = build("relu", "diagonal", "softplus", inputs=2, input_filter=True)
+    assert_equal(model, plr.LaplaceGuide(model, freedom=None), *recording(model, 2, missing=True))
+
+
+@pytest.mark.parametrize("emission", ["softplus", "exp"])
+def test_for_laplace_proposals_far_from_the_data(emission: str) -> None:
+    # Rates near zero, counts far above what is expected, and readouts that lie where the data would have them.
+    model = build(emission=emission)
+    with torch.no_grad():
+        model.observation.readout.bias.copy_(torch.tensor([-50.0, -5.0, 0.0, 3.0, 1.0]))
+    y, _ = recording(model, 0, missing=False)
+    y[0, 2, 1], y[1, 4, 3] = 40.0, 300.0
+    assert_equal(model, plr.LaplaceGuide(model), y, resampler=plr.NoResampling())
+
+
+@pytest.mark.parametrize("particles", [1, 16, 63, 64, 65, 130])
+def test_for_laplace_proposals_of_any_number_of_particles(particles: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.PARTICLES", particles)
+    model = build(emission="softplus")
+    assert_equal(model, plr.LaplaceGuide(model), *recording(model, 0, missing=True))
+
+
+def test_a_laplace_guide_of_other_observations_says_that_it_has_no_compiled_form() -> None:
+    observation = plr.NegativeBinomialObservation(rank=RANK, features=FEATURES)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=RANK, units=UNITS), observation)
+    smc = plr.SMCFilter(model, plr.LaplaceGuide(model), PARTICLES, backend="compiled")
+    with pytest.raises(ValueError, match="LaplaceProposal has no compiled form"):
+        smc.run(torch.ones(TRIALS, TIME, FEATURES))
+
+
 @pytest.mark.parametrize("particles", [1, 15, 16, 17, 40])
 def test_for_numbers_of_particles_that_fill_blocks_or_do_not(particles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.PARTICLES", particles)
@@ -201,9 +243,10 @@ def test_of_a_single_particle_and_a_single_bin() -> None:
     assert_equal(model, plr.OptimalGuide(model), y[:, :1])
 
 
-def test_posterior_of_a_filter_run() -> None:
-    model = build()
-    guide = plr.OptimalGuide(model)
+@pytest.mark.parametrize(("emission", "guide_of"), [("gaussian", plr.OptimalGuide), ("softplus", plr.LaplaceGuide)])
+def test_posterior_of_a_filter_run(emission: str, guide_of: Any) -> None:
+    model = build(emission=emission)
+    guide = guide_of(model)
     y, _ = recording(model, 0, missing=True)
     posteriors = []
     for backend in ("plain", "compiled"):
@@ -221,7 +264,7 @@ EVERYTHING = {
     "activation": ["relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY, STRAIGHT],
     "noise": ["scalar", "diagonal", "full"],
     "emission": ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates"],
-    "guide": ["bootstrap", "optimal", "encoder"],
+    "guide": ["bootstrap", "optimal", "encoder", "laplace"],
     "resampler": [plr.SystematicResampling, plr.StratifiedResampling, plr.MultinomialResampling, plr.NoResampling],
     "ess_threshold": [0.6, 1.0],
     "inputs": [0, 2],
@@ -231,8 +274,9 @@ EVERYTHING = {
 
 
 def possible(one: dict[str, Any]) -> bool:
-    """Whether there is such a filter: an optimal guide needs affine-Gaussian observations."""
-    return one.get("guide") != "optimal" or one.get("emission", "gaussian") == "gaussian"
+    """Whether there is such a filter: optimal and Laplace guides are for some observations only."""
+    served = {"optimal": ("gaussian",), "laplace": ("softplus", "exp", "currents")}.get(one.get("guide", ""))
+    return served is None or one.get("emission", served[0]) in served
 
 
 def cover_of_everything() -> list[dict[str, Any]]:
@@ -260,7 +304,7 @@ def cover_of_everything() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("one", cover_of_everything(), ids=lambda one: f"{one['emission']}-{one['guide']}")
 def test_for_combinations_of_everything(one: dict[str, Any]) -> None:
     model = build(one["activation"], one["noise"], one["emission"], one["inputs"], one["inputs"] > 0, one["dtype"])
-    guides: dict[str, Any] = {"bootstrap": plr.BootstrapGuide, "optimal": plr.OptimalGuide}
+    guides = {"bootstrap": plr.BootstrapGuide, "optimal": plr.OptimalGuide, "laplace": plr.LaplaceGuide}
     if one["guide"] == "encoder":
         encoder = plr.ConvEncoder(model.observation.features, RANK, (3, 1), (6,), dtype=one["dtype"])
         guide = plr.EncoderGuide(model, encoder)
@@ -269,6 +313,9 @@ def test_for_combinations_of_everything(one: dict[str, Any]) -> None:
     y, u = recording(model, one["inputs"], missing=one["missing"])
     # Few bins: in float32 a draw at a tie parts the two for good.
     y, u = y[:, :6], None if u is None else u[:, :6]
+    if one["guide"] == "laplace":
+        # Nor do huge counts, under an exponential link, leave float32 enough digits.
+        y = y.clamp(max=30.0)
     assert_equal(model, guide, y, u, resampler=one["resampler"](), ess_threshold=one["ess_threshold"])
 
 
@@ -287,10 +334,17 @@ def test_online_means(activation: str, inputs: int) -> None:
     torch.testing.assert_close(found[1], found[0])
 
 
-@pytest.mark.parametrize("emission", ["gaussian", "softplus"])
-def test_gradient_is_that_of_finite_differences(emission: str) -> None:
-    model = build("tanh", emission=emission)
-    guide = plr.OptimalGuide(model) if emission == "gaussian" else plr.BootstrapGuide(model)
+@pytest.mark.parametrize(
+    ("emission", "activation", "guide_of"),
+    [
+        ("gaussian", "tanh", plr.OptimalGuide),
+        ("softplus", "tanh", plr.BootstrapGuide),
+        ("softplus", "clipped_relu", plr.LaplaceGuide),
+    ],
+)
+def test_gradient_is_that_of_finite_differences(emission: str, activation: str, guide_of: Any) -> None:
+    model = build(activation, emission=emission)
+    guide = guide_of(model)
     y = recording(model, 0, missing=True)[0][:2, :4]
     elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), backend="compiled")
     parameters = tuple(model.parameters())

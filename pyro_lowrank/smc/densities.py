@@ -1,0 +1,65 @@
+"""Log densities of a user's sites: compiled where that can be had and pays."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_lowrank.compilation import HAS_NUMBA
+
+# Below this many numbers tensor operations take no longer.
+_WORTH_COMPILING = 10_000
+
+
+def log_prob(density: Any, value: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Return `density.log_prob(value, ...)`: compiled if it is that of many independent normals, without gradients."""
+    simple = HAS_NUMBA and not torch.is_grad_enabled() and not args and not kwargs
+    found = _of_normals(density, value) if simple else None
+    return density.log_prob(value, *args, **kwargs) if found is None else found
+
+
+def _of_normals(density: Any, value: Any) -> Tensor | None:
+    """Return the log density, or None where it is left to the tensor operations, which say what is wrong if any is."""
+    if type(density) is not dist.Independent or type(density.base_dist) is not dist.Normal:
+        return None
+    location, scale = density.base_dist.loc, density.base_dist.scale
+    if location.numel() < _WORTH_COMPILING or not all(map(_holds_numbers, (value, location, scale))):
+        return None
+    if not value.dtype == location.dtype == scale.dtype or not _broadcasts(value.shape, location.shape):
+        return None
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return None
+    # Deferred: importing Numba takes longer than the rest of the package.
+    from pyro_lowrank.smc.compiled.normal import normal_log_prob
+
+    batch, numbers = density.batch_shape, density.event_shape.numel()
+    rows = (_different_rows(x, len(batch)).reshape(-1, numbers) for x in (value.expand_as(location), location, scale))
+    found = normal_log_prob([x.contiguous().numpy() for x in rows], batch.numel())
+    return torch.from_numpy(found).view(batch) if math.isfinite(found.sum()) else None
+
+
+def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
+    """Whether a shape can be expanded to another one."""
+    if len(shape) > len(target):
+        return False
+    return all(m in (1, n) for m, n in zip(reversed(shape), reversed(target), strict=False))
+
+
+def _holds_numbers(x: Any) -> bool:
+    """Whether it is a tensor of numbers on the CPU; inside torch's transforms it is not."""
+    if type(x) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return False
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _different_rows(x: Tensor, dims: int) -> Tensor:
+    """Return a tensor without the repetition along the first of its `dims` leading dims."""
+    for dim in range(dims):
+        if x.stride(dim) != 0 and x.shape[dim] > 1:
+            break
+        x = x.narrow(dim, 0, 1)
+    return x
