@@ -5,8 +5,8 @@ trained on the first ones) from posterior latents as they are and smoothed, besi
 counts of all units and on as many principal components of them as there are latents; the width of each kernel is that
 which does best on the test.
 
-Mean intervals of so few spikes differ much from one generation to the next, so that a median over 20 more generations
-is given, too; `recorded` is how far the runs that were trained on agree with the held-out ones.
+Beside the statistics of generated runs, `recorded` is how far the runs that were trained on agree with the held-out
+ones.
 """
 
 from __future__ import annotations
@@ -37,18 +37,17 @@ import pyro_lowrank as plr
 from pyro_lowrank.data import Recording, bin_spikes, split_trials
 
 REFERENCE = {"latents_r2": "decodable (figure)"}
-GOAL = {"generated_rates_r": 0.95, "generated_intervals_r": 0.95}
+GOAL = {"pooled_rates_r": 0.95, "pooled_intervals_r": 0.95}
 
 BIN_SIZE = 0.025  # seconds
 SHOWN = slice(0, 800, 5)  # bins, few enough for small files
-GENERATIONS = 20
 
 
 @dataclass(frozen=True)
 class Settings:
     """How the network is trained."""
 
-    training: Training = field(default_factory=lambda: Training(window=100, num_steps=1000))
+    training: Training = field(default_factory=lambda: Training(window=100, num_steps=3000))
 
 
 FULL = Settings()
@@ -140,8 +139,6 @@ def judged(recording: Recording, positions: np.ndarray, seed: int, settings: Set
     found["evidence_per_spike"] = evidence_per_spike(posteriors[1], test)
     found["ess"] = float(posteriors[1].ess.mean()) / settings.training.test_particles
     found |= generated_agreement(model, train, seed)
-    again = [generated_agreement(model, train, seed + 1 + draw) for draw in range(GENERATIONS)]
-    found |= {f"{name}_median": float(np.median([each[name] for each in again])) for name in again[0]}
     found |= {f"recorded_{name}_r": r for name, r in agreements(train.data, test.data).items()}
     return found | {"position": np.concatenate(where[1])[SHOWN].T, "predicted": predicted[SHOWN].T}
 

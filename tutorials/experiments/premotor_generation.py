@@ -1,11 +1,11 @@
 """Premotor spikes generated for each target: delayed reaches to two targets and delay periods before seven, rank 4.
 
 The target is the network's input, one channel each, from the moment that it can be seen: 200 ms into the trials with
-reaches, and all of the delay periods. For each target as many trials are generated as were trained on, and compared
-with those that were held out, a fifth of the reaches and a third of the delays: a matrix of distances between vectors
-of mean rates over units, and of mean intervals between spikes, for all pairs of targets, recorded and generated. A
-distance is the root mean squared difference over units; units with fewer than ten intervals for some target are left
-out of those of intervals.
+reaches, and all of the delay periods. For each target twenty times as many trials are generated as were trained on, so
+that chance in them hardly counts, and compared with those held out, a fifth of the reaches and a third of the delays: a
+matrix of distances between vectors of mean rates over units, and of mean intervals between spikes, for all pairs of
+targets, recorded and generated. A distance is the root mean squared difference over units; units with fewer than ten
+intervals for some target are left out of those of intervals.
 
 What makes targets differ is small beside what makes units differ. So the number is the correlation, over units and
 targets, of what a target adds to the mean over targets, generated against held out; `recorded` is that of the trials
@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from spikes import Training, delays, evidence_per_spike, generated, posterior_of, reaches, trained
+from spikes import GENERATIONS, Training, delays, evidence_per_spike, generated, posterior_of, reaches, trained
 
 import pyro_lowrank as plr
 from pyro_lowrank import metrics
@@ -107,10 +107,10 @@ def run(seed: int, settings: Settings) -> dict:
         posterior, _ = posterior_of(model, guide, test, training, seed)
         found[f"{name}_evidence_per_spike"] = evidence_per_spike(posterior, test)
         of = {
-            key: statistics(counts, part.conditions, recording.bin_size)
+            key: statistics(counts, np.resize(part.conditions, len(counts)), recording.bin_size)
             for key, counts, part in (
                 ("held_out", test.data, test),
-                ("generated", generated(model, train, seed), train),
+                ("generated", generated(model, train, seed, GENERATIONS), train),
                 ("recorded", train.data, train),
             )
         }
