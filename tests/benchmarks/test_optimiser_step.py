@@ -52,6 +52,12 @@ def spikes() -> tuple[Any, Any, Tensor]:
     return model, guide, model.simulate(num_trials=10, num_steps=200).y
 
 
+def spikes_without_encoder() -> tuple[Any, Any, Tensor]:
+    """10 trials x 200 bins x 40 features, which are the units, rank 2, a Laplace guide."""
+    model, _, y = spikes()
+    return model, plr.LaplaceGuide(model), y
+
+
 def optimiser_step(
     model: object, guide: object, y: Tensor, num_particles: int, parameters: list[Tensor], backend: str = "auto"
 ) -> Callable[[], None]:
@@ -79,7 +85,9 @@ def assert_compiled_is_plain(model: Any, guide: Any, y: Tensor, num_particles: i
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize(
-    ("build", "particles"), [(gaussian, 10), (gaussian, 64), (spikes, 64)], ids=["gaussian 10", "gaussian 64", "spikes"]
+    ("build", "particles"),
+    [(gaussian, 10), (gaussian, 64), (spikes, 64), (spikes_without_encoder, 64)],
+    ids=["gaussian 10", "gaussian 64", "spikes", "laplace"],
 )
 def test_optimiser_step(build: Callable[[], tuple[Any, Any, Tensor]], particles: int) -> None:
     torch.manual_seed(0)

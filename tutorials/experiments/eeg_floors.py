@@ -1,10 +1,12 @@
-"""How well three shared latents and white noise can do on the EEG measures, however they move: what bounds `eeg`.
+"""How well three shared latents and independent noise can do on the EEG measures, however they move: bounds of `eeg`.
 
 A factor analysis of the raw recording gives loadings, noise of each channel, and latents of every bin. From these the
 recording is generated with its own latents (`own`: nothing about them is left to learn), and with Gaussian latents that
 have their spectra and cross-spectra, smoothed over 41 frequencies, but random amplitudes and phases (`gaussian`: what
-the best linear network would do). Both are judged as in `eeg`. The kurtosis of the own latents tells how far they are
-from Gaussian, the autocorrelation of what the factors leave over how far that is from white.
+the best linear network would do), both with white noise; and with its own latents and noise that has the lag-1
+autocorrelation of what they leave over in each channel (`coloured`). All are judged as in `eeg`. The kurtosis of the
+own latents tells how far they are from Gaussian, the autocorrelation of what the factors leave over how far that is
+from white.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 
 import eeg
 import numpy as np
+from scipy.signal import lfilter
 from scipy.stats import kurtosis
 from sklearn.decomposition import FactorAnalysis
 
@@ -54,20 +57,31 @@ def run(seed: int, settings: Settings) -> dict[str, float]:
         "largest_excess_kurtosis": float(kurtosis(own).max()),
         "lag_1_of_what_is_left": float((left[1:] * left[:-1]).mean(0).sum() / (left**2).mean(0).sum()),
     }
-    for name, z in (("own", own), ("gaussian", gaussian_copy(own, rng))):
-        generated = z @ analysis.components_ + np.sqrt(analysis.noise_variance_) * rng.standard_normal(raw.shape)
-        found = eeg.measures(smoothed[: len(raw)], generated, seed)
+    white = np.sqrt(analysis.noise_variance_) * rng.standard_normal((3, *raw.shape))
+    parts = {"own": (own, white[0]), "gaussian": (gaussian_copy(own, rng), white[1])}
+    parts["coloured"] = own, coloured(white[2], left)
+    for name, (z, noise) in parts.items():
+        found = eeg.measures(smoothed[: len(raw)], z @ analysis.components_ + noise, seed)
         row |= {f"{measure}_{name}": value for measure, value in found.items()}
     return row
+
+
+def coloured(white: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return noise of the same variances, channel by channel with the lag-1 autocorrelation of `like`."""
+    memory = (like[1:] * like[:-1]).mean(0) / (like**2).mean(0)
+    innovations = np.sqrt(1 - memory**2) * white
+    innovations[0] = white[0]
+    return np.stack([lfilter([1], [1, -a], x) for a, x in zip(memory, innovations.T, strict=True)], -1)
 
 
 def draw(figure, record: dict) -> None:
     """Draw both measures."""
     axes = figure.subplots()
-    for name, label in (("own", "the recording's own latents"), ("gaussian", "Gaussian latents of its spectra")):
+    labels = ("own latents", "Gaussian latents of its spectra", "own latents, coloured noise")
+    for name, label in zip(("own", "gaussian", "coloured"), labels, strict=True):
         x, y = ([row[f"{measure}_{name}"] for row in record["rows"]] for measure in ("d_stsp", "d_h"))
         axes.scatter(x, y, s=18, label=label)
     axes.axvline(eeg.GOAL["d_stsp"], color="C3", lw=0.8)
     axes.axhline(eeg.GOAL["d_h"], color="C3", lw=0.8)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set(xlabel="D_stsp (nats), no draw left out", ylabel="D_H", title="three latents and white noise")
+    axes.set(xlabel="D_stsp (nats), no draw left out", ylabel="D_H", title="three latents and independent noise")

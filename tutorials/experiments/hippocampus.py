@@ -20,12 +20,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from shared import data_file
 from sklearn.decomposition import PCA
-from sklearn.linear_model import RidgeCV
-from sklearn.metrics import r2_score
 from spikes import (
     SMOOTHING,
     Training,
     agreements,
+    decoded,
     evidence_per_spike,
     generated_agreement,
     posterior_of,
@@ -97,17 +96,6 @@ def _runs(times: np.ndarray, ends: np.ndarray) -> list[tuple[float, float, str]]
     """Return the begin, stop and the two ends of each run."""
     at = np.flatnonzero(ends >= 0)
     return [(times[i], times[j], f"to {ends[j]} from {ends[i]}") for i, j in pairwise(at) if ends[i] != ends[j]]
-
-
-def decoded(x_train: list, train: list, x_test: list, test: list) -> tuple[float, np.ndarray]:
-    """Return the coefficient of determination on the test runs, and the positions decoded there.
-
-    It is one less the squared distance of decoded and true positions over that of true ones and their mean: of several
-    coordinates, the mean over them weighted by their variance.
-    """
-    ridge = RidgeCV(np.logspace(-3, 4, 15)).fit(np.concatenate(x_train), np.concatenate(train))
-    predicted = ridge.predict(np.concatenate(x_test)).reshape(-1, train[0].shape[1])
-    return float(r2_score(np.concatenate(test), predicted, multioutput="variance_weighted")), predicted
 
 
 def judged(recording: Recording, positions: np.ndarray, seed: int, settings: Settings) -> dict:

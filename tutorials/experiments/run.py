@@ -44,6 +44,7 @@ EXPERIMENTS = (
     "premotor_reach",
     "premotor_delay",
     "premotor_generation",
+    "mc_maze",
     "hippocampus_track",
     "hippocampus_maze",
     "lorenz05",

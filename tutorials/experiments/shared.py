@@ -21,7 +21,8 @@ S001R01 of the EEG Motor Movement/Imagery Dataset (https://physionet.org/content
 ones from `data` of https://github.com/BenjoCowley/DataHigh (GPL-3.0), in bins of 1 ms, with `condition` and, of the
 reaches, `trial_offsets`; hippocampal ones and positions from `linear-track` and `w-maze` of
 https://github.com/nelpy/example-data (MIT), by the names that hippocampus.py reads. Lorenz-63 and the bursting neuron:
-from https://github.com/DurstewitzLab/GTF-shPLRNN and https://github.com/DurstewitzLab/dendPLRNN (GPL-3.0)."""
+from https://github.com/DurstewitzLab/GTF-shPLRNN and https://github.com/DurstewitzLab/dendPLRNN (GPL-3.0). MC_Maze: the
+training file of https://dandiarchive.org/dandiset/000128 (CC BY 4.0), see mc_maze.py."""
 
 
 class DataMissing(Exception):

@@ -11,7 +11,8 @@ from scipy.ndimage import gaussian_filter1d
 from shared import data_file, fitted
 from sklearn.decomposition import FactorAnalysis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import PoissonRegressor
+from sklearn.linear_model import PoissonRegressor, RidgeCV
+from sklearn.metrics import r2_score
 
 import pyro_lowrank as plr
 from pyro_lowrank import metrics
@@ -157,3 +158,14 @@ def windows(sequences: np.ndarray, num_bins: int, width: int) -> np.ndarray:
 def classified(x_train: np.ndarray, train: np.ndarray, x_test: np.ndarray, test: np.ndarray) -> float:
     """Return the share of trials whose condition a linear discriminant analysis gets right."""
     return float(LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x_train, train).score(x_test, test))
+
+
+def decoded(x_train: list, train: list, x_test: list, test: list) -> tuple[float, np.ndarray]:
+    """Return the coefficient of determination on the test trials, and what a ridge regression decodes there.
+
+    It is one less the squared distance of decoded and true values over that of true ones and their mean: of several
+    coordinates, the mean over them weighted by their variance. Each argument is a list of trials, time x numbers.
+    """
+    ridge = RidgeCV(np.logspace(-3, 4, 15)).fit(np.concatenate(x_train), np.concatenate(train))
+    predicted = ridge.predict(np.concatenate(x_test)).reshape(-1, train[0].shape[1])
+    return float(r2_score(np.concatenate(test), predicted, multioutput="variance_weighted")), predicted
