@@ -30,5 +30,7 @@ def padded(tensor: Tensor) -> Any:
 def chunks(size: int, work: int) -> list[slice]:
     """Cut a range into as many slices as there are threads that it keeps busy, `work` evaluations of a unit in all."""
     number = max(1, min(torch.get_num_threads(), size, work // _WORTH_A_THREAD))
+    if number == 1:
+        return [slice(0, size)]
     edges = np.linspace(0, size, number + 1).round().astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]

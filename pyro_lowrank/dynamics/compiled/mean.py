@@ -38,10 +38,11 @@ class CompiledMean:
     @torch.no_grad()
     def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the means, for latents `... x rank` and effective inputs `... x inputs` that broadcast with them."""
-        inputs = z.new_zeros(self.num_inputs) if v is None or not self.num_inputs else v
-        batch = torch.broadcast_shapes(z.shape[:-1], inputs.shape[:-1])
-        # Trials, which have inputs of their own, are the last dims; the particles of a trial are swept in one call.
-        trials = inputs.shape[:-1] if inputs.shape[:-1] == batch[len(batch) - inputs.dim() + 1 :] else batch
+        inputs, batch, trials = z.new_zeros(self.num_inputs), z.shape[:-1], torch.Size()
+        if v is not None and self.num_inputs:
+            inputs, batch = v, torch.broadcast_shapes(z.shape[:-1], v.shape[:-1])
+            # Trials, which have inputs of their own, are the last dims; the particles of a trial are swept in one call.
+            trials = v.shape[:-1] if v.shape[:-1] == batch[len(batch) - v.dim() + 1 :] else batch
         seen = array(inputs.expand(*trials, self.num_inputs).reshape(trials.numel(), self.num_inputs))
         latents = array(z.expand(*batch, len(self.zero)).reshape(-1, len(seen), len(self.zero)))
         means, own = np.empty_like(latents), np.arange(len(latents))
