@@ -50,8 +50,9 @@ ONLY = {
 }
 
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
-COMPILED = {"smc/compiled/forward.py", "smc/compiled/adjoint.py", f"smc/compiled/{name}.py" for name in ("adjoint", "emissions", "forward", "proposals", "residuals")}
+COMPILED = {f"smc/compiled/{name}.py" for name in ("adjoint", "emissions", "forward", "proposals", "residuals")}
 COMPILED |= {f"dynamics/compiled/{name}.py" for name in ("arithmetic", "units")}
+COMPILED |= {"smc/compiled/laplace.py", "smc/compiled/laplace_adjoint.py"}
 AT_TOP = {"arviz": {"export/arviz.py"}, "numba": COMPILED, "xarray": {"export/arviz.py"}}
 DEFERRED: dict[str, set[str]] = {
     "arviz": set(),
