@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def holds_numbers(x: Any) -> bool:
+    """Return whether an object is a tensor of numbers that an array can be made of; in torch's transforms it is not.
+
+    Example::
+
+        >>> import torch
+        >>> holds_numbers(torch.zeros(2)), holds_numbers(torch.nn.Parameter(torch.zeros(2)))
+        (True, False)
+    """
+    return type(x) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def apply_matrix(matrix: Tensor, vector: Tensor) -> Tensor:

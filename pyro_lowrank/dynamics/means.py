@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_lowrank.compilation import HAS_NUMBA, NO_NUMBA
 from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.shapes import holds_numbers
 
 Mean = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -42,10 +43,9 @@ def _pays(network: Network, z: Tensor, v: Tensor | None) -> bool:
     inputs = () if v is None else (v,)
     dims = (network.rank, network.num_inputs)
     # What does not fit is left to the tensor operations, which say why.
-    return all(_holds_numbers(x, network) and x.shape[-1] == dim for x, dim in zip((z, *inputs), dims, strict=False))
+    return all(_fits(x, network) and x.shape[-1] == dim for x, dim in zip((z, *inputs), dims, strict=False))
 
 
-def _holds_numbers(x: Tensor, network: Network) -> bool:
-    """Whether a tensor holds numbers that the weights can be applied to; inside torch's transforms it does not."""
-    same = x.dtype == network.right.dtype and x.device == network.right.device
-    return same and type(x) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+def _fits(x: Tensor, network: Network) -> bool:
+    """Whether the weights can be applied to the numbers in a tensor."""
+    return x.dtype == network.right.dtype and x.device == network.right.device and holds_numbers(x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.compilation import HAS_NUMBA
+from pyro_lowrank.shapes import holds_numbers
 
 # Below this many numbers tensor operations take no longer.
 _WORTH_COMPILING = 10_000
@@ -27,7 +28,7 @@ def _of_normals(density: Any, value: Any) -> Tensor | None:
     if type(density) is not dist.Independent or type(density.base_dist) is not dist.Normal:
         return None
     location, scale = density.base_dist.loc, density.base_dist.scale
-    if location.numel() < _WORTH_COMPILING or not all(map(_holds_numbers, (value, location, scale))):
+    if location.numel() < _WORTH_COMPILING or not all(map(_real_on_the_cpu, (value, location, scale))):
         return None
     if not value.dtype == location.dtype == scale.dtype or not _broadcasts(value.shape, location.shape):
         return None
@@ -49,11 +50,8 @@ def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
     return all(m in (1, n) for m, n in zip(reversed(shape), reversed(target), strict=False))
 
 
-def _holds_numbers(x: Any) -> bool:
-    """Whether it is a tensor of numbers on the CPU; inside torch's transforms it is not."""
-    if type(x) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return False
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+def _real_on_the_cpu(x: Any) -> bool:
+    return holds_numbers(x) and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 def _different_rows(x: Tensor, dims: int) -> Tensor:

@@ -19,16 +19,15 @@ from itertools import pairwise
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from shared import data_file
-from sklearn.decomposition import PCA
 from spikes import (
     SMOOTHING,
     Training,
     agreements,
     decoded,
+    decoded_from_counts,
     evidence_per_spike,
     generated_agreement,
     posterior_of,
-    smoothed_counts,
     trained,
 )
 
@@ -114,16 +113,12 @@ def judged(recording: Recording, positions: np.ndarray, seed: int, settings: Set
         latents.append([trial[:length] for trial, length in zip(mean, part.trial_lengths, strict=True)])
         posteriors.append(posterior)
     found["latents_r2"], predicted = decoded(latents[0], where[0], latents[1], where[1])
-    scores = {"smoothed_latents_r2": [], "counts_r2": [], "components_r2": []}
+    smoothed = []
     for sd in SMOOTHING:
         slow = [[gaussian_filter1d(trial, sd, axis=0, mode="nearest") for trial in part] for part in latents]
-        scores["smoothed_latents_r2"].append(decoded(slow[0], where[0], slow[1], where[1])[0])
-        counts = [smoothed_counts(part, sd) for part in (train, test)]
-        scores["counts_r2"].append(decoded(counts[0], where[0], counts[1], where[1])[0])
-        analysis = PCA(settings.training.rank).fit(np.concatenate(counts[0]))
-        components = [[analysis.transform(trial) for trial in part] for part in counts]
-        scores["components_r2"].append(decoded(components[0], where[0], components[1], where[1])[0])
-    found |= {name: max(values) for name, values in scores.items()}
+        smoothed.append(decoded(slow[0], where[0], slow[1], where[1])[0])
+    found["smoothed_latents_r2"] = max(smoothed)
+    found |= decoded_from_counts(train, test, where, settings.training.rank)
     found["evidence_per_spike"] = evidence_per_spike(posteriors[1], test)
     found["ess"] = float(posteriors[1].ess.mean()) / settings.training.test_particles
     found |= generated_agreement(model, train, seed)

@@ -14,10 +14,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 from shared import data_file
-from sklearn.decomposition import PCA
-from spikes import SMOOTHING, Training, decoded, evidence_per_spike, generated_agreement, posterior_of, trained
+from spikes import (
+    Training,
+    decoded,
+    decoded_from_counts,
+    evidence_per_spike,
+    generated_agreement,
+    posterior_of,
+    trained,
+)
 
 import pyro_lowrank as plr
 from pyro_lowrank.data import Recording, read_recording, split_trials
@@ -96,14 +102,7 @@ def run(seed: int, settings: Settings) -> dict:
     fits = [posterior_of(model, guide, part, settings.training, seed) for part in (train, test)]
     latents = [list(draws.mean(0).numpy()) for _, draws in fits]
     found["latents_r2"], predicted = decoded(latents[0], where[0], latents[1], where[1])
-    scores = {"counts_r2": [], "components_r2": []}
-    for sd in SMOOTHING:
-        counts = [list(gaussian_filter1d(part.data, sd, axis=1, mode="nearest")) for part in (train, test)]
-        scores["counts_r2"].append(decoded(counts[0], where[0], counts[1], where[1])[0])
-        analysis = PCA(settings.training.rank).fit(np.concatenate(counts[0]))
-        parts = [[analysis.transform(trial) for trial in part] for part in counts]
-        scores["components_r2"].append(decoded(parts[0], where[0], parts[1], where[1])[0])
-    found |= {name: max(values) for name, values in scores.items()}
+    found |= decoded_from_counts(train, test, where, settings.training.rank)
     found["evidence_per_spike"] = evidence_per_spike(fits[1][0], test)
     found |= generated_agreement(model, train, seed)
     num_bins, shown = recording.data.shape[1], min(20, test.num_trials)

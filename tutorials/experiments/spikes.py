@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 from shared import data_file, fitted
-from sklearn.decomposition import FactorAnalysis
+from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import PoissonRegressor, RidgeCV
 from sklearn.metrics import r2_score
@@ -169,3 +169,18 @@ def decoded(x_train: list, train: list, x_test: list, test: list) -> tuple[float
     ridge = RidgeCV(np.logspace(-3, 4, 15)).fit(np.concatenate(x_train), np.concatenate(train))
     predicted = ridge.predict(np.concatenate(x_test)).reshape(-1, train[0].shape[1])
     return float(r2_score(np.concatenate(test), predicted, multioutput="variance_weighted")), predicted
+
+
+def decoded_from_counts(train: Recording, test: Recording, where: list, rank: int) -> dict[str, float]:
+    """Return the same for smoothed counts of all units and as many principal components as latents, the best kernels.
+
+    `where` are the values in the trials of both recordings.
+    """
+    scores = {"counts_r2": [], "components_r2": []}
+    for sd in SMOOTHING:
+        counts = [smoothed_counts(part, sd) for part in (train, test)]
+        scores["counts_r2"].append(decoded(counts[0], where[0], counts[1], where[1])[0])
+        analysis = PCA(rank).fit(np.concatenate(counts[0]))
+        components = [[analysis.transform(trial) for trial in part] for part in counts]
+        scores["components_r2"].append(decoded(components[0], where[0], components[1], where[1])[0])
+    return {name: max(values) for name, values in scores.items()}

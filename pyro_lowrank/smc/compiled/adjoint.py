@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
-from numba.extending import overload
 
-from pyro_lowrank.compilation import OF_A_BRANCH, compiled
+from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO
 from pyro_lowrank.dynamics.compiled.units import FAST, pull_back, seen_by_pair
 from pyro_lowrank.smc.compiled import lanes
 from pyro_lowrank.smc.compiled.emissions import pull_back_likelihood
-from pyro_lowrank.smc.compiled.laplace import by_laplace
+from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or
 from pyro_lowrank.smc.compiled.laplace_adjoint import number_of_rows, pull_back_by_laplace
 from pyro_lowrank.smc.compiled.proposals import (
     LANES,
@@ -127,21 +126,7 @@ def _pull_back_by_tables(
         flush_tables(table_sums, (grad_tables[0][i], grad_tables[1][i], grad_tables[2][i]))
 
 
-def _pull_back_proposals(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, work: Any, grads: Any
-) -> None:
-    """Pull the gradients of one time bin back through its proposals, by tables or Laplace steps."""
-
-
-@overload(_pull_back_proposals, jit_options=OF_A_BRANCH, strict=False)
-def _choose_pull_back(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, work: Any, grads: Any
-) -> Any:
-    # Chosen by type, so that only the one that is used is compiled.
-    chosen = pull_back_by_laplace if by_laplace(weighing) else _pull_back_by_tables
-    return lambda zero, weighing, parents, own, bin_, white, particles, work, grads: chosen(
-        zero, weighing, parents, own, bin_, white, particles, work, grads
-    )
+_pull_back_proposals = laplace_or(pull_back_by_laplace, _pull_back_by_tables)
 
 
 def backward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:

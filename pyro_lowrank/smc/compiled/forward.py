@@ -6,13 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba.extending import overload
 
-from pyro_lowrank.compilation import OF_A_BRANCH, compiled
+from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.units import FAST, move_parents
 from pyro_lowrank.smc.compiled import lanes
 from pyro_lowrank.smc.compiled.emissions import add_likelihood
-from pyro_lowrank.smc.compiled.laplace import by_laplace, propose_by_laplace
+from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or, propose_by_laplace
 from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
@@ -52,21 +51,7 @@ def _propose_by_tables(
             log_weights[b, t, start + lane] += rows[at(3 * rank, lane)]
 
 
-def _propose(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
-) -> None:
-    """Propose and weigh the particles of one time bin, by tables or by the steps of a Laplace proposal."""
-
-
-@overload(_propose, jit_options=OF_A_BRANCH, strict=False)
-def _choose_propose(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
-) -> Any:
-    # Chosen by type, so that only the one that is used is compiled.
-    chosen = propose_by_laplace if by_laplace(weighing) else _propose_by_tables
-    return lambda zero, weighing, parents, own, bin_, random, means, rows, out: chosen(
-        zero, weighing, parents, own, bin_, random, means, rows, out
-    )
+_propose = laplace_or(propose_by_laplace, _propose_by_tables)
 
 
 def forward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 from numba.cpython.unsafe.tuple import tuple_setitem
+from numba.extending import overload
 
-from pyro_lowrank.compilation import compiled
+from pyro_lowrank.compilation import OF_A_BRANCH, compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO, exp, softplus_and_slope
 from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.smc.compiled.lanes import (
@@ -49,6 +50,29 @@ def weighing_of(num_iterations: int) -> tuple[int, ...]:
 def by_laplace(weighing: Any) -> bool:
     """Return whether a tuple, or its type while a loop is compiled, tells a Laplace proposal."""
     return len(weighing) > 3
+
+
+def laplace_or(by_steps: Any, by_tables: Any) -> Any:
+    """Return what calls one of two functions of one time bin, told by their second argument.
+
+    It is chosen by type, so that only the one that is used is compiled.
+    """
+
+    def one_of_both(
+        zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
+    ) -> None:
+        """Arguments as for `propose_by_laplace`."""
+
+    @overload(one_of_both, jit_options=OF_A_BRANCH, strict=False)
+    def _choose(
+        zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
+    ) -> Any:
+        chosen = by_steps if by_laplace(weighing) else by_tables
+        return lambda zero, weighing, parents, own, bin_, draws, particles, scratch, out: chosen(
+            zero, weighing, parents, own, bin_, draws, particles, scratch, out
+        )
+
+    return one_of_both
 
 
 @compiled(inline=True, allocates=False)

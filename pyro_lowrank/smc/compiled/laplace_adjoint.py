@@ -35,20 +35,21 @@ from pyro_lowrank.smc.compiled.laplace import ALL, STEP, curvature, feature_of, 
 
 
 @compiled(inline=True, allocates=False)
-def _grad_z(zero: Any) -> Any:
-    """Return the first row of the gradient of z."""
-    return 4 * len(zero) + 2 * len(zero) ** 2
-
-
-@compiled(inline=True, allocates=False)
-def _trail(zero: Any) -> Any:
-    """Return the first row of what is kept of the steps."""
-    return _grad_z(zero) + 1 + 6 * len(zero) + 2 * len(zero) ** 2
+def _layout(rank: Any) -> Any:
+    """Return the first rows of the gradients of z and of the log weight, of l, u, s, the gradients through the
+    readouts, of m, of F and of P, and of what is kept of the steps.
+    """
+    grad_z = 4 * rank + 2 * rank * rank
+    arrived = grad_z + rank + 1
+    vectors = arrived, arrived + rank, arrived + 2 * rank, arrived + 3 * rank, arrived + 4 * rank
+    grad_factor = arrived + 5 * rank
+    grad_p = grad_factor + rank * rank
+    return grad_z, grad_z + rank, *vectors, grad_factor, grad_p, grad_p + rank * rank
 
 
 def number_of_rows(rank: int, weighing: tuple[int, ...]) -> int:
     """Return how many rows a block needs."""
-    return 10 * rank + 4 * rank**2 + 1 + (len(weighing) - 3) * (rank + rank**2)
+    return int(_layout(rank)[-1]) + (len(weighing) - 3) * (rank + rank**2)
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -56,9 +57,7 @@ def _pull_back_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: An
     """Add what a feature's readout passes to eta and m; return the gradients of its rows of C and B, and of d."""
     y, offset, target, asked, row, own = feature
     rank = len(zero)
-    grad_z = 4 * rank + 2 * rank * rank
-    u, s, through, mean = grad_z + 1 + 2 * rank, grad_z + 1 + 3 * rank, grad_z + 1 + 4 * rank, grad_z + 1 + 5 * rank
-    grad_p = grad_z + 1 + 6 * rank + rank * rank
+    _, _, _, u, s, through, mean, _, grad_p, _ = _layout(rank)
     by_row, by_own, by_offset = zero, zero, ZERO * y
     for lane in range(lanes):
         x, along_u, along_s = offset, ZERO * y, ZERO * y
@@ -107,9 +106,8 @@ def _pull_back_features(
 def _pull_back_draw(zero: Any, root: Any, rows: Any, lanes: Any, grad_root: Any) -> None:
     """Start l, the gradients of m and of P, from those of z and the log weight; eta is that after the last step."""
     rank, square = len(zero), len(zero) ** 2
-    grad_z, factor = 4 * rank + 2 * square, 4 * rank + square
-    grad_weight, arrived, work, grad_factor = grad_z + rank, grad_z + rank + 1, grad_z + 2 * rank + 1, _trail(zero)
-    grad_factor -= 2 * square
+    factor = 4 * rank + square
+    grad_z, grad_weight, arrived, work, _, _, _, grad_factor, grad_p, _ = _layout(rank)
     for r in range(rank):
         for lane in range(lanes):
             eta = rows[at(rank + r, lane)] + rows[at(2 * rank + r, lane)]
@@ -132,7 +130,7 @@ def _pull_back_draw(zero: Any, root: Any, rows: Any, lanes: Any, grad_root: Any)
         for lane in range(lanes):
             diagonal = rows[at(factor + i * rank + i, lane)]
             rows[at(grad_factor + i * rank + i, lane)] -= rows[at(grad_weight, lane)] / diagonal
-    pull_back_cholesky(rank, rows, factor, grad_factor, grad_factor + square, lanes)
+    pull_back_cholesky(rank, rows, factor, grad_factor, grad_p, lanes)
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -151,9 +149,8 @@ def _pull_back_step(
 ) -> None:
     """Pull l back from where a step leads, which is in the rows of eta, to where it starts."""
     rank, square = len(zero), len(zero) ** 2
-    arrived = _grad_z(zero) + 1 + rank
-    u, s, through = arrived + rank, arrived + 2 * rank, arrived + 3 * rank
-    kept = _trail(zero) + step * (rank + square)
+    _, _, arrived, u, s, through, _, _, _, trail = _layout(rank)
+    kept = trail + step * (rank + square)
     copy(rows, arrived, u, rank, lanes)
     solve(rank, rows, kept + rank, u, 1, lanes)
     solve_transposed(rank, rows, kept + rank, u, 1, lanes)
@@ -186,17 +183,17 @@ def pull_back_by_laplace(
     index, rank, steps = step[4][b, t], len(zero), num_iterations(weighing)
     link, weights = emission[0], (emission[3][0], table[index])
     of_features = grad_emission[0], grad_table[index], grad_offset
-    first, mean = _grad_z(zero), _grad_z(zero) + 1 + 5 * rank
+    first, weight, _, _, _, _, mean, _, _, trail = _layout(rank)
     for start in range(0, grad_weights.shape[0], WIDTH):
         size = min(WIDTH, grad_weights.shape[0] - start)
         lanes = lanes_of(size)
         fill(rows, 0, means, parents, start, size)
         fill(rows, rank, white, own, start, size)
         fill(rows, first, grad_z, own, start, size)
-        set_rows(rows, first + rank, 1, ZERO, 0, lanes)
+        set_rows(rows, weight, 1, ZERO, 0, lanes)
         for lane in range(size):
-            rows[at(first + rank, lane)] = grad_weights[start + lane]
-        locate(zero, weighing, link, weights, data, b, t, rows, lanes, _trail(zero))
+            rows[at(weight, lane)] = grad_weights[start + lane]
+        locate(zero, weighing, link, weights, data, b, t, rows, lanes, trail)
         copy(rows, first, mean, rank, lanes)
         _pull_back_draw(zero, root[index], rows, lanes, grad_root[index])
         for number in range(steps - 1, -1, -1):
