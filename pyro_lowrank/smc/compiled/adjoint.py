@@ -89,7 +89,7 @@ def _pull_back_bin(
 
 @compiled(fastmath=FAST, allocates=False)
 def _pull_back_by_tables(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, work: Any, grads: Any
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
     """Pull the gradients of one time bin back through its proposals.
 
@@ -97,16 +97,16 @@ def _pull_back_by_tables(
     step, sums for the tables.
     """
     square, step, tables, _, _, b, t = bin_
-    rows, step_sums, table_sums = work
+    rows, step_sums, table_sums = scratch
     means, grad_z, grad_weights, grad_means = particles
-    grad_step, grad_tables, _, _ = grads
+    grad_step, grad_tables, _, _ = out
     read, index = of_bin(zero, square, step, tables, b, t), step[4]
     rank, num_particles = len(zero), grad_weights.shape[0]
     width = rows.shape[0] // (8 * rank + 1)
     for start in range(0, num_particles, LANES):
         size = min(LANES, num_particles - start)
         fill(rows, 0, means, parents, start, size, rank)
-        fill(rows, rank, white, own, start, size, rank)
+        fill(rows, rank, draws, own, start, size, rank)
         fill(rows, 2 * rank, grad_z, own, start, size, rank)
         for lane in range(size):
             rows[at(3 * rank, lane)] = grad_weights[start + lane]

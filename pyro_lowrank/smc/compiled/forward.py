@@ -11,7 +11,7 @@ from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.units import FAST, move_parents
 from pyro_lowrank.smc.compiled import lanes
 from pyro_lowrank.smc.compiled.emissions import add_likelihood
-from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or, propose_by_laplace
+from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or, propose_by_laplace, rows_of_trail
 from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
@@ -31,19 +31,20 @@ def _different(ancestors: Any, done: Any, parents: Any) -> Any:
 
 @compiled(fastmath=FAST, allocates=False)
 def _propose_by_tables(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
     """Propose and weigh the particles of one time bin; arguments as for `laplace.propose_by_laplace`."""
     square, step, tables, _, _, b, t = bin_
     z, log_weights = out
+    rows = scratch
     read = of_bin(zero, square, step, tables, b, t)
     rank, num_particles = len(zero), log_weights.shape[2]
     # LANES, but as a number that the compiler does not know: it would unroll the loops before it vectorises them.
     width = rows.shape[0] // (3 * rank + 1)
     for start in range(0, num_particles, LANES):
         size = min(LANES, num_particles - start)
-        fill(rows, 0, means, parents, start, size, rank)
-        fill(rows, rank, random[0][b, t], own, start, size, rank)
+        fill(rows, 0, particles, parents, start, size, rank)
+        fill(rows, rank, draws[0][b, t], own, start, size, rank)
         propose_block(zero, weighing, read, rows, width)
         for lane in range(size):
             for r in range(rank):
@@ -60,7 +61,10 @@ def forward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:
     floats = tuple(np.empty(particles, white.dtype) for _ in range(2))
     own, first = np.arange(particles), np.zeros(particles, np.int64)
     indices = np.empty(particles, np.bool_), np.empty(particles, np.int64), own, first
-    rows = lanes.new_rows(4 * rank + 2 * rank**2, white) if by_laplace(weighing) else new_rows(3 * rank + 1, white)
+    if by_laplace(weighing):
+        rows = lanes.new_rows(rows_of_trail(rank, weighing)[1], white)
+    else:
+        rows = new_rows(3 * rank + 1, white)
     return *floats, *indices, rows, lanes.new_rows(2 * rank + 1, white)
 
 

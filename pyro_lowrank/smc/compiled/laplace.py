@@ -8,7 +8,9 @@ information is P = F F^T, and
 
 beside the likelihood, for a draw e of density q, all of one time bin. Rows of a block (see `lanes`), R latents, are
 
-    m (R), e, then F^{-T} e (R), eta (R), a step (R), the matrix that steers it (R * R), P (R * R).
+    m (R), e, then F^{-T} e (R), eta (R), a step (R), the matrix that steers it (R * R), P (R * R),
+
+and the trail: for each step where it starts (R) and the factor of the matrix that steers it (R * R).
 """
 
 from __future__ import annotations
@@ -38,8 +40,6 @@ from pyro_lowrank.smc.compiled.lanes import (
 # The same limits as those of `CountEmission`.
 _LARGEST_LOG_RATE, _SMALLEST_SOFTPLUS = ONE * 60, -ONE * 40
 _NEAR = np.float32(1e-2)
-ALL, STEP = ((0,) * length for length in range(1, 3))
-"""Whether P is wanted, beside the step."""
 
 
 def weighing_of(num_iterations: int) -> tuple[int, ...]:
@@ -53,9 +53,9 @@ def by_laplace(weighing: Any) -> bool:
 
 
 def laplace_or(by_steps: Any, by_tables: Any) -> Any:
-    """Return what calls one of two functions of one time bin, told by their second argument.
+    """Return what is one of two functions of one time bin, told by their second argument, inside compiled loops.
 
-    It is chosen by type, so that only the one that is used is compiled.
+    It is chosen by type, so that only the one that is used is compiled. Names of arguments must be those here.
     """
 
     def one_of_both(
@@ -67,10 +67,8 @@ def laplace_or(by_steps: Any, by_tables: Any) -> Any:
     def _choose(
         zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
     ) -> Any:
-        chosen = by_steps if by_laplace(weighing) else by_tables
-        return lambda zero, weighing, parents, own, bin_, draws, particles, scratch, out: chosen(
-            zero, weighing, parents, own, bin_, draws, particles, scratch, out
-        )
+        # The function itself, not one that calls it: what is compiled is optimised again at every level of calls.
+        return (by_steps if by_laplace(weighing) else by_tables).py_func
 
     return one_of_both
 
@@ -79,6 +77,13 @@ def laplace_or(by_steps: Any, by_tables: Any) -> Any:
 def num_iterations(weighing: Any) -> Any:
     """Return how many steps such a tuple tells."""
     return len(weighing) - 3
+
+
+@compiled(inline=True, allocates=False)
+def rows_of_trail(rank: Any, weighing: Any) -> Any:
+    """Return the first row of the trail after the others, and how many rows there are with it."""
+    first = 4 * rank + 2 * rank * rank
+    return first, first + num_iterations(weighing) * (rank + rank * rank)
 
 
 @compiled(fastmath=FAST, inline=True, allocates=False)
@@ -128,7 +133,7 @@ def feature_of(zero: Any, link: Any, weights: Any, data: Any, b: Any, t: Any, i:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _add_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: Any, lanes: Any) -> None:
+def _add_feature(zero: Any, link: Any, feature: Any, rows: Any, lanes: Any) -> None:
     y, offset, target, asked, row, own = feature
     rank = len(zero)
     for lane in range(lanes):
@@ -142,13 +147,12 @@ def _add_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: Any, lan
                 if j <= r:
                     product, entry = own[r] * own[j], 4 * rank + r * rank + j
                     rows[at(entry, lane)] += stiffness * product
-                    if len(wanted) == 1:
-                        rows[at(entry + rank * rank, lane)] += information * product
+                    rows[at(entry + rank * rank, lane)] += information * product
 
 
 @compiled(fastmath=FAST, allocates=False)
-def climb(zero: Any, link: Any, wanted: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any) -> None:
-    """Take one step of eta; factors are left of the matrix that steers it, and of P if it is wanted."""
+def climb(zero: Any, link: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any) -> None:
+    """Take one step of eta; the factor of the matrix that steers it is left, and P where it starts."""
     rank, square = len(zero), len(zero) ** 2
     set_rows(rows, 3 * rank, rank + 2 * square, ZERO, 0, lanes)
     for r in range(rank):
@@ -158,44 +162,34 @@ def climb(zero: Any, link: Any, wanted: Any, weights: Any, data: Any, b: Any, t:
             rows[at(3 * rank + r, lane)] = -rows[at(2 * rank + r, lane)]
     for i in range(data[0].shape[2]):
         if data[1][b, t, i] != ZERO:
-            _add_feature(zero, link, wanted, feature_of(zero, link, weights, data, b, t, i), rows, lanes)
+            _add_feature(zero, link, feature_of(zero, link, weights, data, b, t, i), rows, lanes)
     cholesky(rank, rows, 4 * rank, lanes)
     solve(rank, rows, 4 * rank, 3 * rank, 1, lanes)
     solve_transposed(rank, rows, 4 * rank, 3 * rank, 1, lanes)
     for r in range(rank):
         for lane in range(lanes):
             rows[at(2 * rank + r, lane)] += rows[at(3 * rank + r, lane)]
-    if len(wanted) == 1:
-        cholesky(rank, rows, 4 * rank + square, lanes)
 
 
 @compiled(fastmath=FAST, allocates=False)
 def locate(
     zero: Any, weighing: Any, link: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any, trail: Any
 ) -> None:
-    """Take all steps from eta = 0, then turn e into F^{-T} e.
-
-    Where each step starts, and the factor that steers it, are kept from row `trail` on, R * (R + 1) rows per step;
-    nothing is kept if it is 0.
-    """
-    rank, square, steps = len(zero), len(zero) ** 2, num_iterations(weighing)
+    """Take all steps from eta = 0, and keep their trail from a row on; then turn e into F^{-T} e."""
+    rank, square = len(zero), len(zero) ** 2
     set_rows(rows, 2 * rank, rank, ZERO, 0, lanes)
-    for step in range(steps):
+    for step in range(num_iterations(weighing)):
         kept = trail + step * (rank + square)
-        if trail > 0:
-            copy(rows, 2 * rank, kept, rank, lanes)
-        if step == steps - 1:
-            climb(zero, link, ALL, weights, data, b, t, rows, lanes)
-        else:
-            climb(zero, link, STEP, weights, data, b, t, rows, lanes)
-        if trail > 0:
-            copy(rows, 4 * rank, kept + rank, square, lanes)
+        copy(rows, 2 * rank, kept, rank, lanes)
+        climb(zero, link, weights, data, b, t, rows, lanes)
+        copy(rows, 4 * rank, kept + rank, square, lanes)
+    cholesky(rank, rows, 4 * rank + square, lanes)
     solve_transposed(rank, rows, 4 * rank + square, rank, 1, lanes)
 
 
 @compiled(fastmath=FAST, allocates=False)
 def propose_by_laplace(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, random: Any, means: Any, rows: Any, out: Any
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
     """Propose and weigh the particles of one time bin.
 
@@ -207,25 +201,26 @@ def propose_by_laplace(
         bin_: (as many zeros as there are latents, squared; step, tables, emission, data, as for `forward.run_forward`;
             trial, time bin): the constant of the step is read; the tables are (B^T `sets x rank x features`, L
             `sets x rank x rank`, nothing).
-        random: (draws e `trials x time x particles x rank`, positions, log densities of the draws
+        draws: (draws e `trials x time x particles x rank`, positions, log densities of the draws
             `trials x time x particles`, less the constant of the transition's density).
-        means: `particles x rank`.
-        rows: scratch.
+        particles: their means before the data, `particles x rank`.
+        scratch: rows.
         out: (latents, written to; log weights, added to), `trials x time x particles`.
     """
     _, step, (white, root, _), emission, data, b, t = bin_
     index, rank, square = step[4][b, t], len(zero), len(zero) ** 2
     link, weights = emission[0], (emission[3][0], white[index])
     z, log_weights = out
+    rows, (trail, _) = scratch, rows_of_trail(rank, weighing)
     for start in range(0, log_weights.shape[2], WIDTH):
         size = min(WIDTH, log_weights.shape[2] - start)
         lanes = lanes_of(size)
-        fill(rows, 0, means, parents, start, size)
-        fill(rows, rank, random[0][b, t], own, start, size)
-        locate(zero, weighing, link, weights, data, b, t, rows, lanes, 0)
+        fill(rows, 0, particles, parents, start, size)
+        fill(rows, rank, draws[0][b, t], own, start, size)
+        locate(zero, weighing, link, weights, data, b, t, rows, lanes, trail)
         for lane in range(size):
             k = start + lane
-            weight = step[3][b, t] - random[2][b, t, k]
+            weight = step[3][b, t] - draws[2][b, t, k]
             for r in range(rank):
                 eta = rows[at(rank + r, lane)] + rows[at(2 * rank + r, lane)]
                 rows[at(2 * rank + r, lane)] = eta

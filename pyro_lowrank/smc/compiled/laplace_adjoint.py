@@ -8,7 +8,7 @@ gradient of where it leads, and u = H^{-1} l, the gradients of the score, the st
 for each feature's row b of B, and what the readout adds. Rows of a block are those of `laplace`, then
 
     gradient of z (R), of the log weight (1), l (R), u (R), s (R), gradient of eta through the readouts (R),
-    of m (R), of F (R * R), of P (R * R), and for each step where it starts (R) and the factor of H (R * R).
+    of m (R), of F (R * R), of P (R * R), and the trail.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from pyro_lowrank.smc.compiled.lanes import (
     solve,
     solve_transposed,
 )
-from pyro_lowrank.smc.compiled.laplace import ALL, STEP, curvature, feature_of, locate, num_iterations
+from pyro_lowrank.smc.compiled.laplace import curvature, feature_of, locate, num_iterations
 
 
 @compiled(inline=True, allocates=False)
 def _layout(rank: Any) -> Any:
     """Return the first rows of the gradients of z and of the log weight, of l, u, s, the gradients through the
-    readouts, of m, of F and of P, and of what is kept of the steps.
+    readouts, of m, of F and of P, and of the trail.
     """
     grad_z = 4 * rank + 2 * rank * rank
     arrived = grad_z + rank + 1
@@ -49,11 +49,11 @@ def _layout(rank: Any) -> Any:
 
 def number_of_rows(rank: int, weighing: tuple[int, ...]) -> int:
     """Return how many rows a block needs."""
-    return int(_layout(rank)[-1]) + (len(weighing) - 3) * (rank + rank**2)
+    return int(_layout(rank)[-1]) + num_iterations(weighing) * (rank + rank**2)
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _pull_back_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: Any, lanes: Any) -> Any:
+def _pull_back_feature(zero: Any, link: Any, feature: Any, rows: Any, lanes: Any) -> Any:
     """Add what a feature's readout passes to eta and m; return the gradients of its rows of C and B, and of d."""
     y, offset, target, asked, row, own = feature
     rank = len(zero)
@@ -68,13 +68,12 @@ def _pull_back_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: An
         score, stiffness, information, by_score, by_stiffness, by_information = curvature(link, x, y, target, asked)
         grad = along_u * (by_score - along_s * by_stiffness)
         curved = zero
-        if len(wanted) == 1:
-            for r in range(rank):
-                value = ZERO * y
-                for j in range(rank):
-                    value += rows[at(grad_p + r * rank + j, lane)] * own[j]
-                grad += by_information * own[r] * value
-                curved = tuple_setitem(curved, r, (information + information) * value)
+        for r in range(rank):
+            value = ZERO * y
+            for j in range(rank):
+                value += rows[at(grad_p + r * rank + j, lane)] * own[j]
+            grad += by_information * own[r] * value
+            curved = tuple_setitem(curved, r, (information + information) * value)
         by_offset += grad
         for r in range(rank):
             rows[at(through + r, lane)] += grad * own[r]
@@ -88,14 +87,14 @@ def _pull_back_feature(zero: Any, link: Any, wanted: Any, feature: Any, rows: An
 
 @compiled(fastmath=FAST, allocates=False)
 def _pull_back_features(
-    zero: Any, link: Any, wanted: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any, grads: Any
+    zero: Any, link: Any, weights: Any, data: Any, b: Any, t: Any, rows: Any, lanes: Any, grads: Any
 ) -> None:
     grad_matrix, grad_white, grad_offset = grads
     for i in range(data[0].shape[2]):
         if data[1][b, t, i] == ZERO:
             continue
         feature = feature_of(zero, link, weights, data, b, t, i)
-        by_row, by_own, by_offset = _pull_back_feature(zero, link, wanted, feature, rows, lanes)
+        by_row, by_own, by_offset = _pull_back_feature(zero, link, feature, rows, lanes)
         grad_offset[b, t, i] += by_offset
         for r in range(len(zero)):
             grad_matrix[r, i] += by_row[r]
@@ -137,7 +136,6 @@ def _pull_back_draw(zero: Any, root: Any, rows: Any, lanes: Any, grad_root: Any)
 def _pull_back_step(
     zero: Any,
     link: Any,
-    wanted: Any,
     weights: Any,
     data: Any,
     b: Any,
@@ -149,7 +147,7 @@ def _pull_back_step(
 ) -> None:
     """Pull l back from where a step leads, which is in the rows of eta, to where it starts."""
     rank, square = len(zero), len(zero) ** 2
-    _, _, arrived, u, s, through, _, _, _, trail = _layout(rank)
+    _, _, arrived, u, s, through, _, _, grad_p, trail = _layout(rank)
     kept = trail + step * (rank + square)
     copy(rows, arrived, u, rank, lanes)
     solve(rank, rows, kept + rank, u, 1, lanes)
@@ -159,27 +157,30 @@ def _pull_back_step(
             rows[at(s + r, lane)] = rows[at(2 * rank + r, lane)] - rows[at(kept + r, lane)]
     copy(rows, kept, 2 * rank, rank, lanes)
     set_rows(rows, through, rank, ZERO, 0, lanes)
-    _pull_back_features(zero, link, wanted, weights, data, b, t, rows, lanes, grads)
+    _pull_back_features(zero, link, weights, data, b, t, rows, lanes, grads)
     for r in range(rank):
         for lane in range(lanes):
             rows[at(arrived + r, lane)] += rows[at(through + r, lane)] - rows[at(u + r, lane)]
+    # Only the P of the last step counts, and the last is pulled back first.
+    set_rows(rows, grad_p, square, ZERO, 0, lanes)
 
 
 @compiled(fastmath=FAST, allocates=False)
 def pull_back_by_laplace(
-    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, white: Any, particles: Any, rows: Any, grads: Any
+    zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
     """Pull the gradients of one time bin back through its proposals; arguments as for `laplace.propose_by_laplace`, and
 
     Args:
-        white: the draws, `particles x rank`.
+        draws: `particles x rank`.
         particles: (means, gradient of the latents, `particles x rank`; gradient of the log weights; gradient of the
             means, added to).
-        grads: of (step, tables, emission, offset), added to.
+        out: gradients of (step, tables, emission, offset), added to.
     """
     _, step, (table, root, _), emission, data, b, t = bin_
-    _, (grad_table, grad_root, _), grad_emission, grad_offset = grads
+    _, (grad_table, grad_root, _), grad_emission, grad_offset = out
     means, grad_z, grad_weights, grad_means = particles
+    rows = scratch
     index, rank, steps = step[4][b, t], len(zero), num_iterations(weighing)
     link, weights = emission[0], (emission[3][0], table[index])
     of_features = grad_emission[0], grad_table[index], grad_offset
@@ -188,7 +189,7 @@ def pull_back_by_laplace(
         size = min(WIDTH, grad_weights.shape[0] - start)
         lanes = lanes_of(size)
         fill(rows, 0, means, parents, start, size)
-        fill(rows, rank, white, own, start, size)
+        fill(rows, rank, draws, own, start, size)
         fill(rows, first, grad_z, own, start, size)
         set_rows(rows, weight, 1, ZERO, 0, lanes)
         for lane in range(size):
@@ -197,10 +198,7 @@ def pull_back_by_laplace(
         copy(rows, first, mean, rank, lanes)
         _pull_back_draw(zero, root[index], rows, lanes, grad_root[index])
         for number in range(steps - 1, -1, -1):
-            if number == steps - 1:
-                _pull_back_step(zero, link, ALL, weights, data, b, t, number, rows, lanes, of_features)
-            else:
-                _pull_back_step(zero, link, STEP, weights, data, b, t, number, rows, lanes, of_features)
+            _pull_back_step(zero, link, weights, data, b, t, number, rows, lanes, of_features)
         for lane in range(size):
             for r in range(rank):
                 grad_means[parents[start + lane], r] += rows[at(mean + r, lane)]
