@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     if "torch" not in sys.modules:
-        # More threads gain nothing at the usual sizes, and where another program wants the cores they lose a lot by
-        # waiting for each other. torch reads this when it is first imported, which is below.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        # Torch's threads spin for milliseconds when they have nothing to do, on cores that the compiled loops or other
+        # programs want; so they sleep instead. Torch reads this when it is first imported, which is below.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code: int = importlib.import_module(options.module).run(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyro-lowrank",
         description="Stochastic low-rank recurrent networks, fitted by variational sequential Monte Carlo.",
-        epilog="Runs on one thread unless the environment variable OMP_NUM_THREADS says otherwise.",
+        epilog="The environment variable OMP_NUM_THREADS tells on how many threads to run.",
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     about = "fit a student network to data of a noisy-oscillator teacher, and compare the two"

@@ -10,11 +10,38 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraint_registry import transform_to
+from torch.distributions.transforms import LowerCholeskyTransform
 
 from pyro_lowrank.parameters import parameter
 from pyro_lowrank.shapes import apply_matrix
 
 NOISE_KINDS = ("scalar", "diagonal", "full")
+
+
+class _LowerCholesky(constraints.Constraint):
+    """`constraints.lower_cholesky`, reached without `torch.tril`.
+
+    Even for the smallest matrix that wakes torch's other threads, which then go on spinning for milliseconds on the
+    cores that the compiled loops are about to use.
+    """
+
+    event_dim = 2
+
+    def check(self, value: Tensor) -> Tensor:
+        return constraints.lower_cholesky.check(value)
+
+
+class _ToLowerCholesky(LowerCholeskyTransform):
+    def _call(self, x: Tensor) -> Tensor:
+        index = torch.arange(x.shape[-1], device=x.device)
+        below = torch.where(index[:, None] > index, x, x.new_zeros(()))
+        return below + x.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+
+@transform_to.register(_LowerCholesky)
+def _to_lower_cholesky(constraint: constraints.Constraint) -> LowerCholeskyTransform:
+    return _ToLowerCholesky()
 
 
 @dataclass(frozen=True)
@@ -154,7 +181,7 @@ def noise_parameter(
 
 def full_noise_parameter(scale_tril: Tensor) -> Any:
     """Declare the parameter of a Gaussian noise of kind `"full"` that starts with this Cholesky factor."""
-    return parameter(scale_tril, constraints.lower_cholesky)
+    return parameter(scale_tril, _LowerCholesky())
 
 
 def noise_of(kind: str, dim: int, parameter: Tensor, freedom: Tensor | None = None) -> GaussianNoise:

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import constraints, transform_to
 
 import pyro_lowrank as plr
 from pyro_lowrank.dynamics.noise import GaussianNoise, noise_of
@@ -46,6 +47,20 @@ def test_noise_starts_isotropic_with_the_given_standard_deviations(kind: str, dt
     assert_close(dynamics.noise_covariance, 0.04 * eye)
     assert_close(dynamics.initial_covariance, 2.25 * eye)
     assert_close(dynamics.transition().initial_noise.covariance, 2.25 * eye)
+
+
+def test_a_full_scale_is_constrained_as_torch_constrains_cholesky_factors(dtype: torch.dtype) -> None:
+    constraint = plr.LowRankRNN(rank=3, units=5, noise="full")._pyro_params["noise_scale"][0]
+    x = torch.randn(2, 3, 3, dtype=dtype, requires_grad=True)
+    ours, torchs = transform_to(constraint), transform_to(constraints.lower_cholesky)
+    factor, expected = ours(x), torchs(x)
+    assert torch.equal(factor, expected)
+    assert torch.equal(ours.inv(factor), torchs.inv(expected))
+    weights = torch.randn(2, 3, 3, dtype=dtype)
+    found, known = (torch.autograd.grad((weights * each).sum(), x)[0] for each in (factor, expected))
+    assert torch.equal(found, known)
+    assert constraint.check(factor).all()
+    assert not constraint.check(-factor).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,9 @@ _WORTH_A_THREAD = 2_000_000
 
 def array(tensor: Tensor) -> Any:
     """Return the values of a tensor as a contiguous array."""
-    return tensor.detach().contiguous().numpy()
+    # Copied by numpy, in this thread: torch's other threads would go on spinning for milliseconds after their share of
+    # a copy, on the cores that the loops are about to use.
+    return np.ascontiguousarray(tensor.detach().numpy())
 
 
 def padded(tensor: Tensor) -> Any:

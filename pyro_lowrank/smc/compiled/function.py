@@ -132,14 +132,18 @@ class CompiledFilter(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         kept = (z, log_weights, ancestors, ess, resampled)
         ctx.mark_non_differentiable(*kept)
+        # Torch would fill a tensor of zeros for each of these.
+        ctx.set_materialize_grads(False)
         return increments, log_probs, *kept
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the tensors."""
         tensors = ctx.saved_tensors
-        grads = _Adjoint(ctx.run, ctx.arrays, ctx.ran).gradients(grad_outputs[0], grad_outputs[1], len(tensors))
+        zero = ctx.run.y.new_zeros(ctx.run.index.shape)
+        increments, log_probs = (zero if grad is None else grad for grad in grad_outputs[:2])
+        grads = _Adjoint(ctx.run, ctx.arrays, ctx.ran).gradients(increments, log_probs, len(tensors))
         return None, *grads
 
 
