@@ -13,7 +13,7 @@ from pyro_lowrank.dynamics.compiled.units import FAST, pull_back, seen_by_pair
 from pyro_lowrank.smc.compiled import lanes
 from pyro_lowrank.smc.compiled.emissions import pull_back_likelihood
 from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or
-from pyro_lowrank.smc.compiled.laplace_adjoint import number_of_rows, pull_back_by_laplace
+from pyro_lowrank.smc.compiled.laplace_adjoint import number_of_adjoint_rows, pull_back_by_laplace
 from pyro_lowrank.smc.compiled.proposals import (
     LANES,
     add_to_step,
@@ -87,7 +87,6 @@ def _pull_back_bin(
                 grad_z[second, d] += decay[d] * grad[rank + d] + pulled[inputs + d]
 
 
-@compiled(fastmath=FAST, allocates=False)
 def _pull_back_by_tables(
     zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
@@ -135,7 +134,7 @@ def backward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:
     floats = tuple(np.zeros(shape, white.dtype) for shape in ((particles, rank), particles, particles))
     own, first, moved = np.arange(particles), np.zeros(particles, np.int64), np.empty(particles, np.int64)
     if by_laplace(weighing):
-        work = lanes.new_rows(number_of_rows(rank, weighing), white)
+        work = lanes.new_rows(number_of_adjoint_rows(rank, weighing), white)
     else:
         work = tuple(new_rows(number, white) for number in (8 * rank + 1, 3 * rank, 3 * rank * rank))
     return *floats, own, first, moved, lanes.new_rows(2 * rank + 1, white), work

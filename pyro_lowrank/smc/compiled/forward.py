@@ -11,7 +11,7 @@ from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.units import FAST, move_parents
 from pyro_lowrank.smc.compiled import lanes
 from pyro_lowrank.smc.compiled.emissions import add_likelihood
-from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or, propose_by_laplace, rows_of_trail
+from pyro_lowrank.smc.compiled.laplace import by_laplace, laplace_or, number_of_rows, propose_by_laplace
 from pyro_lowrank.smc.compiled.proposals import LANES, at, fill, new_rows, of_bin, propose_block
 from pyro_lowrank.smc.compiled.weights import normalise, resample
 
@@ -29,7 +29,6 @@ def _different(ancestors: Any, done: Any, parents: Any) -> Any:
     return size
 
 
-@compiled(fastmath=FAST, allocates=False)
 def _propose_by_tables(
     zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
@@ -62,7 +61,7 @@ def forward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:
     own, first = np.arange(particles), np.zeros(particles, np.int64)
     indices = np.empty(particles, np.bool_), np.empty(particles, np.int64), own, first
     if by_laplace(weighing):
-        rows = lanes.new_rows(rows_of_trail(rank, weighing)[1], white)
+        rows = lanes.new_rows(number_of_rows(rank, weighing), white)
     else:
         rows = new_rows(3 * rank + 1, white)
     return *floats, *indices, rows, lanes.new_rows(2 * rank + 1, white)

@@ -53,9 +53,10 @@ def by_laplace(weighing: Any) -> bool:
 
 
 def laplace_or(by_steps: Any, by_tables: Any) -> Any:
-    """Return what is one of two functions of one time bin, told by their second argument, inside compiled loops.
+    """Return what is one of two functions of one time bin in compiled loops: which, their second argument tells.
 
-    It is chosen by type, so that only the one that is used is compiled. Names of arguments must be those here.
+    It is chosen by type, so that only the one that is used is compiled. They are plain functions: what is compiled
+    by itself is optimised again at every level of calls. Their arguments must have the names that they have here.
     """
 
     def one_of_both(
@@ -63,12 +64,11 @@ def laplace_or(by_steps: Any, by_tables: Any) -> Any:
     ) -> None:
         """Arguments as for `propose_by_laplace`."""
 
-    @overload(one_of_both, jit_options=OF_A_BRANCH, strict=False)
+    @overload(one_of_both, jit_options={**OF_A_BRANCH, "fastmath": FAST}, strict=False)
     def _choose(
         zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
     ) -> Any:
-        # The function itself, not one that calls it: what is compiled is optimised again at every level of calls.
-        return (by_steps if by_laplace(weighing) else by_tables).py_func
+        return by_steps if by_laplace(weighing) else by_tables
 
     return one_of_both
 
@@ -79,11 +79,9 @@ def num_iterations(weighing: Any) -> Any:
     return len(weighing) - 3
 
 
-@compiled(inline=True, allocates=False)
-def rows_of_trail(rank: Any, weighing: Any) -> Any:
-    """Return the first row of the trail after the others, and how many rows there are with it."""
-    first = 4 * rank + 2 * rank * rank
-    return first, first + num_iterations(weighing) * (rank + rank * rank)
+def number_of_rows(rank: int, weighing: tuple[int, ...], others: int = 0) -> int:
+    """Return how many rows a block needs, with so many others between these and the trail."""
+    return 4 * rank + 2 * rank**2 + others + num_iterations(weighing) * (rank + rank**2)
 
 
 @compiled(fastmath=FAST, inline=True, allocates=False)
@@ -187,7 +185,6 @@ def locate(
     solve_transposed(rank, rows, 4 * rank + square, rank, 1, lanes)
 
 
-@compiled(fastmath=FAST, allocates=False)
 def propose_by_laplace(
     zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
@@ -211,7 +208,7 @@ def propose_by_laplace(
     index, rank, square = step[4][b, t], len(zero), len(zero) ** 2
     link, weights = emission[0], (emission[3][0], white[index])
     z, log_weights = out
-    rows, (trail, _) = scratch, rows_of_trail(rank, weighing)
+    rows, trail = scratch, 4 * rank + 2 * square
     for start in range(0, log_weights.shape[2], WIDTH):
         size = min(WIDTH, log_weights.shape[2] - start)
         lanes = lanes_of(size)

@@ -31,7 +31,7 @@ from pyro_lowrank.smc.compiled.lanes import (
     solve,
     solve_transposed,
 )
-from pyro_lowrank.smc.compiled.laplace import curvature, feature_of, locate, num_iterations
+from pyro_lowrank.smc.compiled.laplace import curvature, feature_of, locate, num_iterations, number_of_rows
 
 
 @compiled(inline=True, allocates=False)
@@ -47,9 +47,10 @@ def _layout(rank: Any) -> Any:
     return grad_z, grad_z + rank, *vectors, grad_factor, grad_p, grad_p + rank * rank
 
 
-def number_of_rows(rank: int, weighing: tuple[int, ...]) -> int:
+def number_of_adjoint_rows(rank: int, weighing: tuple[int, ...]) -> int:
     """Return how many rows a block needs."""
-    return int(_layout(rank)[-1]) + num_iterations(weighing) * (rank + rank**2)
+    first, *_, trail = _layout(rank)
+    return number_of_rows(rank, weighing, trail - first)
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -165,7 +166,6 @@ def _pull_back_step(
     set_rows(rows, grad_p, square, ZERO, 0, lanes)
 
 
-@compiled(fastmath=FAST, allocates=False)
 def pull_back_by_laplace(
     zero: Any, weighing: Any, parents: Any, own: Any, bin_: Any, draws: Any, particles: Any, scratch: Any, out: Any
 ) -> None:
