@@ -15,7 +15,7 @@ __all__ = ["FULL", "GOAL", "REDUCED", "REFERENCE", "draw", "run"]
 REFERENCE = {}
 GOAL = {}
 
-FULL = Settings(window=600, batch_size=8, num_particles=4, num_steps=40_000)
+FULL = Settings(window=600, batch_size=8, num_steps=12_000)
 
 DATA = "bursting_neuron"
 

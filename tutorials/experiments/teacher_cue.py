@@ -166,4 +166,4 @@ def draw(figure, record: dict) -> None:
         difference = np.exp(1j * (np.array(row["angles"]["student"]) - np.array(row["angles"]["teacher"])))
         errors.plot(45 * np.arange(CUES), np.angle(difference) * 180 / np.pi, ".-", lw=0.8)
     errors.axhspan(-GOAL["angle_error"], GOAL["angle_error"], color="C3", alpha=0.12, lw=0)
-    errors.set(xlabel="cue (degrees)", ylabel="final angle, student - teacher", title="each student; the goal is red")
+    errors.set(xlabel="cue (degrees)", ylabel="final angle, student - teacher", title="students; red: the goal")
