@@ -4,9 +4,9 @@ The angle of a state is that of its currents, projected on the teacher's left ve
 circular mean over 500 trials with all noises, of the student and of the teacher on the same cue. `floor` is the error
 of the teacher against itself, under other noise.
 
-`from_teacher` is a student that starts at the teacher's own weights and noise: as near to the maximum of the likelihood
-of these training trials as training can come, so its error is what the trials do not know of the teacher. Evidence of
-both is told as nats above that of the teacher itself, on all training trials and on as many new ones.
+`from_teacher` is a student that starts at the teacher's own weights and noise and is trained on the same trials. It has
+nothing to find, so its error is what these trials, seen with so many particles, leave open. Evidence of both is told as
+nats above that of the teacher itself, on all training trials and on as many new ones.
 """
 
 from __future__ import annotations
