@@ -6,7 +6,7 @@ of the teacher against itself, under other noise.
 
 `from_teacher` is a student that starts at the teacher's own weights and noise and is trained on the same trials. It has
 nothing to find, so its error is what these trials, seen with so many particles, leave open. Evidence of both is told as
-nats above that of the teacher itself, on all training trials and on as many new ones.
+nats a trial above that of the teacher itself, on the training trials and on as many new ones.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def itself(teacher: Teacher) -> plr.StateSpaceModel:
 
 
 def evidence(model: plr.StateSpaceModel, y: torch.Tensor, u: torch.Tensor) -> float:
-    """Return the log evidence of all trials, in nats."""
+    """Return the mean log evidence of a trial, in nats."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return float(plr.SMCFilter(model, plr.OptimalGuide(model), 100).run(y, u).log_evidence.double().sum())
+        return float(plr.SMCFilter(model, plr.OptimalGuide(model), 100).run(y, u).log_evidence.double().mean())
 
 
 def run(seed: int, settings: Settings) -> dict:
