@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -260,6 +261,7 @@ def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_threads_of_the_program_sleep_unless_told_otherwise(given: str | None, used: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    environment |= {"OMP_DISPLAY_ENV": "true"}  # the threads' library then says what it read
     code = (
         "import os, sys, pyro_lowrank.cli as cli\n"
         "assert 'torch' not in sys.modules\n"
@@ -276,7 +278,9 @@ def test_threads_of_the_program_sleep_unless_told_otherwise(given: str | None, u
         check=False,
     )
     assert done.stdout.split() == ["2", used], done.stderr
-    assert done.stderr.startswith("pyro-lowrank: error: ")
+    read, _, said = done.stderr.rpartition("OPENMP DISPLAY ENVIRONMENT END")
+    assert re.findall(r"OMP_WAIT_POLICY ?= ?'(\w+)'", read) == [used.upper()]
+    assert said.lstrip().startswith("pyro-lowrank: error: ")
 
 
 def test_the_module_runs_as_a_program() -> None:
