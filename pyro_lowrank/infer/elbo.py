@@ -35,7 +35,8 @@ class SMC_ELBO(ELBO):
     in expectation. Works wherever Pyro takes an ELBO: `SVI(model, guide, optim, loss=SMC_ELBO(...))`, or with a torch
     optimiser, `SMC_ELBO(...)(model, guide)(y, u).backward()`. Every tensor given is cut at its time dim, -2; the model
     and guide are built-in ones, or any pair with `init(state, ...)` and `step(state, ...)`, as for
-    `pyro.infer.SMCFilter`. `poutine.scale` and subsampled plates scale log Z, never the particle weights.
+    `pyro.infer.SMCFilter`; with None as guide, all latents are proposed from the model. `poutine.scale` and subsampled
+    plates scale log Z, never the particle weights.
 
     Args:
         num_particles: number of particles, K.

@@ -47,7 +47,7 @@ class SMCFilter:
 
     Args:
         model: the model.
-        guide: the guide.
+        guide: the guide; None to propose all latents from the model, as in `pyro.infer.Importance`.
         num_particles: number of particles.
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
         ess_threshold: trials resample when their effective sample size falls below this share of the particles.

@@ -49,6 +49,19 @@ def _cut(value: Any, num_steps: int) -> list[Any]:
     return [value] * num_steps
 
 
+class FromModel:
+    """A guide without sites, which leaves it to the model to propose: the bootstrap filter of a user's model.
+
+    The transition is then evaluated once for each particle, where a guide that writes it down again costs it twice,
+    and the densities of both.
+    """
+
+    def init(self, state: State, *args: Any, **kwargs: Any) -> None:
+        """Propose nothing."""
+
+    step = init
+
+
 class EffectsKernel:
     """Moves and weighs particles by running the guide's and the model's `init` and `step` under Pyro's handlers.
 
@@ -125,12 +138,15 @@ class EffectsKernel:
                 f"{sorted(latent)}."
             )
         if torch.is_grad_enabled():
-            for name, site in proposed.items():
+            for name, site in (latent | proposed).items():
                 _warn_unless_reparametrised(name, site)
         # A latent site that the guide leaves out is proposed from the model: its weight is 1.
         observed = [site for site in model_trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
         positive = [*(latent[name] for name in proposed), *observed]
         per_trial = any(map(_trials_frame, (*positive, *proposed.values())))
+        if per_trial:
+            for site in (*latent.values(), *observed, *proposed.values()):
+                _check_trials_frame(site)
         if not positive:
             return torch.zeros(self.num_particles)
         total = self._log_prob(positive[0], per_trial)
@@ -149,11 +165,6 @@ class EffectsKernel:
         found = found.expand(self.num_particles, *found.shape[1:])
         if not per_trial:
             return found.reshape(self.num_particles, -1).sum(-1)
-        if not _trials_frame(site):
-            raise ValueError(
-                f"Site {site['name']!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
-                f"trial; move it inside, or give the plate another name to weigh all trials together."
-            )
         return found if found.dim() == 2 else found.flatten(1, -2).sum(1)
 
     def _collect_scale(self, site: Any) -> None:
@@ -182,9 +193,17 @@ def _trials_frame(site: Any) -> bool:
     return any(frame.name == TRIALS and frame.dim == -1 for frame in site["cond_indep_stack"])
 
 
+def _check_trials_frame(site: Any) -> None:
+    if not _trials_frame(site):
+        raise ValueError(
+            f"Site {site['name']!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
+            f"trial; move it inside, or give the plate another name to weigh all trials together."
+        )
+
+
 def _warn_unless_reparametrised(name: str, site: Any) -> None:
     if not getattr(site["fn"], "has_rsample", True):
         warn_user(
-            f"The guide's site {name!r} is not reparametrised: gradients do not pass through its samples, and the "
+            f"The latent site {name!r} is not reparametrised: gradients do not pass through its samples, and the "
             "gradient of the log evidence is biased."
         )

@@ -27,4 +27,5 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         >>> effective_sample_size(torch.tensor([[0.5], [0.5]]).log())
         tensor([2.])
     """
-    return (-(2 * log_weights).logsumexp(0)).exp()
+    # Without `logsumexp`, which takes three times as long: the largest weight is at least 1 / K.
+    return 1 / (2 * log_weights).exp().sum(0)

@@ -168,12 +168,14 @@ def test_online_step() -> None:
                 for guide in (plr.OptimalGuide(model), plr.BootstrapGuide(model))
                 for backend in ("compiled", "plain")
             ]
-            steps.append(online(plr.SMCFilter(Walk(*parts), WalkGuide(*parts), 1000, 1), y))
-            steps.append(online(pyro.infer.SMCFilter(Walk(*parts), WalkGuide(*parts), 1000, 1), y))
+            users = (Walk(*parts), WalkGuide(*parts))
+            steps += [online(smc(*users, 1000, 1), y) for smc in (plr.SMCFilter, pyro.infer.SMCFilter)]
+            steps.append(online(plr.SMCFilter(users[0], None, 1000, 1), y))
             times = milliseconds(steps, in_a_row=10)  # as in a stream of time bins
         print(f"  {trials:2d} trials: optimal guide {times[0]:.2f} ms (plain {times[1]:.2f}), ", end="")
         print(f"bootstrap {times[2]:.2f} (plain {times[3]:.2f}), ", end="")
-        print(f"a user's model {times[4]:.2f}, the same in pyro.infer.SMCFilter {times[5]:.2f}")
+        print(f"a user's model {times[4]:.2f}, the same in pyro.infer.SMCFilter {times[5]:.2f}, ", end="")
+        print(f"without a guide {times[6]:.2f}")
 
 
 @pytest.mark.benchmark

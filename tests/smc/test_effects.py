@@ -234,19 +234,24 @@ def test_svi_trains_a_users_model() -> None:
     assert model.spread.item() == pytest.approx(0.5, abs=0.15)
 
 
+class Shared(Scaled):
+    """With a latent that all trials have in common, and that is not weighed trial by trial therefore."""
+
+    def step(self, state: Any, y: Tensor) -> None:
+        pyro.sample("shared", dist.Normal(0.0, 1.0))
+        super().step(state, y)
+
+
 def test_a_site_outside_the_plate_of_trials_is_refused() -> None:
-    class Model(Scaled):
-        def step(self, state: Any, y: Tensor) -> None:
-            pyro.sample("shared", dist.Normal(0.0, 1.0))
-            super().step(state, y)
 
     class ModelGuide(ScaledGuide):
         def step(self, state: Any, y: Tensor) -> None:
             pyro.sample("shared", dist.Normal(0.0, 1.0))
             super().step(state, y)
 
-    with pytest.raises(ValueError, match="'shared' lies outside the plate 'trials'"):
-        plr.SMCFilter(Model(4, None), ModelGuide(4, None), 10).run(torch.zeros(4, 3, 1))
+    for guide in (ModelGuide(4, None), None):
+        with pytest.raises(ValueError, match="'shared' lies outside the plate 'trials'"):
+            plr.SMCFilter(Shared(4, None), guide, 10).run(torch.zeros(4, 3, 1))
 
 
 def test_a_guide_with_unknown_sites_is_refused() -> None:
@@ -294,3 +299,52 @@ def test_an_init_without_sites_weighs_all_particles_the_same() -> None:
     smc.step(torch.tensor(0.5))
     likelihood = dist.Normal(smc.state["z"][..., 0], 1.0).log_prob(torch.tensor(0.5))
     torch.testing.assert_close(smc.log_evidence, likelihood.logsumexp(0) - torch.tensor(30.0).log())
+
+
+def test_without_a_guide_the_model_proposes() -> None:
+    model = linear_model(noise_scale=1.0)
+    y = model.simulate(3, 6).y
+    exact = kalman_filter(model, y).increments.sum(0)
+    posterior = plr.SMCFilter(Delegate(model), None, 20_000).run(y)
+    torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=0.12)
+    posterior = plr.SMCFilter(model, None, 20_000).run(y)
+    torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=0.12)
+
+
+class Repeats:
+    """A guide that writes the transition of a `Scaled` down again."""
+
+    def __init__(self, model: Scaled) -> None:
+        self.model = model
+
+    def init(self, state: Any, y: Tensor) -> None:
+        self._propose(torch.zeros_like(y))
+
+    def step(self, state: Any, y: Tensor) -> None:
+        self._propose(state["z"])
+
+    def _propose(self, before: Tensor) -> None:
+        with pyro.plate("trials", self.model.size, dim=-1):
+            pyro.sample("z", dist.Normal(0.5 * before, self.model.spread).to_event(1))
+
+
+def test_without_a_guide_gradients_are_those_of_one_that_repeats_the_transition() -> None:
+    model, y = Scaled(4, None), torch.randn(4, 5, 1)
+    found = []
+    for guide in (Repeats(model), None):
+        torch.manual_seed(0)
+        loss = plr.SMC_ELBO(50).differentiable_loss(model, guide, y)
+        found.append((loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))))
+    assert found[0][1].abs() > 0.1
+    for repeated, proposed in zip(*found, strict=True):
+        torch.testing.assert_close(repeated, proposed)
+
+
+def test_without_a_guide_latents_that_are_not_reparametrised_bias_the_gradient() -> None:
+    class Switching(Counter):
+        def step(self, state: Any, y: Tensor) -> None:
+            pyro.sample("up", dist.Bernoulli(0.5))
+            super().step(state, y)
+
+    with pytest.warns(UserWarning, match="'up' is not reparametrised"):
+        plr.SMC_ELBO(30, max_plate_nesting=0).differentiable_loss(Switching(), None, torch.zeros(3, 1))
