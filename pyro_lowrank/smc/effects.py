@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -143,12 +143,10 @@ class EffectsKernel:
         # A latent site that the guide leaves out is proposed from the model: its weight is 1.
         observed = [site for site in model_trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
         positive = [*(latent[name] for name in proposed), *observed]
-        per_trial = any(map(_trials_frame, (*positive, *proposed.values())))
-        if per_trial:
-            for site in (*latent.values(), *observed, *proposed.values()):
-                _check_trials_frame(site)
+        trials = _num_trials([*latent.values(), *observed, *proposed.values()])
+        per_trial = trials is not None
         if not positive:
-            return torch.zeros(self.num_particles)
+            return torch.zeros(self.num_particles, *() if trials is None else (trials,))
         total = self._log_prob(positive[0], per_trial)
         for site in positive[1:]:
             total = total + self._log_prob(site, per_trial)
@@ -189,16 +187,22 @@ def _latent_sites(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _trials_frame(site: Any) -> bool:
-    return any(frame.name == TRIALS and frame.dim == -1 for frame in site["cond_indep_stack"])
-
-
-def _check_trials_frame(site: Any) -> None:
-    if not _trials_frame(site):
+def _num_trials(sites: Sequence[Any]) -> int | None:
+    """Return the size of the plate of trials that all sites lie in, or None if none does."""
+    frames = [[frame for frame in site["cond_indep_stack"] if _is_of_trials(frame)] for site in sites]
+    outside = [site["name"] for site, found in zip(sites, frames, strict=True) if not found]
+    if len(outside) == len(sites):
+        return None
+    if outside:
         raise ValueError(
-            f"Site {site['name']!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
+            f"Site {outside[0]!r} lies outside the plate {TRIALS!r}, so particles cannot be weighed trial by "
             f"trial; move it inside, or give the plate another name to weigh all trials together."
         )
+    return int(frames[0][0].size)
+
+
+def _is_of_trials(frame: Any) -> bool:
+    return bool(frame.name == TRIALS and frame.dim == -1)
 
 
 def _warn_unless_reparametrised(name: str, site: Any) -> None:

@@ -243,7 +243,6 @@ class Shared(Scaled):
 
 
 def test_a_site_outside_the_plate_of_trials_is_refused() -> None:
-
     class ModelGuide(ScaledGuide):
         def step(self, state: Any, y: Tensor) -> None:
             pyro.sample("shared", dist.Normal(0.0, 1.0))
@@ -309,6 +308,20 @@ def test_without_a_guide_the_model_proposes() -> None:
     torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=0.12)
     posterior = plr.SMCFilter(model, None, 20_000).run(y)
     torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=0.12)
+
+
+def test_without_a_guide_the_first_latents_may_come_before_the_first_data() -> None:
+    class Later(Scaled):
+        @pyro.nn.pyro_method
+        def init(self, state: Any, y: Tensor) -> None:
+            with pyro.plate("trials", self.size, dim=-1):
+                state["z"] = pyro.sample("z", dist.Normal(torch.zeros_like(y), 1.0).to_event(1))
+
+    y = torch.randn(4, 2, 1)
+    posterior = plr.SMCFilter(Later(4, None), None, 20_000).run(y)
+    # z_2 = 0.5 z_1 + noise of 1.5, seen with noise of 1.
+    exact = dist.Normal(0.0, (0.25 + 1.5**2 + 1.0) ** 0.5).log_prob(y[:, 1, 0])
+    torch.testing.assert_close(posterior.log_evidence, exact, rtol=0, atol=0.05)
 
 
 class Repeats:
