@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_ctrl_c_within_a_step_leaves_the_step_before(tmp_path: Path, monkeypatch
     assert_same_state(stopped, state(model))
 
 
+@pytest.fixture
+def at_a_terminal() -> Iterator[None]:
+    """Ctrl-C interrupts, which a shell turns off for what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("at_a_terminal")
 def test_ctrl_c_during_an_update_waits_for_its_end(tmp_path: Path) -> None:
     class Pressed(torch.optim.SGD):
         updates = 0
@@ -323,6 +333,7 @@ def test_optimiser_states_survive_as_tensors_and_json() -> None:
         flatten({"a": {1}}, "t", {})
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 def test_interrupts_outside_a_fit_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
         small_fit(*pair(), recording(), num_steps=1)
