@@ -52,8 +52,7 @@ def _cut(value: Any, num_steps: int) -> list[Any]:
 class FromModel:
     """A guide without sites, which leaves it to the model to propose: the bootstrap filter of a user's model.
 
-    The transition is then evaluated once for each particle, where a guide that writes it down again costs it twice,
-    and the densities of both.
+    A guide that writes the transition down again would have it evaluated twice, and two densities that cancel.
     """
 
     def init(self, state: State, *args: Any, **kwargs: Any) -> None:
