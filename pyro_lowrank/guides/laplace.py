@@ -52,7 +52,7 @@ class LaplaceProposal:
             seen = self.emission.curvature(mean + apply_matrix(root, eta), encoding.get("v"), y)
             white = seen.weight @ root
             # One matrix product with the outer products of all features: no tensor of features x rank x rank per
-            # particle. Without a check: a particle that is out of range gets no weight, which the filter reports.
+            # particle. Without a check: where this is out of range weights are NaN, which the filter reports.
             outer = (white.unsqueeze(-1) * white.unsqueeze(-2)).flatten(-2)
             information = seen.information * present
             stiff = self._factor(information if seen.stiffness is None else seen.stiffness * present, outer, identity)

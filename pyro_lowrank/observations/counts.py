@@ -25,6 +25,9 @@ _SMALLEST_SOFTPLUS = -40.0
 _SMALLEST_MEAN = 1e-4
 # So near to the data the mean curvature on the way there is the one here, and rounding would spoil it.
 _NEAR = 1e-2
+# So far above the data, in the log, an exponential rate counts as no larger: no such particle will have weight, but its
+# information would exceed that of the transition by more than float32 can add to it.
+_FARTHEST = 5.0
 
 
 def log_softplus(x: Tensor) -> Tensor:
@@ -75,9 +78,11 @@ class CountEmission:
         """Return score and information at latents `... x rank` for counts `... x features`."""
         x = self.readout(z, v)
         log_rate = self._log_rate(x)
-        score, information = self._curvature_in_log_rate(log_rate, y)
         # The data would have the rate at the count; zero counts as one half, for its log.
         target = y.clamp(min=0.5)
+        if self.link == "exp":
+            log_rate = torch.minimum(log_rate, target.log() + _FARTHEST)
+        score, information = self._curvature_in_log_rate(log_rate, y)
         pull, way = self._curvature_in_log_rate(log_rate, target)[0], predictor_of_rate(self.link, target) - x
         if self.link == "softplus":
             slope = (functional.logsigmoid(x) - log_rate).exp()

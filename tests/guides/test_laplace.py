@@ -155,6 +155,22 @@ def test_gradients_are_exact(family: str) -> None:
     torch.autograd.gradcheck(loss, start, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("backend", ["compiled", "plain"])
+def test_particles_far_above_the_data_have_weights(backend: str, dtype: torch.dtype) -> None:
+    # Rates of exp(30) and more where the data are zero: float32 cannot add a precision of one to the information there.
+    model = plr.StateSpaceModel(
+        network(dtype, rank=4), plr.PoissonObservation(rank=4, features=15, link="exp", dtype=dtype)
+    )
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(15, 4, generator=generator, dtype=torch.float64).to(dtype)
+    model.observation.readout.weight, model.dynamics.initial_mean = weight, 7 * weight[:2].sum(0)
+    assert model.bind().emission.log_rate(model.dynamics.initial_mean).max() > 30
+    y = torch.zeros(50, 1, 15, dtype=dtype)
+    found = plr.SMCFilter(model, plr.LaplaceGuide(model), 500, backend=backend).run(y).log_evidence
+    assert found.isfinite().all()
+    assert found.std() < 5.0
+
+
 def test_online_is_offline() -> None:
     model = model_of("poisson softplus", rank=2)
     y = model.simulate(num_trials=3, num_steps=7).y.clone()

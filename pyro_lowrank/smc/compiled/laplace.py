@@ -38,7 +38,7 @@ from pyro_lowrank.smc.compiled.lanes import (
 )
 
 # The same limits as those of `CountEmission`.
-_LARGEST_LOG_RATE, _SMALLEST_SOFTPLUS = ONE * 60, -ONE * 40
+_FARTHEST, _SMALLEST_SOFTPLUS = ONE * 5, -ONE * 40
 _NEAR = np.float32(1e-2)
 
 
@@ -100,8 +100,8 @@ def curvature(link: Any, x: Any, y: Any, target: Any, asked: Any) -> Any:
         bend = ZERO if far else slope * (ONE - share - slope)
         by_rate = share
     else:
-        held = x > _LARGEST_LOG_RATE
-        rate = exp(_LARGEST_LOG_RATE if held else x)
+        held = x > asked + _FARTHEST
+        rate = exp(asked + _FARTHEST if held else x)
         slope, bend, by_rate = ONE, ZERO, (ZERO if held else rate)
     score, information, pull = (y - rate) * slope, rate * slope * slope, (target - rate) * slope
     by_score = (y - rate) * bend - by_rate * slope

@@ -128,10 +128,10 @@ def test_for_laplace_proposals_with_inputs_and_gaussian_draws() -> None:
 
 @pytest.mark.parametrize("emission", ["softplus", "exp"])
 def test_for_laplace_proposals_far_from_the_data(emission: str) -> None:
-    # Rates near zero, counts far above what is expected, and readouts that lie where the data would have them.
+    # Rates near zero or far above the data, counts far above them, and readouts that lie where the data have them.
     model = build(emission=emission)
     with torch.no_grad():
-        model.observation.readout.bias.copy_(torch.tensor([-50.0, -5.0, 0.0, 3.0, 1.0]))
+        model.observation.readout.bias.copy_(torch.tensor([-50.0, -5.0, 0.0, 12.0, 1.0]))
     y, _ = recording(model, 0, missing=False)
     y[0, 2, 1], y[1, 4, 3] = 40.0, 300.0
     assert_equal(model, plr.LaplaceGuide(model), y, resampler=plr.NoResampling())
