@@ -69,7 +69,7 @@ def fit(
 
     Args:
         model: a `StateSpaceModel`, or any module with `init(state, ...)` and `step(state, ...)`.
-        guide: its guide.
+        guide: its guide; None to propose all latents from the model.
         y: recording, `trials x time x features`, NaN where missing; or a `pyro_lowrank.data.Recording` with its inputs;
             or a list of trials, `time x features` each, of different lengths.
         u: inputs, `trials x time x inputs`, or a list of them.

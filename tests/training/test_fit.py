@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -207,6 +208,19 @@ def test_a_model_of_the_users_own_is_fitted_and_its_frozen_parameters_stay() -> 
     assert not model.log_step.requires_grad
     assert model.log_step.item() == 0.0
     assert model.log_noise.item() != 1.0
+
+
+def test_without_a_guide_the_model_proposes(tmp_path: Path) -> None:
+    (model, _), (expected, _), (resumed, _) = pair(), pair(), pair()
+    y = recording()
+    small_fit(model, None, y)
+    small_fit(expected, plr.BootstrapGuide(expected), y)
+    assert_same_state(model, state(expected))
+    path = tmp_path / "fit.safetensors"
+    small_fit(resumed, None, y, checkpoint=path)
+    loaded, guide = plr.load(path)
+    assert guide is None
+    assert_same_state(loaded, state(expected))
 
 
 def test_windows_of_ragged_recordings_are_fitted() -> None:
