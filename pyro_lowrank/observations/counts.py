@@ -27,7 +27,7 @@ _SMALLEST_MEAN = 1e-4
 _NEAR = 1e-2
 # So far above the data, in the log, an exponential rate counts as no larger: no such particle will have weight, but its
 # information would exceed that of the transition by more than float32 can add to it.
-_FARTHEST = 5.0
+_FARTHEST = 8.0
 
 
 def log_softplus(x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from pyro_lowrank.smc.compiled.lanes import (
 )
 
 # The same limits as those of `CountEmission`.
-_FARTHEST, _SMALLEST_SOFTPLUS = ONE * 5, -ONE * 40
+_FARTHEST, _SMALLEST_SOFTPLUS = ONE * 8, -ONE * 40
 _NEAR = np.float32(1e-2)
 
 
