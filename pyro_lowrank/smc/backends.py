@@ -8,7 +8,10 @@ from typing import Any
 
 from pyro_lowrank.compilation import HAS_NUMBA, NO_NUMBA
 from pyro_lowrank.dynamics.means import Mean, compiled_mean
+from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.guides.bootstrap import BootstrapProposal
+from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.loop import History, Kernel, Scheme, run_loop
 
@@ -59,14 +62,14 @@ def _run_compiled(
 
 
 def prepare_online(kernel: Kernel[Any], backend: str) -> None:
-    """Let a kernel that runs time bin by time bin, without gradients, compute means in compiled loops if it can.
+    """Let a kernel that runs time bin by time bin, without gradients, use compiled loops where it can.
 
     Raises:
         ValueError: if the backend is `"compiled"` and there is no compiled form.
     """
     if backend == "plain":
         return
-    reason = _compile_mean(kernel)
+    reason = _compile_steps(kernel)
     if reason is not None and backend == "compiled":
         raise ValueError(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.")
 
@@ -77,14 +80,20 @@ def mean_of(transition: Transition, backend: str) -> Mean:
     return transition.mean if isinstance(mean, str) else mean
 
 
-def _compile_mean(kernel: Kernel[Any]) -> str | None:
-    """Give a kernel its compiled mean, or return why there is none."""
+def _compile_steps(kernel: Kernel[Any]) -> str | None:
+    """Give a kernel its compiled mean, and proposal if there is one; or return why there is no mean."""
     if not isinstance(kernel, BuiltInKernel):
         return _USERS_OWN
     mean = compiled_mean(kernel.transition)
     if isinstance(mean, str):
         return mean
     kernel.mean = mean
+    proposes_alike = not isinstance(kernel.transition.noise, StudentTNoise)
+    if proposes_alike and isinstance(kernel.proposal, (BootstrapProposal, LaplaceProposal)):
+        # Deferred: importing Numba takes longer than the rest of the package.
+        from pyro_lowrank.smc.compiled.online import CompiledProposal
+
+        kernel.propose = CompiledProposal(kernel.transition, kernel.emission, kernel.proposal)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,10 +10,13 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.means import Mean
+from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.recurrence import Workspace
 from pyro_lowrank.guides.base import Bin, Encoding, Guide, LooksBack
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.loop import State
+
+Propose = Callable[[GaussianNoise, Tensor, Tensor, Bin], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class BuiltInKernel:
 
     Attributes:
         mean: of the next latents, `particles x trials x rank`, from latents and inputs `trials x inputs`.
+        propose: that of the proposal.
     """
 
     batch_dims = 2
@@ -43,6 +48,7 @@ class BuiltInKernel:
         self.transition, self.emission = bound.transition, bound.emission
         self.proposal = guide.bind(bound)
         self.num_particles = num_particles
+        self.propose: Propose = self.proposal.propose
         self.mean: Mean = partial(self.transition.mean_of_particles, workspace=Workspace())
 
     def draw_white(self, num_steps: int, num_trials: int) -> Tensor:
@@ -110,11 +116,11 @@ class BuiltInKernel:
     def init(self, slice_t: Slice) -> tuple[State, Tensor]:
         """Propose and weigh the first latents."""
         mean = self.transition.first_mean(slice_t.bin.v)
-        z, log_weights = self.proposal.propose(self.transition.initial_noise, mean, slice_t.white, slice_t.bin)
+        z, log_weights = self.propose(self.transition.initial_noise, mean, slice_t.white, slice_t.bin)
         return {"z": z}, log_weights
 
     def step(self, state: State, slice_t: Slice) -> tuple[State, Tensor]:
         """Propose and weigh the next latents."""
         mean = self.mean(state["z"], slice_t.v_before)
-        z, log_weights = self.proposal.propose(self.transition.noise, mean, slice_t.white, slice_t.bin)
+        z, log_weights = self.propose(self.transition.noise, mean, slice_t.white, slice_t.bin)
         return {"z": z}, log_weights

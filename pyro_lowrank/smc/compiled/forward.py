@@ -68,6 +68,35 @@ def forward_scratch(weighing: tuple[int, ...], white: Any) -> tuple[Any, ...]:
 
 
 @compiled(fastmath=FAST, allocates=False)
+def propose_and_weigh(
+    code: Any,
+    step: Any,
+    tables: Any,
+    emission: Any,
+    data: Any,
+    random: Any,
+    means: Any,
+    scratch: Any,
+    out: Any,
+) -> None:
+    """Propose and weigh the particles of one time bin, all in order; arguments as for `run_forward`, but
+
+    Args:
+        means: of the particles, `trials x particles x rank`.
+        out: (z, log weights, which are added to), `trials x 1 x particles`.
+    """
+    zero, _, square, weighing, _, hinges, link, readout = code
+    observed = (link, readout, hinges, emission)
+    own, rows, block = scratch[4], scratch[6], scratch[7]
+    z, log_weights = out
+    for b in range(z.shape[0]):
+        bin_ = (square, step, tables, observed, data, b, 0)
+        _propose(zero, weighing, own, own, bin_, random, means[b], rows, out)
+        if len(link) > 1:
+            add_likelihood(zero, observed, data, b, 0, z, log_weights, block)
+
+
+@compiled(fastmath=FAST, allocates=False)
 def run_forward(
     code: Any,
     network: Any,

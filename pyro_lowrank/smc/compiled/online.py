@@ -1,0 +1,68 @@
+"""Proposals and weights of one time bin in compiled loops, for filters that run online."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_lowrank.compilation import run_side_by_side
+from pyro_lowrank.dynamics.compiled.arrays import array, chunks
+from pyro_lowrank.dynamics.noise import GaussianNoise
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.guides.base import Bin
+from pyro_lowrank.smc.compiled.forward import forward_scratch, propose_and_weigh
+from pyro_lowrank.smc.compiled.plan import make_plan
+
+# Type checkers do not see through arguments that are unpacked.
+_propose: Any = propose_and_weigh
+
+
+class CompiledProposal:
+    """Computes `Proposal.propose`, without gradients, for a proposal that looks at no time bin but its own.
+
+    Args:
+        transition: of the model.
+        emission: of the model.
+        proposal: one that has tables.
+    """
+
+    def __init__(self, transition: Transition, emission: Any, proposal: Any) -> None:
+        self.transition, self.emission, self.proposal = transition, emission, proposal
+
+    @torch.no_grad()
+    def __call__(self, noise: GaussianNoise, mean: Tensor, white: Tensor, bin_t: Bin) -> tuple[Tensor, Tensor]:
+        """Return proposed latents `particles x trials x rank` and the log of their incremental weights."""
+        y = bin_t.y if bin_t.missing is None else bin_t.y.masked_fill(bin_t.missing, torch.nan)
+        v = None if bin_t.v is None else bin_t.v.unsqueeze(1)
+        plan = make_plan(self.transition, self.emission, self.proposal, y.unsqueeze(1), v)
+        if isinstance(plan, str) or plan.likelihood is None:
+            return self.proposal.propose(noise, mean, white, bin_t)
+        code, tables, likelihood = plan.code, plan.tables, plan.likelihood
+        drawn, log_densities = white.unsqueeze(0), white.new_zeros(1, 0, white.shape[1])
+        if tables.draw is not None:
+            drawn, log_densities = tables.draw(drawn, 0)
+        # The sets of the tables are for the first time bin and for the others.
+        index = np.full(y.shape[:1] + (1,), int(noise is self.transition.noise))
+        means = array(mean.expand(white.shape).transpose(0, 1))
+        step = *(array(each) for each in (tables.reference, tables.shift, tables.linear, tables.constant)), index
+        draws = array(drawn.permute(2, 0, 1, 3))
+        random = draws, draws[..., 0], array(log_densities.permute(2, 0, 1))
+        weights = (array(likelihood.weight.mT), *(array(each) for each in likelihood.tensors[1:-1]))
+        data = array(plan.y), array(plan.present), array(likelihood.offset)
+        out = np.empty_like(draws), np.zeros(draws.shape[:-1], draws.dtype)
+        shared = tuple(array(each) for each in (tables.gain, tables.scale, tables.metric))
+
+        def propose(c: slice) -> None:
+            of_trials = (tuple(each[c] for each in arrays) for arrays in (step, data, random, out))
+            own_step, own_data, own_random, own_out = of_trials
+            scratch = forward_scratch(code.weighing, draws)
+            _propose(code.arguments, own_step, shared, weights, own_data, own_random, means[c], scratch, own_out)
+
+        # A feature costs about what a unit does.
+        run_side_by_side([partial(propose, c) for c in chunks(len(means), white[..., 0].numel() * y.shape[-1])])
+        z, log_weights = (torch.from_numpy(each[:, 0]).transpose(0, 1) for each in out)
+        return z, log_weights
