@@ -54,7 +54,8 @@ class SMCFilter:
         resampler: how ancestors are drawn; systematic if None.
         lag: time bins before the present one that are remembered online, for `posterior` (fixed-lag smoothing).
         backend: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a compiled form
-            (the reason is logged where there is none). Online it is the means of the next latents that are compiled.
+            (the reason is logged where there is none). Online these are the means of the next latents, and what
+            `LaplaceGuide` proposes for Poisson counts and `BootstrapGuide` for Gaussian data and Poisson counts.
 
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.

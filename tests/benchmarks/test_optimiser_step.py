@@ -179,6 +179,22 @@ def test_online_step() -> None:
 
 
 @pytest.mark.benchmark
+def test_online_step_of_spikes() -> None:
+    torch.manual_seed(0)
+    observation = plr.PoissonObservation(rank=3, features=64)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=512, activation="clipped_relu"), observation)
+    print("\nOne online step, 1000 particles, 64 features, 512 units, rank 3, spikes")
+    for trials in (1, 10):
+        y = model.simulate(num_trials=trials, num_steps=1).y[:, 0]
+        told = []
+        for guide in (plr.LaplaceGuide(model), plr.BootstrapGuide(model)):
+            steps = [online(plr.SMCFilter(model, guide, 1000, backend=name), y) for name in ("compiled", "plain")]
+            compiled, plain = milliseconds(steps, in_a_row=10)  # as in a stream of time bins
+            told.append(f"{type(guide).__name__} {compiled:.2f} ms (plain {plain:.2f})")
+        print(f"  {trials:2d} trials:", ", ".join(told))
+
+
+@pytest.mark.benchmark
 def test_memory_of_a_filter_run() -> None:
     """Without gradients, memory grows with time x particles x trials x rank."""
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=512), plr.GaussianObservation(rank=3, features=8))

@@ -55,7 +55,7 @@ def test_without_numba_it_runs_plainly_and_says_so_once(
 def test_it_says_once_that_it_compiles(caplog: pytest.LogCaptureFixture) -> None:
     from pyro_lowrank.smc.compiled import run
 
-    run._say_that_it_compiles.cache_clear()
+    run.say_that_it_compiles.cache_clear()
     model, guide, y = pair()
     with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
         for _ in range(2):

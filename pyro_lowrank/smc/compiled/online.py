@@ -16,6 +16,7 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin
 from pyro_lowrank.smc.compiled.forward import forward_scratch, propose_and_weigh
 from pyro_lowrank.smc.compiled.plan import make_plan
+from pyro_lowrank.smc.compiled.run import say_that_it_compiles
 
 # Type checkers do not see through arguments that are unpacked.
 _propose: Any = propose_and_weigh
@@ -42,6 +43,7 @@ class CompiledProposal:
         if isinstance(plan, str) or plan.likelihood is None:
             return self.proposal.propose(noise, mean, white, bin_t)
         code, tables, likelihood = plan.code, plan.tables, plan.likelihood
+        say_that_it_compiles("online", len(code.zero), code.weighing, code.link, code.readout, y.dtype)
         drawn, log_densities = white.unsqueeze(0), white.new_zeros(1, 0, white.shape[1])
         if tables.draw is not None:
             drawn, log_densities = tables.draw(drawn, 0)

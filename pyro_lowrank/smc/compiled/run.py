@@ -53,12 +53,13 @@ def run_compiled(
     if isinstance(plan, str):
         return plan
     code = plan.code
-    _say_that_it_compiles(len(code.zero), len(code.zero_in), code.weighing, code.kind, code.link, plan.y.dtype)
+    say_that_it_compiles(len(code.zero), len(code.zero_in), code.weighing, code.kind, code.link, plan.y.dtype)
     return _history(CompiledFilter.apply(_draw(kernel, scheme, plan), *plan.tensors), store)
 
 
 @cache
-def _say_that_it_compiles(*code: Any) -> None:
+def say_that_it_compiles(*code: Any) -> None:
+    """Log, once for every form of a model, why the first call takes long."""
     _log.info("The filter's loops are compiled for models of this form when first used, for some ten seconds.")
 
 

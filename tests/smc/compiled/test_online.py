@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -72,6 +73,17 @@ def test_what_has_no_compiled_form_is_proposed_by_tensor_operations() -> None:
     y = model.simulate(num_trials=3, num_steps=6).y
     assert_equal_online(model, plr.LaplaceGuide(model), y)
     assert_equal_online(model, plr.BootstrapGuide(model), y)
+
+
+def test_it_says_once_that_it_compiles(caplog: pytest.LogCaptureFixture) -> None:
+    from pyro_lowrank.smc.compiled.run import say_that_it_compiles
+
+    say_that_it_compiles.cache_clear()
+    model = build(emission="softplus")
+    y, _ = recording(model, 0, missing=False)
+    with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
+        filtered(model, plr.LaplaceGuide(model), y, None, "auto")
+    assert sum("compiled for models of this form" in record.message for record in caplog.records) == 1
 
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
