@@ -75,7 +75,10 @@ class CountEmission:
         raise NotImplementedError
 
     def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
-        """Return score and information at latents `... x rank` for counts `... x features`."""
+        """Return score and information at latents `... x rank` for counts `... x features`.
+
+        Exponential rates above `e**8` times the count count as no larger.
+        """
         x = self.readout(z, v)
         log_rate = self._log_rate(x)
         # The data would have the rate at the count; zero counts as one half, for its log.

@@ -1,4 +1,4 @@
-"""The means of the next latents of many particles at one time bin, compiled: most of what an online step takes."""
+"""The means of the next latents of many particles at one time bin, compiled: much of what an online step takes."""
 
 from __future__ import annotations
 

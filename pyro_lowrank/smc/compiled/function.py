@@ -61,7 +61,7 @@ class Run:
     differentiable: bool
 
 
-class _Arrays:
+class Arrays:
     """Everything that the loops read, as they take it, made once for both passes.
 
     Args:
@@ -89,10 +89,11 @@ class _Arrays:
     def of_trials(self, c: slice) -> tuple[Any, ...]:
         """Return network, step, tables, emission and data of some trials, in the order of both loops."""
         network = (self.decay, *self.weights, self.first_mean[c], self.v[c])
-        return network, _cut((*self.step, self.index), c), self.tables, self.emission, _cut(self.data, c)
+        return network, part_of((*self.step, self.index), c), self.tables, self.emission, part_of(self.data, c)
 
 
-def _cut(arrays: Sequence[Any], trials: slice) -> tuple[Any, ...]:
+def part_of(arrays: Sequence[Any], trials: slice) -> tuple[Any, ...]:
+    """Return some trials of each array."""
     return tuple(array[trials] for array in arrays)
 
 
@@ -104,7 +105,7 @@ class CompiledFilter(torch.autograd.Function):
         """Return increments and log probability of the ancestors `trials x time`; then, without gradients, latents,
         log weights and ancestors `trials x time x particles`, effective sample sizes and who resampled.
         """
-        arrays = _Arrays(run, tensors)
+        arrays = Arrays(run, tensors)
         dtype, (trials, steps, particles, rank) = arrays.white.dtype, arrays.white.shape
         out = (
             np.empty_like(arrays.white),
@@ -120,8 +121,8 @@ class CompiledFilter(torch.autograd.Function):
         tasks = [
             partial(
                 _forward,
-                *(run.code.arguments, *arrays.of_trials(c), _cut(arrays.random, c)),
-                *(float(run.threshold), forward_scratch(run.code.weighing, arrays.white), _cut(out, c)),
+                *(run.code.arguments, *arrays.of_trials(c), part_of(arrays.random, c)),
+                *(float(run.threshold), forward_scratch(run.code.weighing, arrays.white), part_of(out, c)),
             )
             for c in chunks(trials, arrays.work)
         ]
@@ -150,7 +151,7 @@ class CompiledFilter(torch.autograd.Function):
 class _Adjoint:
     """One backward pass: its arrays, and a set of sums over trials for each thread."""
 
-    def __init__(self, run: Run, arrays: _Arrays, ran: Sequence[Tensor]) -> None:
+    def __init__(self, run: Run, arrays: Arrays, ran: Sequence[Tensor]) -> None:
         self.run, self.arrays = run, arrays
         self.ran = tuple(tensor.numpy() for tensor in ran)
         self.grad_first_mean, self.grad_v = np.zeros_like(arrays.first_mean), np.zeros_like(arrays.v)
@@ -177,11 +178,11 @@ class _Adjoint:
         tasks: list[Callable[[], Any]] = [
             partial(
                 _backward,
-                *(run.code.arguments, *arrays.of_trials(c), arrays.white[c], _cut(self.ran, c)),
-                *(run.carries, run.cut_every, _cut(grads_in, c), backward_scratch(run.code.weighing, arrays.white)),
+                *(run.code.arguments, *arrays.of_trials(c), arrays.white[c], part_of(self.ran, c)),
+                *(run.carries, run.cut_every, part_of(grads_in, c), backward_scratch(run.code.weighing, arrays.white)),
                 (
                     (decays[i][0], self.grad_first_mean[c], self.grad_v[c], self.grad_drive[c]),
-                    *(_cut(self.grad_step, c), tables[i], emissions[i], self.grad_offset[c]),
+                    *(part_of(self.grad_step, c), tables[i], emissions[i], self.grad_offset[c]),
                 ),
             )
             for i, c in enumerate(cut)

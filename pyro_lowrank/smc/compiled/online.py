@@ -15,6 +15,7 @@ from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin
 from pyro_lowrank.smc.compiled.forward import forward_scratch, propose_and_weigh
+from pyro_lowrank.smc.compiled.function import Arrays, Run, part_of
 from pyro_lowrank.smc.compiled.plan import make_plan
 from pyro_lowrank.smc.compiled.run import say_that_it_compiles
 
@@ -42,29 +43,35 @@ class CompiledProposal:
         plan = make_plan(self.transition, self.emission, self.proposal, y.unsqueeze(1), v)
         if isinstance(plan, str) or plan.likelihood is None:
             return self.proposal.propose(noise, mean, white, bin_t)
-        code, tables, likelihood = plan.code, plan.tables, plan.likelihood
+        code, trials = plan.code, len(y)
         say_that_it_compiles("online", len(code.zero), code.weighing, code.link, code.readout, y.dtype)
-        drawn, log_densities = white.unsqueeze(0), white.new_zeros(1, 0, white.shape[1])
-        if tables.draw is not None:
-            drawn, log_densities = tables.draw(drawn, 0)
-        # The sets of the tables are for the first time bin and for the others.
-        index = np.full(y.shape[:1] + (1,), int(noise is self.transition.noise))
-        means = array(mean.expand(white.shape).transpose(0, 1))
-        step = *(array(each) for each in (tables.reference, tables.shift, tables.linear, tables.constant)), index
-        draws = array(drawn.permute(2, 0, 1, 3))
-        random = draws, draws[..., 0], array(log_densities.permute(2, 0, 1))
-        weights = (array(likelihood.weight.mT), *(array(each) for each in likelihood.tensors[1:-1]))
-        data = array(plan.y), array(plan.present), array(likelihood.offset)
-        out = np.empty_like(draws), np.zeros(draws.shape[:-1], draws.dtype)
-        shared = tuple(array(each) for each in (tables.gain, tables.scale, tables.metric))
+        drawn, log_densities = white.unsqueeze(0), white.new_zeros(1, 0, trials)
+        if plan.tables.draw is not None:
+            drawn, log_densities = plan.tables.draw(drawn, 0)
+        run = Run(
+            code=code,
+            units=self.transition.bias.shape[-1],
+            y=plan.y,
+            present=plan.present,
+            # The sets of the tables are for the first time bin and for the others.
+            index=torch.full((trials, 1), int(noise is self.transition.noise)),
+            white=drawn.permute(2, 0, 1, 3),
+            log_densities=log_densities.permute(2, 0, 1),
+            positions=white.new_zeros(trials, 1, 0),
+            threshold=-1.0,
+            carries=False,
+            cut_every=0,
+            differentiable=False,
+        )
+        arrays, means = Arrays(run, plan.tensors), array(mean.expand(white.shape).transpose(0, 1))
+        out = np.empty_like(arrays.white), np.zeros(arrays.white.shape[:-1], arrays.white.dtype)
 
         def propose(c: slice) -> None:
-            of_trials = (tuple(each[c] for each in arrays) for arrays in (step, data, random, out))
-            own_step, own_data, own_random, own_out = of_trials
-            scratch = forward_scratch(code.weighing, draws)
-            _propose(code.arguments, own_step, shared, weights, own_data, own_random, means[c], scratch, own_out)
+            _, *parts = arrays.of_trials(c)
+            scratch = forward_scratch(code.weighing, arrays.white)
+            _propose(code.arguments, *parts, part_of(arrays.random, c), means[c], scratch, part_of(out, c))
 
         # A feature costs about what a unit does.
-        run_side_by_side([partial(propose, c) for c in chunks(len(means), white[..., 0].numel() * y.shape[-1])])
+        run_side_by_side([partial(propose, c) for c in chunks(trials, white[..., 0].numel() * y.shape[-1])])
         z, log_weights = (torch.from_numpy(each[:, 0]).transpose(0, 1) for each in out)
         return z, log_weights
