@@ -3,7 +3,8 @@
 An end is the outer tenth of an arm. The position is that in the plane of the camera, both coordinates in shares of the
 maze's width: places on two arms that are near each other are near each other in it, which they are not along a line
 that the arms are laid on. Its R2 is one less the squared distance from the true position over that of the true position
-from its mean. How networks are trained and the position is decoded, hippocampus.py says.
+from its mean. How networks are trained, here for three times as many steps, and the position is decoded,
+hippocampus.py says.
 """
 
 from __future__ import annotations
