@@ -19,7 +19,7 @@ __all__ = ["FULL", "GOAL", "REDUCED", "REFERENCE", "draw", "run"]
 
 EDGE = 0.1
 
-# Three times as many steps as on the track: they had more evidence on a part of the runs that are trained on.
+# Three times as many steps as on the track.
 FULL = Settings(replace(TRACK.training, num_steps=9000))
 
 
