@@ -25,8 +25,8 @@ _SMALLEST_SOFTPLUS = -40.0
 _SMALLEST_MEAN = 1e-4
 # So near to the data the mean curvature on the way there is the one here, and rounding would spoil it.
 _NEAR = 1e-2
-# So far above the data, in the log, an exponential rate counts as no larger: no such particle will have weight, but its
-# information would exceed that of the transition by more than float32 can add to it.
+# So far above the data, in the log, an exponential rate counts as no larger: a particle there has no weight beside
+# nearer ones, but its information would exceed that of the transition by more than float32 can add to it.
 _FARTHEST = 8.0
 
 
@@ -77,7 +77,7 @@ class CountEmission:
     def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
         """Return score and information at latents `... x rank` for counts `... x features`.
 
-        Exponential rates above `e**8` times the count count as no larger.
+        Exponential rates above `e**8` times what the data ask for are taken to be that.
         """
         x = self.readout(z, v)
         log_rate = self._log_rate(x)

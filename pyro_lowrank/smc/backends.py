@@ -88,8 +88,8 @@ def _compile_steps(kernel: Kernel[Any]) -> str | None:
     if isinstance(mean, str):
         return mean
     kernel.mean = mean
-    proposes_alike = not isinstance(kernel.transition.noise, StudentTNoise)
-    if proposes_alike and isinstance(kernel.proposal, (BootstrapProposal, LaplaceProposal)):
+    gaussian = not isinstance(kernel.transition.noise, StudentTNoise)
+    if gaussian and isinstance(kernel.proposal, (BootstrapProposal, LaplaceProposal)):
         # Deferred: importing Numba takes longer than the rest of the package.
         from pyro_lowrank.smc.compiled.online import CompiledProposal
 

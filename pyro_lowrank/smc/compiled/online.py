@@ -41,7 +41,7 @@ class CompiledProposal:
         y = bin_t.y if bin_t.missing is None else bin_t.y.masked_fill(bin_t.missing, torch.nan)
         v = None if bin_t.v is None else bin_t.v.unsqueeze(1)
         plan = make_plan(self.transition, self.emission, self.proposal, y.unsqueeze(1), v)
-        if isinstance(plan, str) or plan.likelihood is None:
+        if isinstance(plan, str):
             return self.proposal.propose(noise, mean, white, bin_t)
         code, trials = plan.code, len(y)
         say_that_it_compiles("online", len(code.zero), code.weighing, code.link, code.readout, y.dtype)
