@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.encoders.held_in import HeldIn as HeldIn
     from pyro_lowrank.encoders.recurrent import GRUEncoder as GRUEncoder
     from pyro_lowrank.encoders.sessions import SessionEncoder as SessionEncoder
+    from pyro_lowrank.errors import NoCompiledForm as NoCompiledForm
     from pyro_lowrank.export.from_pyro import from_pyro as from_pyro
     from pyro_lowrank.export.posterior import to_arviz as to_arviz
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
+    from pyro_lowrank.smc.gradients import FisherGradient as FisherGradient
     from pyro_lowrank.smc.gradients import PathwiseGradient as PathwiseGradient
     from pyro_lowrank.smc.gradients import ScoreFunctionGradient as ScoreFunctionGradient
     from pyro_lowrank.smc.gradients import StopGradient as StopGradient
@@ -71,6 +73,7 @@ _HOMES = {
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
     "EncoderGuide": "guides.encoder",
+    "FisherGradient": "smc.gradients",
     "FitResult": "training.result",
     "ForwardPrediction": "guides.forward",
     "FullRankRNN": "dynamics.full_rank",
@@ -83,6 +86,7 @@ _HOMES = {
     "MultiSession": "observations.sessions",
     "MultinomialResampling": "smc.resampling",
     "NegativeBinomialObservation": "observations.negative_binomial",
+    "NoCompiledForm": "errors",
     "NoResampling": "smc.resampling",
     "Observation": "observations.base",
     "OptimalGuide": "guides.optimal",

@@ -50,25 +50,56 @@ def compiled(
     def decorate(function: FunctionT) -> FunctionT:
         import numba
 
-        options: dict[str, Any] = {
-            "nogil": True,
-            "fastmath": fastmath,
-            "error_model": "numpy",
-            "forceinline": inline,
-            "_nrt": allocates,
-        }
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:
-            # No folder to keep it in can be written to, or the source is not a file.
-            _log.debug("%s is compiled anew in every process: nowhere to keep it.", function.__qualname__)
-            return numba.njit(**options)(function)
+        options = {"nogil": True, "forceinline": inline, **_options(fastmath, allocates)}
+        return _kept_on_disk(lambda cache: numba.njit(cache=cache, **options)(function), function)
 
     return decorate
 
 
-OF_A_BRANCH = {"nogil": True, "error_model": "numpy", "_nrt": False}
-"""Options of a `numba.extending.overload` that chooses, by type, among functions compiled with `allocates=False`."""
+def first_class(signature: Any, *, fastmath: bool | set[str] = False) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function for one signature, now, as a value that compiled loops can be handed.
+
+    A loop that is handed its parts is compiled once for all of them: only their signature is fixed. The function makes
+    no arrays. What it takes from the function around it must be numbers, tuples of them or functions of a module: they
+    tell one result on disk from another.
+
+    Args:
+        signature: of Numba.
+        fastmath: as of `compiled`.
+
+    Example::
+
+        >>> from numba import types
+        >>> twice = first_class(types.float64(types.float64))(lambda x: 2 * x)
+        >>> square = first_class(types.float64(types.float64))(lambda x: x * x)
+        >>> @compiled()
+        ... def apply_to_three(function):
+        ...     return function(3.0)
+        >>> apply_to_three(twice), apply_to_three(square)
+        (6.0, 9.0)
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        import numba
+
+        options = _options(fastmath, allocates=False)
+        return _kept_on_disk(lambda cache: numba.cfunc(signature, cache=cache, **options)(function), function)
+
+    return decorate
+
+
+def _options(fastmath: bool | set[str], allocates: bool) -> dict[str, Any]:
+    return {"fastmath": fastmath, "error_model": "numpy", "_nrt": allocates}
+
+
+def _kept_on_disk(compile_it: Callable[[bool], Any], function: Callable[..., Any]) -> Any:
+    """Compile with a cache on disk, or without one where there can be none."""
+    try:
+        return compile_it(True)
+    except RuntimeError:
+        # No folder to keep it in can be written to, or the source is not a file.
+        _log.debug("%s is compiled anew in every process: nowhere to keep it.", function.__qualname__)
+        return compile_it(False)
 
 
 class _Workers:

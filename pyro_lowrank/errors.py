@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+class NoCompiledForm(ValueError):
+    """A model, guide or option for which there are no compiled loops; the message says why."""
+
+
 _NOT_THE_USERS = {"pyro_lowrank", "pyro", "torch", "contextlib"}
 
 

@@ -19,7 +19,6 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # From the bottom up. A part imports itself and the parts of the rows below its own; parts of one row stay apart.
 LAYERS = (
     {"errors"},
-    {"types"},
     {"compilation"},
     {"piecewise"},
     {"modules", "parameters", "shapes"},
@@ -42,17 +41,16 @@ FRONT_DOORS = {"__init__", "__main__", "cli"}
 
 # Parts that see less than what lies below them: results reach them as plain arrays and objects.
 ONLY = {
-    "data": {"errors", "types"},
-    "export": {"errors", "types"},
+    "data": {"errors"},
+    "export": {"errors"},
     "fixed_points": {"compilation", "errors", "piecewise"},
-    "metrics": {"errors", "types"},
-    "plots": {"errors", "types"},
+    "metrics": {"errors"},
+    "plots": {"errors"},
 }
 
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
-COMPILED = {f"smc/compiled/{name}.py" for name in ("adjoint", "emissions", "forward", "proposals", "residuals")}
-COMPILED |= {f"dynamics/compiled/{name}.py" for name in ("arithmetic", "units")}
-COMPILED |= {"smc/compiled/laplace.py", "smc/compiled/laplace_adjoint.py"}
+COMPILED = {f"dynamics/compiled/{name}.py" for name in ("arithmetic", "units")}
+COMPILED |= {f"smc/compiled/{name}.py" for name in ("records", "likelihoods/base")}
 AT_TOP = {"arviz": {"export/arviz.py"}, "numba": COMPILED, "xarray": {"export/arviz.py"}}
 DEFERRED: dict[str, set[str]] = {
     "arviz": set(),

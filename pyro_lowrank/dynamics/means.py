@@ -1,4 +1,4 @@
-"""The means of the next latents without gradients: compiled where that can be had and pays."""
+"""The means of the next latents: compiled where that can be had and pays."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_lowrank.compilation import HAS_NUMBA, NO_NUMBA
 from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.shapes import holds_numbers
 
 Mean = Callable[[Tensor, Tensor | None], Tensor]
@@ -17,22 +17,29 @@ Mean = Callable[[Tensor, Tensor | None], Tensor]
 _WORTH_COMPILING = 50_000
 
 
-def compiled_mean(network: Network) -> Mean | str:
-    """Return a compiled `Network.mean`, without gradients, or why there is none."""
-    if not HAS_NUMBA:
-        return NO_NUMBA
+def compiled_mean(network: Network) -> Mean:
+    """Return a compiled `Network.mean`, without gradients.
+
+    Raises:
+        NoCompiledForm: if there is none.
+    """
     # Deferred: importing Numba takes longer than the rest of the package.
     from pyro_lowrank.dynamics.compiled.mean import CompiledMean
-    from pyro_lowrank.dynamics.compiled.network import obstacle_of_network
 
-    reason = obstacle_of_network(network)
-    return CompiledMean(network) if reason is None else reason
+    return CompiledMean(network)
+
+
+def fastest_mean(network: Network, backend: str) -> Mean:
+    """Return what computes the means without gradients: compiled loops where the backend and the network let them."""
+    try:
+        return network.mean if backend == "plain" else compiled_mean(network)
+    except NoCompiledForm:
+        return network.mean
 
 
 def next_mean(network: Network, z: Tensor, v: Tensor | None) -> Tensor:
     """Return `Network.mean`, compiled where no gradient is asked for and there are many latents."""
-    mean = compiled_mean(network) if _pays(network, z, v) else network.mean
-    return network.mean(z, v) if isinstance(mean, str) else mean(z, v)
+    return fastest_mean(network, "auto" if _pays(network, z, v) else "plain")(z, v)
 
 
 def _pays(network: Network, z: Tensor, v: Tensor | None) -> bool:

@@ -15,6 +15,7 @@ from pyro_lowrank.handlers import leave_out, trials_plate
 from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.observed import Observed
 
 Encoding = dict[str, Tensor]
 
@@ -24,29 +25,27 @@ class Bin:
     """One time bin, as a proposal sees it.
 
     Attributes:
-        y: the recording, `trials x features`, zero where missing.
-        missing: where it is, or None if it nowhere is.
+        seen: the recording, `trials x features`.
         v: effective inputs, `trials x inputs`, or None.
         encoding: the bin's slice of the proposal's `encode`, each tensor `trials x ...`.
     """
 
-    y: Tensor
-    missing: Tensor | None
+    seen: Observed
     v: Tensor | None
     encoding: Encoding
 
     def log_likelihood(self, emission: Emission, z: Tensor) -> Tensor:
         """Return the log likelihood of the entries that are there, `particles x trials`, at latents `... x rank`."""
         density = emission.distribution(z, self.v)
-        if self.missing is not None:
-            density = leave_out(density, self.missing)
-        return density.log_prob(self.y)
+        if self.seen.missing is not None:
+            density = leave_out(density, self.seen.missing)
+        return density.log_prob(self.seen.y)
 
 
 class Proposal(Protocol):
     """A guide at fixed parameter values: pure tensor functions, no Pyro effects."""
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+    def encode(self, seen: Observed, v: Tensor | None, *, first: bool) -> Encoding:
         """Look at whole sequences `trials x time x ...` once; return tensors `trials x time x ...`.
 
         `first` tells whether the sequences start at the first time bin of a trial.
@@ -80,7 +79,7 @@ class LooksBack(Protocol):
             ValueError: if bins after it are read too, or it is not known.
         """
 
-    def encode_last(self, y: Tensor, *, first: bool) -> Encoding:
+    def encode_last(self, seen: Observed, *, first: bool) -> Encoding:
         """Return what `encode` would for the last bin of a recording, given the bins that it reads before, or all.
 
         `first` tells whether that bin is the first of a trial.
@@ -123,7 +122,7 @@ class Guide(Module):
         """Look at whole sequences, once; the slices reach `init` and `step` as `encoding`."""
         bound = self.model.bind()
         v = None if u is None else bound.transition.effective_inputs(u)
-        return self.bind(bound).encode(y, v, first=True)
+        return self.bind(bound).encode(Observed.of(y), v, first=True)
 
     @effectful
     def init(
@@ -161,7 +160,8 @@ class Guide(Module):
             )
         proposal = self.bind(bound)
         if encoding is None:
-            one_bin = proposal.encode(y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2), first=first)
+            seen = Observed.of(y_t.unsqueeze(-2))
+            one_bin = proposal.encode(seen, None if v is None else v.unsqueeze(-2), first=first)
             encoding = {name: value.squeeze(-2) for name, value in one_bin.items()}
         with trials_plate(y_t.shape[-2]):
             pyro.sample("z", proposal.distribution(noise, mean, encoding))

@@ -11,6 +11,7 @@ from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class BootstrapProposal:
 
     emission: Emission
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+    def encode(self, seen: Observed, v: Tensor | None, *, first: bool) -> Encoding:
         """Return nothing: the transition does not look at the data."""
         return {}
 

@@ -15,6 +15,7 @@ from pyro_lowrank.encoders.calls import call_encoder, reach_of
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.shapes import apply_per_trial
 
 _LARGEST_LOG_VARIANCE = 20.0
@@ -32,14 +33,14 @@ class EncoderProposal:
     emission: Emission
     encoder: nn.Module
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+    def encode(self, seen: Observed, v: Tensor | None, *, first: bool) -> Encoding:
         """Run the encoder on the recording, `trials x time x features`; return mu, G and the factor of P per bin."""
         if not first and reach_of(self.encoder) != (0, 0):
             raise ValueError(
                 "The encoder reads more than one time bin at a time: run the filter over whole sequences "
                 "(`SMCFilter.run`), or pass `step` its slice of `guide.encode(y, u)` as `encoding`."
             )
-        (mean, variance), recorded = self.read(y), _recorded(y)
+        (mean, variance), recorded = self.read(seen), seen.recorded.unsqueeze(-1)
         if not first:
             return {"mean": mean, **_combine(self.transition.noise, variance, recorded)}
         parts = [
@@ -67,21 +68,19 @@ class EncoderProposal:
             )
         return back
 
-    def encode_last(self, y: Tensor, *, first: bool) -> Encoding:
+    def encode_last(self, seen: Observed, *, first: bool) -> Encoding:
         """Return what `encode` would for the last bin of a recording, given `online_lookback` bins before it, or all.
 
         `first` tells whether that bin is the first of a trial.
         """
-        mean, variance = (part[:, -1] for part in self.read(y))
+        mean, variance = (part[:, -1] for part in self.read(seen))
         noise = self.transition.initial_noise if first else self.transition.noise
-        return {"mean": mean, **_combine(noise, variance, _recorded(y[:, -1]))}
+        return {"mean": mean, **_combine(noise, variance, seen.recorded[:, -1:])}
 
-    def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, seen: Observed) -> tuple[Tensor, Tensor]:
         """Return the encoder's mean and variance of every bin."""
-        missing = y.isnan()
-        filled = y.nan_to_num(nan=0.0) if missing.any() else y
-        output = call_encoder(self.encoder, filled, (~missing).to(y.dtype))
-        shape = (*y.shape[:2], self.transition.rank)
+        output = call_encoder(self.encoder, seen.y, seen.present)
+        shape = (*seen.y.shape[:2], self.transition.rank)
         shapes = [tuple(part.shape) for part in output] if isinstance(output, tuple) else type(output).__name__
         if shapes != [shape, shape]:
             raise ValueError(f"The encoder must return (mean, log_variance), each of shape {shape}, got {shapes}.")
@@ -109,11 +108,6 @@ class EncoderProposal:
         log_proposal = noise.standard_log_prob(eta) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         z = mean + shift
         return z, bin_t.log_likelihood(self.emission, z) + noise.log_prob(shift) - log_proposal
-
-
-def _recorded(y: Tensor) -> Tensor:
-    """Return in which bins, `... x 1`, anything was recorded."""
-    return ~y.isnan().all(-1, keepdim=True)
 
 
 def _combine(noise: GaussianNoise, variance: Tensor, recorded: Tensor) -> Encoding:

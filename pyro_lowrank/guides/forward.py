@@ -14,6 +14,7 @@ from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.guides.base import Bin, Encoding, Guide, Proposal
 from pyro_lowrank.guides.bootstrap import BootstrapProposal
 from pyro_lowrank.models.state_space import BoundModel
+from pyro_lowrank.observations.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,22 @@ class ForwardProposal:
     blind: BootstrapProposal
     horizon: int
 
-    def unseen(self, y: Tensor) -> Tensor:
+    def unseen(self, seen: Observed) -> Tensor:
         """Return which bins of a recording, `trials x time x 1`, are the last ones of their trial, or come later."""
-        num_steps = y.shape[-2]
+        num_steps = seen.y.shape[-2]
         if num_steps <= self.horizon:
             raise ValueError(
                 f"`horizon` must be less than the number of time bins, {num_steps}, got {self.horizon}. Online, where "
                 "none is known to be the last, use the guide inside."
             )
-        bins = torch.arange(num_steps, device=y.device)
-        last = torch.where(y.isnan().all(-1), -1, bins).amax(-1, keepdim=True)
+        bins = torch.arange(num_steps, device=seen.y.device)
+        last = torch.where(seen.recorded, bins, -1).amax(-1, keepdim=True)
         return (bins > last - self.horizon).unsqueeze(-1)
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+    def encode(self, seen: Observed, v: Tensor | None, *, first: bool) -> Encoding:
         """Return what the other proposal makes of the earlier bins, and which bins are the last ones."""
-        blind = self.unseen(y)
-        return {**self.seeing.encode(y.masked_fill(blind, torch.nan), v, first=first), "blind": blind.to(y.dtype)}
+        blind = self.unseen(seen)
+        return {**self.seeing.encode(seen.hidden(blind), v, first=first), "blind": blind.to(seen.y.dtype)}
 
     @staticmethod
     def _blind(encoding: Encoding) -> Tensor:

@@ -14,6 +14,7 @@ from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.curvature import Curved, weight_of
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import RatesMap
 from pyro_lowrank.shapes import apply_matrix
 
@@ -36,10 +37,9 @@ class LaplaceProposal:
     num_iterations: int
     freedom: Tensor | None
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+    def encode(self, seen: Observed, v: Tensor | None, *, first: bool) -> Encoding:
         """Return what the steps look at, per time bin: `trials x time x ...`."""
-        missing = y.isnan()
-        encoding = {"y": y.nan_to_num(nan=0.0), "present": (~missing).to(y.dtype)}
+        encoding = {"y": seen.y, "present": seen.present}
         return encoding if v is None else encoding | {"v": v}
 
     def _locate(self, noise: GaussianNoise, mean: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:

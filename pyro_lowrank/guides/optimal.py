@@ -15,6 +15,7 @@ from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.guides.conditioning import Conditioning, apply_pattern, condition, pick
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.shapes import apply_per_trial
 
 
@@ -57,19 +58,17 @@ class OptimalProposal:
     observation: AffineGaussian
     _remembered: dict[int, Conditioning] = field(default_factory=dict, compare=False, repr=False)
 
-    def reduce(self, y: Tensor, v: Tensor | None, noises: Sequence[GaussianNoise]) -> Reduced:
+    def reduce(self, seen: Observed, v: Tensor | None, noises: Sequence[GaussianNoise]) -> Reduced:
         """Reduce the recording, `trials x time x features`, to rank-sized tensors.
 
         The first of the noises leads into the first time bin, the last into all others.
         """
-        missing = y.isnan()
-        index: Tensor | None = None
+        y, missing, index = seen.y, seen.missing, None
         residual = y - self.observation.readout.offset(v)
-        if missing.any():
+        if missing is not None:
             patterns, index = torch.unique(missing.reshape(-1, y.shape[-1]), dim=0, return_inverse=True)
             index = index.reshape(y.shape[:-1])
-            # NaN would survive a multiplication by zero, in the backward pass too.
-            residual = torch.where(missing, 0.0, y.nan_to_num(nan=0.0) - self.observation.readout.offset(v))
+            residual = residual.masked_fill(missing, 0.0)
         conditioning = self._condition(noises, None if index is None else patterns)
         reference = conditioning.reference(residual, index)
         remainder = residual - apply_pattern(conditioning.weight, reference, index)
@@ -93,16 +92,16 @@ class OptimalProposal:
             self._remembered[len(noises)] = conditioning
         return conditioning
 
-    def encode(self, y: Tensor, v: Tensor | None, *, first: bool) -> Encoding:
+    def encode(self, seen: Observed, v: Tensor | None, *, first: bool) -> Encoding:
         """Reduce the recording, `trials x time x features`, to rank-sized tensors `trials x time x ...`."""
         noises = (self.transition.initial_noise, self.transition.noise)[0 if first else 1 :]
-        reduced = self.reduce(y, v, noises)
+        reduced = self.reduce(seen, v, noises)
         conditioning, index = reduced.conditioning, reduced.index
 
         def per_bin(matrices: Tensor) -> Tensor:
             chosen = [
                 pick(matrices[number].flatten(-2), None if index is None else index[:, times]).expand(-1, length, -1)
-                for number, times, length in conditioning.sections(y.shape[1])
+                for number, times, length in conditioning.sections(seen.y.shape[1])
             ]
             return torch.cat(chosen, 1)
 

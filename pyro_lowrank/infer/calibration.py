@@ -73,16 +73,15 @@ def draw_pit(model: BuiltInTransitions, z: Tensor, log_weights: Tensor, *, first
         log_weights: `time x particles x trials`.
         first: whether the first time bin is that of the trials; if not, it has no prediction, and NaN.
     """
-    rows = [torch.full_like(model.y[:, 0], torch.nan)]
+    rows = [torch.full_like(model.data.seen.y[:, 0], torch.nan)]
     # Equal weights at the first bin, whose prediction is the prior.
     weights = torch.full_like(log_weights[0], 1 / len(log_weights[0]))
-    start = None if model.v is None else model.v[:, 0]
     if first:
-        mean = model.transition.first_mean(start).expand(z.shape[0], z.shape[1], -1)
+        mean = model.transition.first_mean(model.data.v_at(0)).expand(z.shape[0], z.shape[1], -1)
         drawn = mean + model.transition.initial_noise.colour(torch.randn_like(mean))
         rows = [_pit(model, drawn, weights, 0)]
     for t in range(1, len(log_weights)):
-        mean = model.transition.mean(z[:, :, t - 1], None if model.v is None else model.v[:, t - 1])
+        mean = model.transition.mean(z[:, :, t - 1], model.data.v_at(t - 1))
         drawn = mean + model.transition.noise.colour(torch.randn_like(mean))
         rows.append(_pit(model, drawn, log_weights[t - 1].exp(), t))
     return torch.stack(rows, 1)
@@ -90,12 +89,14 @@ def draw_pit(model: BuiltInTransitions, z: Tensor, log_weights: Tensor, *, first
 
 def _pit(model: BuiltInTransitions, z: Tensor, weights: Tensor, time: int) -> Tensor:
     """Share of the predicted observations below the one that came, ties broken at random, `trials x features`."""
-    v, y = None if model.v is None else model.v[:, time], model.y[:, time]
-    predicted = model.emission.distribution(z, v).sample()
+    seen = model.data.seen
+    y = seen.y[:, time]
+    predicted = model.emission.distribution(z, model.data.v_at(time)).sample()
     weight = weights.unsqueeze(-1)
     below, equal = (weight * (predicted < y)).sum(0), (weight * (predicted == y)).sum(0)
     pit = below + torch.rand_like(below) * equal
-    return torch.where(y.isnan(), torch.nan, pit).clamp(0, 1)
+    pit = pit.clamp(0, 1)
+    return pit if seen.missing is None else pit.masked_fill(seen.missing[:, time], torch.nan)
 
 
 def calibration_of(pit: Tensor, num_worst: int) -> Calibration | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -19,12 +20,12 @@ from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
-from pyro_lowrank.smc.backends import BACKENDS, run_filter
-from pyro_lowrank.smc.effects import EffectsKernel
-from pyro_lowrank.smc.gradients import GradientEstimator, PathwiseGradient
-from pyro_lowrank.smc.kernels import make_kernel
-from pyro_lowrank.smc.loop import History, Kernel, Scheme
+from pyro_lowrank.smc.gradients import FisherGradient, GradientEstimator, PathwiseGradient
+from pyro_lowrank.smc.kernels import bind
+from pyro_lowrank.smc.loop import History, Scheme
+from pyro_lowrank.smc.pair import Pair
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
+from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun
 
 
 class SMC_ELBO(ELBO):
@@ -43,14 +44,16 @@ class SMC_ELBO(ELBO):
         ess_threshold: trials resample when their effective sample size falls below this share of the particles; at 1,
             as in the paper, always.
         resampler: how ancestors are drawn; systematic if None.
-        gradient: how gradients see resampling; `PathwiseGradient` if None.
+        gradient: what is differentiated. If None, `FisherGradient`; for models and guides that the user has written,
+            and with `cut_every`, `PathwiseGradient`.
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
         cut_every: gradients do not pass from a time bin that is a multiple of this to the one before, which bounds
             how far back they reach in long recordings; None for never.
         backend: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a compiled form
-            (the reason is logged where there is none).
+            (the reason is logged where there is none). Gradients along the particles run on plain operations.
 
     Raises:
+        NoCompiledForm: if the backend is `"compiled"` and there is none; a ValueError.
         SMCFailed: if all particles of a trial are dead, naming trial and time.
         ValueError: if the data do not fit the model.
 
@@ -81,10 +84,15 @@ class SMC_ELBO(ELBO):
             num_particles=check_positive_int("num_particles", num_particles),
             max_plate_nesting=check_positive_int("max_plate_nesting", max_plate_nesting, minimum=0),
         )
+        if gradient is None:
+            gradient = FisherGradient() if cut_every is None else PathwiseGradient()
+            self._for_users_own: GradientEstimator = PathwiseGradient()
+        else:
+            self._for_users_own = gradient
         self.scheme = Scheme(
             resampler=SystematicResampling() if resampler is None else resampler,
             ess_threshold=ess_threshold,
-            gradient=PathwiseGradient() if gradient is None else gradient,
+            gradient=gradient,
             cut_every=None if cut_every is None else check_positive_int("cut_every", cut_every),
         )
         self.backend = check_choice("backend", backend, BACKENDS)
@@ -98,11 +106,10 @@ class SMC_ELBO(ELBO):
             check_priors_are_handled(model, guide)
             return self.loss_and_history(model, guide, *args, **kwargs)[0]
 
-    def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History[Any]]:
+    def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History]:
         """Return the loss as a tensor to differentiate and the run behind it, for data that were checked before."""
         with own_values(model, guide):
-            history, scale = self._run(model, guide, args, kwargs)
-            log_evidence = self.scheme.gradient.objective(history.increments, history.ancestor_log_probs)
+            log_evidence, history, scale = self._estimate(model, guide, args, kwargs)
             scale = surroundings().scale * scale
             unscaled = isinstance(scale, float) and scale == 1.0
             return -(log_evidence if unscaled else scale * log_evidence).sum(), history
@@ -119,13 +126,19 @@ class SMC_ELBO(ELBO):
             loss.backward(retain_graph=self.retain_graph)
         return float(torch_item(loss))
 
-    def _run(
+    def _estimate(
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[History[Any], float | Tensor]:
-        kernel: Kernel[Any] = make_kernel(model, guide, self.num_particles, self.max_plate_nesting)
-        history = run_filter(kernel, args, kwargs, self.scheme, store=False, backend=self.backend)
-        scale = 1.0 if not isinstance(kernel, EffectsKernel) or kernel.scale is None else kernel.scale
-        return history, scale
+    ) -> tuple[Tensor, History, float | Tensor]:
+        """Return what is differentiated, the run behind it, and the scale that the handlers inside it ask for."""
+        scheme = self.scheme
+        through_proposal = scheme.gradient.along_particles
+        bound = bind(model, guide, self.num_particles, self.max_plate_nesting, through_proposal=through_proposal)
+        if isinstance(bound, Pair):
+            run = BuiltInRun(bound, bound.read(*args, **kwargs), self.num_particles, scheme, self.backend)
+            return *scheme.gradient.estimate(run), 1.0
+        scheme = replace(scheme, gradient=self._for_users_own)
+        found = scheme.gradient.estimate(UsersRun(bound, (args, kwargs), scheme, self.backend))
+        return *found, 1.0 if bound.scale is None else bound.scale
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         raise NotImplementedError("A particle filter has no single trace; run SMCFilter for its particles.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,15 @@ from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values
-from pyro_lowrank.smc.backends import BACKENDS, prepare_online, run_filter
-from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.effects import Call, EffectsKernel
-from pyro_lowrank.smc.gradients import PathwiseGradient
-from pyro_lowrank.smc.kernels import make_kernel
+from pyro_lowrank.smc.gradients import FisherGradient
+from pyro_lowrank.smc.kernels import bind
 from pyro_lowrank.smc.loop import History, Particles, Scheme, State, advance, check_alive, start
+from pyro_lowrank.smc.pair import Pair, Sequences
+from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
+from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun, compiled_pair, online_kernel
 from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
 
 
@@ -54,11 +55,11 @@ class SMCFilter:
         resampler: how ancestors are drawn; systematic if None.
         lag: time bins before the present one that are remembered online, for `posterior` (fixed-lag smoothing).
         backend: `"compiled"` loops, `"plain"` tensor operations, or `"auto"`: compiled where there is a compiled form
-            (the reason is logged where there is none). Online these are the means of the next latents, and what
-            `LaplaceGuide` proposes for Poisson counts and `BootstrapGuide` for Gaussian data and Poisson counts.
+            (the reason is logged where there is none).
 
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.
+        NoCompiledForm: if the backend is `"compiled"` and there is none; a ValueError.
         ValueError: if the data do not fit the model.
 
     Example::
@@ -93,14 +94,14 @@ class SMCFilter:
         self.scheme = Scheme(
             resampler=SystematicResampling() if resampler is None else resampler,
             ess_threshold=ess_threshold,
-            gradient=PathwiseGradient(),
+            gradient=FisherGradient(),
         )
         self.lag = check_positive_int("lag", lag, minimum=0)
         self.backend = check_choice("backend", backend, BACKENDS)
         self._clear()
 
     def _clear(self) -> None:
-        self._kernel: BuiltInKernel | EffectsKernel | None = None
+        self._kernel: PlainKernel | EffectsKernel | None = None
         self._particles: Particles | None = None
         self._memory: State = {}
         self._log_evidence: Tensor | None = None
@@ -176,17 +177,7 @@ class SMCFilter:
             raise RuntimeError("No time bin was filtered since `init` or `load_state_dict`: call `init` or `step`.")
         bins, kernel = list(self._bins), self._kernel
         assert kernel is not None
-        particles = [each.particles for each in bins]
-        history: History[Any] = History(
-            last=particles[-1],
-            increments=torch.stack([p.increment for p in particles]),
-            ess=torch.stack([p.ess for p in particles]),
-            resampled=torch.stack([p.resampled for p in particles]),
-            ancestor_log_probs=torch.stack([p.ancestor_log_prob for p in particles]),
-            states=[p.state for p in particles],
-            log_weights=torch.stack([p.log_weights for p in particles]),
-            ancestors=torch.stack([p.ancestors for p in particles]),
-        )
+        history = History.of([each.particles for each in bins], store=True)
         start = self._time + 1 - len(bins)
         return SMCPosterior.from_history(history, kernel.batch_dims, self._transitions(bins), start=start)
 
@@ -194,16 +185,15 @@ class SMCFilter:
         kernel = self._kernel
         if isinstance(kernel, EffectsKernel):
             return ReplayedTransitions(kernel, [Call(each.args, each.kwargs) for each in bins])
-        assert isinstance(kernel, BuiltInKernel)
+        assert isinstance(kernel, PlainKernel)
         y, u = zip(*(_bin_arguments(*each.args, **each.kwargs) for each in bins), strict=True)
         v = [each.slice.bin.v for each in bins]
-        return BuiltInTransitions(
-            *copy.deepcopy((kernel.transition, kernel.emission)),
+        data = Sequences(
+            Observed.of(torch.stack(y, -2)),
             v=None if v[0] is None else torch.stack(v, -2),
             u=None if u[0] is None else torch.stack(u, -2),
-            y=torch.stack(y, -2),
-            backend=self.backend,
         )
+        return BuiltInTransitions.of(kernel.pair, data, self.backend).kept()
 
     @torch.no_grad()
     def run(self, *args: Any, **kwargs: Any) -> SMCPosterior:
@@ -211,24 +201,28 @@ class SMCFilter:
         if isinstance(self.model, StateSpaceModel):
             self.model.check_data(*args, **kwargs)
         with own_values(self.model, self.guide):
-            kernel = self._make_kernel()
-            history = run_filter(kernel, args, kwargs, self.scheme, store=True, backend=self.backend)
+            bound = self._bind()
             transitions: BuiltInTransitions | ReplayedTransitions
-            if isinstance(kernel, BuiltInKernel):
-                transitions = BuiltInTransitions.of(kernel, self.backend, *args, **kwargs)
+            if isinstance(bound, Pair):
+                data, batch_dims = bound.read(*args, **kwargs), PlainKernel.batch_dims
+                history = BuiltInRun(bound, data, self.num_particles, self.scheme, self.backend, store=True).filter()
+                transitions = BuiltInTransitions.of(bound, data, self.backend).kept()
             else:
-                transitions = ReplayedTransitions(kernel, kernel.calls(*args, **kwargs))
+                history = UsersRun(bound, (args, kwargs), self.scheme, self.backend, store=True).filter()
+                transitions, batch_dims = ReplayedTransitions(bound, bound.calls(*args, **kwargs)), bound.batch_dims
         again = partial(self.run, *args, **kwargs)
-        return SMCPosterior.from_history(history, kernel.batch_dims, transitions, again)
+        return SMCPosterior.from_history(history, batch_dims, transitions, again)
 
-    def _make_kernel(self) -> BuiltInKernel | EffectsKernel:
+    def _bind(self) -> Pair | EffectsKernel:
         check_priors_are_handled(self.model, self.guide)
-        return make_kernel(self.model, self.guide, self.num_particles, self.max_plate_nesting)
+        return bind(self.model, self.guide, self.num_particles, self.max_plate_nesting)
 
-    def _make_online_kernel(self) -> BuiltInKernel | EffectsKernel:
-        kernel = self._make_kernel()
-        prepare_online(kernel, self.backend)
-        return kernel
+    def _make_online_kernel(self) -> PlainKernel | EffectsKernel:
+        bound = self._bind()
+        if isinstance(bound, Pair):
+            return online_kernel(bound, self.num_particles, self.backend)
+        compiled_pair(None, self.backend, with_inputs=False)
+        return bound
 
     def _slice(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(self._kernel, EffectsKernel):

@@ -41,28 +41,20 @@ class Replicates(NamedTuple):
 
 
 def _check_inputs(model: BuiltInTransitions, u: Tensor | None, horizon: int) -> None:
-    if (u is None) != (model.u is None):
+    if (u is None) != (model.data.u is None):
         came = "none came" if u is None else "`u` came"
         raise ValueError(f"The model has {model.transition.num_inputs} inputs, but {came} for the forecast.")
     if u is None:
         return
     check_sequence("u", u, last=model.transition.num_inputs, last_name="inputs")
     check_same_type("u", u, model.transition.right)
-    expected = (model.observed.shape[0], horizon)
+    expected = (model.data.shape[0], horizon)
     if u.shape[:2] != expected:
         raise ValueError(
             f"The inputs of a forecast must have {expected[0]} trials x {expected[1]} time bins, got {tuple(u.shape)}."
         )
     if u.isnan().any():
         raise ValueError("`u` holds NaN: inputs cannot be missing.")
-
-
-def _end(observed: Tensor) -> Tensor:
-    """Return the index of the last time bin with data of each trial, or of the last one where there are none."""
-    num_steps = observed.shape[-1]
-    bins = torch.arange(num_steps, device=observed.device)
-    last = torch.where(observed, bins, -1).amax(-1)
-    return torch.where(last < 0, num_steps - 1, last)
 
 
 def draw_forecast(
@@ -88,13 +80,15 @@ def draw_forecast(
     """
     _check_inputs(model, u, horizon)
     transition = model.transition
-    end = _end(model.observed)
+    data, last = model.data, model.data.last
+    # A trial without any data goes on from its last time bin.
+    end = torch.where(last < 0, data.shape[1] - 1, last)
     trials = torch.arange(len(end), device=end.device)
     weights = log_weights[end, :, trials].exp()
     index = torch.multinomial(weights, num_draws, replacement=True).mT
     now = z[index, trials, end]
-    v_now = None if model.v is None else model.v[trials, end]
-    u_now = None if model.u is None else model.u[trials, end]
+    v_now = None if data.v is None else data.v[trials, end]
+    u_now = None if data.u is None else data.u[trials, end]
     latents, inputs = [], []
     for step in range(horizon):
         white = torch.randn_like(now)
@@ -149,11 +143,11 @@ def draw_replicates(model: BuiltInTransitions, z: Tensor) -> Replicates:
 
 def _bins(model: BuiltInTransitions, z: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Latents and effective inputs of each time bin."""
-    expected = (*model.observed.shape, model.transition.rank)
+    expected = (*model.data.shape, model.transition.rank)
     if z.dim() != 4 or z.shape[1:] != expected:
         raise ValueError(
             f"`z` must have shape draws x trials x time x rank, (draws, {', '.join(map(str, expected))}), got "
             f"{tuple(z.shape)}; `smooth` draws it."
         )
     for t, z_t in enumerate(z.unbind(2)):
-        yield z_t, None if model.v is None else model.v[:, t]
+        yield z_t, model.data.v_at(t)

@@ -48,7 +48,7 @@ class SMCPosterior:
     @classmethod
     def from_history(
         cls,
-        history: History[Any],
+        history: History,
         batch_dims: int,
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
         again: Callable[[], SMCPosterior] | None = None,
@@ -58,14 +58,8 @@ class SMCPosterior:
         assert history.states is not None
         assert history.log_weights is not None
         assert history.ancestors is not None
-        # A user's model may add state as it goes; only what every time bin has makes a sequence.
-        names = [name for name in history.states[0] if all(name in state for state in history.states)]
-        particles = {
-            name: torch.stack([s[name] for s in history.states], min(batch_dims, history.states[0][name].dim()))
-            for name in names
-        }
         return cls(
-            particles=particles,
+            particles={name: value.movedim(0, min(batch_dims, value.dim() - 1)) for name, value in history.states.items()},
             log_weights=history.log_weights,
             ancestors=history.ancestors,
             log_evidence_increments=history.increments,
@@ -135,7 +129,9 @@ class SMCPosterior:
         transitions, states = self._model(), self._states()
         if method == "mcmc":
             return self._along(name, mcmc_paths(transitions, states, log_weights, ancestors, num_draws, num_moves))
-        return self._along(name, backward_paths(transitions, states, log_weights, num_draws))
+        steps, _, trials = log_weights.shape
+        uniforms = torch.rand(steps, num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
+        return self._along(name, backward_paths(transitions, states, log_weights, uniforms))
 
     @torch.no_grad()
     def smoothed(self) -> SMCPosterior:
@@ -230,7 +226,7 @@ class SMCPosterior:
     def recording(self) -> tuple[Tensor | None, Tensor | None]:
         """The recording and the inputs that the filter saw, `trials x time x ...`; None for a user's own model."""
         model = self.transitions
-        return (model.y, model.u) if isinstance(model, BuiltInTransitions) else (None, None)
+        return (model.data.seen.with_gaps, model.data.u) if isinstance(model, BuiltInTransitions) else (None, None)
 
     @property
     def mean_name(self) -> str | None:
@@ -265,6 +261,7 @@ class SMCPosterior:
     def _along(self, name: str, paths: Tensor) -> Tensor:
         value = self.particles[name]
         time_dim = self._time_dim(value)
+        # The trials are the innermost plate, or there are none that are told apart.
         chosen = paths[:, 0] if self.log_weights.dim() == 2 else paths
         bins = [take(v, i, time_dim) for v, i in zip(value.unbind(time_dim), chosen.unbind(-1), strict=True)]
         return torch.stack(bins, time_dim)

@@ -82,8 +82,9 @@ class EffectsKernel:
         self.particle_plate = pyro.plate("particles", num_particles, dim=-self.batch_dims)
         self.scale: float | Tensor | None = None
 
-    def slices(self, *args: Any, **kwargs: Any) -> list[Call]:
+    def slices(self, data: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Call]:
         """Cut whole sequences, every tensor at its dim -2, into the arguments of `init` and `step`."""
+        args, kwargs = data
         calls = self.calls(*args, **kwargs)
         encode = getattr(self.guide, "encode", None)
         if encode is None:

@@ -1,26 +1,103 @@
-"""Gradient estimators: how gradients pass, or do not pass, through resampling."""
+"""Gradient estimators: along the particles, with or without a share of resampling, or along smoothed paths."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pyro_lowrank.errors import check_positive_int
+
+
+class Run(Protocol):
+    """A particle filter about to be run, as gradient estimators see it."""
+
+    def filter(self, *, with_paths: bool = False) -> Any:
+        """Run it; return the history, with what `paths` needs if asked for."""
+
+    def paths(self, history: Any, num_paths: int) -> Any:
+        """Draw paths given the whole recording."""
+
+    def log_density(self, paths: Any) -> Tensor:
+        """Return what is differentiated along paths, averaged over these, `(trials)`."""
+
 
 class GradientEstimator(ABC):
-    """Says what weights resampled particles carry, and which function of one run is differentiated.
-
-    All estimators share the value of the log evidence; only gradients differ.
-    """
+    """Says what is differentiated. All estimators share the value of the log evidence; only gradients differ."""
 
     needs_independent_ancestors = False
     """Whether it is only right where ancestors are drawn independently (`MultinomialResampling`)."""
 
+    along_particles = True
+    """Whether gradients pass through the particles, and so through the proposal, or along smoothed paths."""
+
     @abstractmethod
+    def estimate(self, run: Run) -> tuple[Tensor, Any]:
+        """Return what is differentiated, per trial, the log evidence in value; and the history of the run."""
+
     def carried(self, log_weights: Tensor) -> Tensor:
         """Return the log weights after resampling, -log K in value, from the ancestors' normalised ones."""
+        return torch.full_like(log_weights, -math.log(log_weights.shape[0]))
+
+
+class FisherGradient(GradientEstimator):
+    r"""Differentiates the log density of latents and data along paths drawn given the whole recording.
+
+    By Fisher's identity that is the gradient of the log evidence itself, not of the particle filter's estimate:
+
+    .. math:: \nabla_\theta \log p(y) = E[\nabla_\theta \log p_\theta(z_{1:T}, y) \mid y]
+
+    The filter runs without gradients, `num_paths` paths are drawn by backward simulation, and nothing is differentiated
+    through resampling or through time: it is quicker than the other estimators, and biased only as far as the paths
+    are, which more particles mend, whatever the proposal. The parameters of a guide (an encoder's) follow
+    :math:`\nabla_\phi E[\log q_\phi(z \mid y) \mid y]` on the same paths: they minimise the inclusive divergence
+    from the posterior, not the gap of the bound (reweighted wake-sleep). Where recordings are padded, only what comes
+    before each trial's last data counts.
+
+    Args:
+        num_paths: number of paths; the noise of the gradient falls with it.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.PoissonObservation(rank=2, features=8))
+        >>> elbo = plr.SMC_ELBO(64, gradient=FisherGradient(num_paths=16))
+        >>> elbo(model, plr.BootstrapGuide(model))(torch.ones(5, 20, 8)).backward()
+
+    References:
+        Cappe, Moulines and Ryden (2005), "Inference in Hidden Markov Models", ch. 10; Poyiadjis, Doucet and Singh
+        (2011), Biometrika 98:65; Kantas et al. (2015), Stat. Sci. 30:328; Le et al. (2019), "Revisiting reweighted
+        wake-sleep", UAI.
+    """
+
+    along_particles = False
+
+    def __init__(self, num_paths: int = 8) -> None:
+        self.num_paths = check_positive_int("num_paths", num_paths)
+
+    def estimate(self, run: Run) -> tuple[Tensor, Any]:
+        """Return the log evidence, plus terms that are zero in value and carry the score."""
+        wanted = torch.is_grad_enabled()
+        with torch.no_grad():
+            history = run.filter(with_paths=wanted)
+            paths = run.paths(history, self.num_paths) if wanted else None
+        evidence = history.increments.sum(0)
+        if paths is None:
+            return evidence, history
+        density = run.log_density(paths)
+        return evidence + (density - density.detach()), history
+
+
+class _AlongParticles(GradientEstimator):
+    """Base of the estimators that differentiate the run itself."""
+
+    def estimate(self, run: Run) -> tuple[Tensor, Any]:
+        """Return what is differentiated, and the history of the run."""
+        history = run.filter()
+        return self.objective(history.increments, history.ancestor_log_probs), history
 
     @abstractmethod
     def objective(self, increments: Tensor, ancestor_log_probs: Tensor) -> Tensor:
@@ -32,27 +109,23 @@ class GradientEstimator(ABC):
         """
 
 
-class PathwiseGradient(GradientEstimator):
+class PathwiseGradient(_AlongParticles):
     r"""Differentiates through the particles' paths and ignores resampling.
 
     Estimates :math:`E[\nabla \log \hat Z]` with the ancestors held fixed: biased as the gradient of
     :math:`E[\log \hat Z]`, because how ancestors depend on the parameters is left out, but of the lowest variance by
-    far. It is what filtering objectives and the paper use. Costs nothing beyond the backward pass.
+    far. It is what filtering objectives and the paper use. It runs on plain tensor operations.
 
     References:
         Maddison et al. (2017), Le et al. (2018), Naesseth et al. (2018); Pals et al. (2024), NeurIPS.
     """
-
-    def carried(self, log_weights: Tensor) -> Tensor:
-        """Return -log K, without a gradient."""
-        return torch.full_like(log_weights, -math.log(log_weights.shape[0]))
 
     def objective(self, increments: Tensor, ancestor_log_probs: Tensor) -> Tensor:
         """Return the log evidence."""
         return increments.sum(0)
 
 
-class StopGradient(GradientEstimator):
+class StopGradient(_AlongParticles):
     r"""Lets resampled particles carry the gradient of their ancestors' weights, with the forward pass unchanged.
 
     :math:`\nabla \hat Z` is then without bias for :math:`\nabla E[\hat Z] = \nabla Z`, with any resampling scheme that
@@ -72,7 +145,7 @@ class StopGradient(GradientEstimator):
         return increments.sum(0)
 
 
-class ScoreFunctionGradient(GradientEstimator):
+class ScoreFunctionGradient(_AlongParticles):
     r"""Adds to the pathwise gradient the score-function term of every ancestor drawn.
 
     .. math::
@@ -88,10 +161,6 @@ class ScoreFunctionGradient(GradientEstimator):
     """
 
     needs_independent_ancestors = True
-
-    def carried(self, log_weights: Tensor) -> Tensor:
-        """Return -log K, without a gradient."""
-        return torch.full_like(log_weights, -math.log(log_weights.shape[0]))
 
     def objective(self, increments: Tensor, ancestor_log_probs: Tensor) -> Tensor:
         """Return the log evidence, plus terms that are zero in value and carry the score."""

@@ -1,4 +1,4 @@
-"""Which kernel runs a model and guide."""
+"""What runs a model and guide: built-in ones as a bound pair, a user's own under Pyro's effects."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.smc.built_in import BuiltInKernel
 from pyro_lowrank.smc.effects import EffectsKernel, FromModel
+from pyro_lowrank.smc.pair import Pair
 
 _MODEL_METHODS = ("init", "step", "bind")
 _GUIDE_METHODS = ("init", "step", "encode")
@@ -27,10 +27,19 @@ def _is_built_in(thing: Any, base: type, methods: tuple[str, ...]) -> bool:
     return isinstance(thing, base) and all(getattr(type(thing), name) is getattr(base, name) for name in methods)
 
 
-def make_kernel(model: Any, guide: Any, num_particles: int, max_plate_nesting: int) -> BuiltInKernel | EffectsKernel:
-    """Return the kernel for a model and guide, with the parameters read now, as Pyro parameters.
+def bind(
+    model: Any, guide: Any, num_particles: int, max_plate_nesting: int, *, through_proposal: bool = True
+) -> Pair | EffectsKernel:
+    """Return a built-in model and guide, with the parameters read now, as Pyro parameters; or the kernel of others.
 
     Without a guide, as in `pyro.infer.Importance`, all latents are proposed from the model.
+
+    Args:
+        model: the model.
+        guide: its guide, or None.
+        num_particles: of a user's pair.
+        max_plate_nesting: likewise.
+        through_proposal: as of `Pair.of`.
 
     Raises:
         TypeError: if either lacks `init` or `step`, or a built-in guide is for another model.
@@ -38,7 +47,7 @@ def make_kernel(model: Any, guide: Any, num_particles: int, max_plate_nesting: i
     if guide is None:
         guide = BootstrapGuide(model) if _is_built_in(model, StateSpaceModel, _MODEL_METHODS) else FromModel()
     if is_built_in(model, guide):
-        return BuiltInKernel(model, guide, num_particles)
+        return Pair.of(model, guide, through_proposal=through_proposal)
     for role, thing in (("model", model), ("guide", guide)):
         for method in ("init", "step"):
             if not callable(getattr(thing, method, None)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from pyro.infer.smcfilter import SMCFailed
@@ -41,8 +41,8 @@ class Kernel(Protocol[SliceT]):
     batch_dims: int
     """Number of leading dims of state tensors before their own: particles, then plates."""
 
-    def slices(self, *args: Any, **kwargs: Any) -> Sequence[Any]:
-        """Return what is needed of each time bin of whole sequences, whose time dim is -2."""
+    def slices(self, data: Any) -> Sequence[Any]:
+        """Return what is needed of each time bin of whole sequences."""
 
     def init(self, slice_t: SliceT) -> tuple[State, Tensor]:
         """Return the particles of the first time bin, and their log incremental weights, `particles (x trials)`."""
@@ -72,6 +72,11 @@ class Scheme:
         for name, kind in (("resampler", Resampler), ("gradient", GradientEstimator)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"`{name}` must be a {kind.__name__}, got {getattr(self, name)!r}.")
+        if self.cut_every is not None and not self.gradient.along_particles:
+            raise ValueError(
+                f"`cut_every` bounds how far gradients reach back in time, and {type(self.gradient).__name__} sends none "
+                "through time: leave it out, or pass gradient=PathwiseGradient()."
+            )
         if not 0 < self.ess_threshold <= 1:
             raise ValueError(
                 f"`ess_threshold` is a share of the particles, above 0 and at most 1, got {self.ess_threshold}; "
@@ -108,10 +113,11 @@ class Particles:
 
 
 @dataclass(frozen=True)
-class History(Generic[SliceT]):
-    """What the loop leaves behind: `last` particles, and per-bin records, each `time x ...`.
+class History:
+    """What a run leaves behind: `last` particles, and per-bin records, each `time x ...`.
 
-    `states`, `log_weights` and `ancestors` are None unless they were asked for.
+    `states` (stacked in front of their own dims), `log_weights` and `ancestors` are None unless they were asked for.
+    `compiled` is what the compiled loop left, for those who go on from there.
     """
 
     last: Particles
@@ -119,9 +125,27 @@ class History(Generic[SliceT]):
     ess: Tensor
     resampled: Tensor
     ancestor_log_probs: Tensor
-    states: list[State] | None
-    log_weights: Tensor | None
-    ancestors: Tensor | None
+    states: State | None = None
+    log_weights: Tensor | None = None
+    ancestors: Tensor | None = None
+    compiled: Any = None
+
+    @classmethod
+    def of(cls, bins: Sequence[Particles], *, store: bool) -> History:
+        """Stack the particles of all time bins; of their states, what every bin has."""
+        records: dict[str, Any] = {
+            "increments": torch.stack([p.increment for p in bins]),
+            "ess": torch.stack([p.ess for p in bins]),
+            "resampled": torch.stack([p.resampled for p in bins]),
+            "ancestor_log_probs": torch.stack([p.ancestor_log_prob for p in bins]),
+        }
+        if store:
+            # A user's model may add state as it goes; only what every time bin has makes a sequence.
+            names = [name for name in bins[0].state if all(name in p.state for p in bins)]
+            records["states"] = {name: torch.stack([p.state[name] for p in bins]) for name in names}
+            records["log_weights"] = torch.stack([p.log_weights for p in bins])
+            records["ancestors"] = torch.stack([p.ancestors for p in bins])
+        return cls(last=bins[-1], **records)
 
 
 def start(kernel: Kernel[SliceT], slice_t: SliceT) -> Particles:
@@ -238,7 +262,7 @@ def without_gradients(particles: Particles) -> Particles:
     return replace(particles, state=state, log_weights=particles.log_weights.detach())
 
 
-def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *, store: bool) -> History[SliceT]:
+def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *, store: bool) -> History:
     """Run the particle filter over whole sequences.
 
     Args:
@@ -261,18 +285,9 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
             particles = without_gradients(particles)
         particles = advance(kernel, slice_t, particles, scheme, random_t)
         bins.append(particles if store else replace(particles, state={}))
-    increments = torch.stack([p.increment for p in bins])
-    check_alive(increments)
-    return History(
-        last=particles,
-        increments=increments,
-        ess=torch.stack([p.ess for p in bins]),
-        resampled=torch.stack([p.resampled for p in bins]),
-        ancestor_log_probs=torch.stack([p.ancestor_log_prob for p in bins]),
-        states=[p.state for p in bins] if store else None,
-        log_weights=torch.stack([p.log_weights for p in bins]) if store else None,
-        ancestors=torch.stack([p.ancestors for p in bins]) if store else None,
-    )
+    history = History.of(bins, store=store)
+    check_alive(history.increments)
+    return history
 
 
 def check_alive(increments: Tensor, *, first_time: int = 0) -> None:

@@ -58,8 +58,13 @@ def _draw(cumulative: Tensor, uniform: Tensor) -> Tensor:
 
 def _last(log_weights: Tensor, num_draws: int) -> Tensor:
     """Return where each path ends, `draws x trials`."""
-    uniform = torch.rand(log_weights.shape[1], num_draws, dtype=log_weights.dtype, device=log_weights.device)
-    return _draw(log_weights.exp().mT.contiguous().cumsum(-1), uniform).mT
+    uniform = torch.rand(num_draws, log_weights.shape[1], dtype=log_weights.dtype, device=log_weights.device)
+    return _ends(log_weights, uniform)
+
+
+def _ends(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """Return particles drawn by their weights, `draws x trials`."""
+    return _draw(log_weights.exp().mT.contiguous().cumsum(-1), uniform.mT.contiguous()).mT
 
 
 def _blocks(index: Tensor, num_particles: int) -> Iterator[Tensor]:
@@ -67,10 +72,23 @@ def _blocks(index: Tensor, num_particles: int) -> Iterator[Tensor]:
     return iter(index.split(max(1, _PAIRS // (num_particles * index.shape[1]))))
 
 
-def backward_paths(transitions: Transitions, states: Sequence[State], log_weights: Tensor, num_draws: int) -> Tensor:
+def backward_paths(
+    transitions: Transitions,
+    states: Sequence[State],
+    log_weights: Tensor,
+    uniforms: Tensor,
+    last: Tensor | None = None,
+) -> Tensor:
     r"""Draw paths given the whole recording, each ancestor afresh among all particles.
 
     .. math:: P(b_t = i \mid b_{t+1}) \propto W_t^i\, p(z_{t+1}^{b_{t+1}} \mid z_t^i)
+
+    Args:
+        transitions: the density of the steps.
+        states: of the particles, one per time bin.
+        log_weights: of the particles.
+        uniforms: numbers in [0, 1), `time x draws x trials`.
+        last: where the paths of each trial end, `trials`; at the last time bin if None. What comes after is no path.
 
     Returns:
         Indices of particles, `draws x trials x time`.
@@ -79,17 +97,32 @@ def backward_paths(transitions: Transitions, states: Sequence[State], log_weight
         Godsill, Doucet and West (2004), J. Am. Stat. Assoc. 99:156.
     """
     num_steps, num_particles, _ = log_weights.shape
-    paths = [_last(log_weights[-1], num_draws)]
+    paths = [_ends(log_weights[-1], uniforms[-1])]
     for t in reversed(range(num_steps - 1)):
         score = transitions.pairs(t, states[t])
         prior = log_weights[t].mT
-        uniform = torch.rand(paths[-1].shape, dtype=prior.dtype, device=prior.device)
         drawn = []
-        for index, numbers in zip(_blocks(paths[-1], num_particles), _blocks(uniform, num_particles), strict=True):
-            weights = torch.softmax(score(take_states(states[t + 1], index, transitions.batch_dims)).add_(prior), -1)
+        for index, numbers in zip(_blocks(paths[-1], num_particles), _blocks(uniforms[t], num_particles), strict=True):
+            logits = score(take_states(states[t + 1], index, transitions.batch_dims))
+            if last is not None:
+                logits = torch.where((t < last).unsqueeze(-1), logits, 0.0)
+            weights = torch.softmax(logits.add_(prior), -1)
             drawn.append(_draw(weights.cumsum(-1), numbers.unsqueeze(-1)).squeeze(-1))
         paths.append(torch.cat(drawn))
     return torch.stack(paths[::-1], -1)
+
+
+def along(stack: Tensor, paths: Tensor) -> Tensor:
+    """Return the particles on paths `draws x trials x time`, from `time x particles x trials x ...`.
+
+    Example::
+
+        >>> along(torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]).unsqueeze(-1), torch.tensor([[[1, 0]]])).flatten()
+        tensor([2., 3.])
+    """
+    index = paths.permute(2, 0, 1)
+    index = index.reshape(*index.shape, *(1,) * (stack.dim() - 3)).expand(*index.shape, *stack.shape[3:])
+    return stack.gather(1, index).movedim(0, 2)
 
 
 def mcmc_paths(

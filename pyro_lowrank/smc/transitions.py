@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -14,13 +15,13 @@ from pyro.infer.smcfilter import SMCState
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_lowrank.dynamics.means import Mean, fastest_mean
 from pyro_lowrank.dynamics.transition import Transition
-from pyro_lowrank.models.state_space import Emission
 from pyro_lowrank.modules import own_values
-from pyro_lowrank.smc.backends import mean_of
-from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.observations.base import Emission
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.loop import State, take
+from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.smoothing import take_states
 
 
@@ -31,41 +32,40 @@ class BuiltInTransitions:
     Args:
         transition: how the latents move.
         emission: how they are seen.
-        v: effective inputs, `trials x time x inputs`, or None.
-        u: raw inputs, likewise.
-        y: the recording, `trials x time x features`; NaN is missing.
+        data: the recording and its inputs.
         backend: as of `SMCFilter`.
     """
 
     transition: Transition
     emission: Emission
-    v: Tensor | None
-    u: Tensor | None
-    y: Tensor
+    data: Sequences
     backend: str
     batch_dims: int = 2
 
-    @property
-    def observed(self) -> Tensor:
-        """Where any feature was recorded, `trials x time`."""
-        return ~self.y.isnan().all(-1)
-
     @classmethod
-    def of(cls, kernel: BuiltInKernel, backend: str, y: Tensor, u: Tensor | None = None) -> BuiltInTransitions:
-        """Copy what a run used, which training may change afterwards."""
-        transition, emission = copy.deepcopy((kernel.transition, kernel.emission))
-        v = None if u is None else transition.effective_inputs(u)
-        return cls(transition, emission, v, u, y, backend)
+    def of(cls, pair: Pair, data: Sequences, backend: str) -> BuiltInTransitions:
+        """Return the transitions of a run."""
+        return cls(pair.transition, pair.emission, data, backend)
+
+    def kept(self) -> BuiltInTransitions:
+        """Return a copy of what training may change afterwards."""
+        return replace(self, **dict(zip(("transition", "emission"), copy.deepcopy((self.transition, self.emission)))))
+
+    @cached_property
+    def _mean(self) -> Mean:
+        return fastest_mean(self.transition, self.backend)
 
     def _white(self, time: int, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return means of the next latents in units of the noise, and what brings latents to the same units."""
-        noise = self.transition.noise
-        v = None if self.v is None else self.v[:, time]
-        mean = mean_of(self.transition, self.backend)(z, v)
-        inverse = torch.linalg.inv(noise.scale_tril)
+        mean = self._mean(z, self.data.v_at(time))
+        inverse = torch.linalg.inv(self.transition.noise.scale_tril)
         # Seen from the middle of the cloud, so that no digits are lost far from the origin.
         middle = mean.mean(0, keepdim=True)
         return (mean - middle) @ inverse.mT, lambda after: (after - middle) @ inverse.mT
+
+    def _log_kernel(self, after: Tensor, mean: Tensor) -> Tensor:
+        """Return the log density, up to a constant, of whitened latents `... x rank` around whitened means."""
+        return self.transition.noise.log_kernel((after - mean).square().sum(-1), mean.shape[-1])
 
     def pairs(self, time: int, before: State) -> Callable[[State], Tensor]:
         """Return the log density of later latents as a function of them, `D x trials x particles`."""
@@ -86,8 +86,7 @@ class BuiltInTransitions:
     def matched(self, time: int, before: State, after: State) -> Tensor:
         """Return the log density of later latents given as many earlier ones, `D x trials`."""
         mean, whiten = self._white(time, before["z"])
-        distance = (whiten(after["z"]) - mean).square().sum(-1)
-        return self.transition.noise.log_kernel(distance, mean.shape[-1])
+        return self._log_kernel(whiten(after["z"]), mean)
 
     def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
         """Return the log density of later latents given earlier ones by index, `D x trials`, for so many indices."""
@@ -95,7 +94,7 @@ class BuiltInTransitions:
             return lambda index, after: self.matched(time, take_states(before, index, self.batch_dims), after)
         # Fewer particles than uses: the mean of each is computed once.
         mean, whiten = self._white(time, before["z"])
-        return lambda index, after: -0.5 * (whiten(after["z"]) - take(mean, index, self.batch_dims)).square().sum(-1)
+        return lambda index, after: self._log_kernel(whiten(after["z"]), take(mean, index, self.batch_dims))
 
 
 class _Fixed(Messenger):

@@ -245,8 +245,8 @@ def test_what_is_not_supported_says_so(caplog: pytest.LogCaptureFixture) -> None
     with pytest.raises(ValueError, match=reason):
         plr.SMCFilter(model, plr.BootstrapGuide(model), 5, backend="compiled").run(y)
     with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
-        from pyro_lowrank.smc import backends
+        from pyro_lowrank.smc import runs
 
-        backends._say_once.cache_clear()
+        runs._say_once.cache_clear()
         plr.SMCFilter(model, plr.BootstrapGuide(model), 5).run(y)
     assert reason in caplog.text

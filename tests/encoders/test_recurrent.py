@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyro_lowrank as plr
+from pyro_lowrank.observations.observed import Observed
 from tests.oracles.linear import kalman_filter, linear_model
 
 
@@ -35,9 +36,9 @@ def test_online_it_proposes_what_it_does_offline(constant: bool) -> None:
         (encoder.log_variance if constant else encoder.bias[2:]).fill_(3.0)
     guide = plr.EncoderGuide(model, encoder)
     proposal = guide.bind(model.bind())
-    offline = proposal.encode(y, None, first=True)
+    offline = proposal.encode(Observed.of(y), None, first=True)
     for t in range(12):
-        for name, value in proposal.encode_last(y[:, : t + 1], first=t == 0).items():
+        for name, value in proposal.encode_last(Observed.of(y[:, : t + 1]), first=t == 0).items():
             torch.testing.assert_close(value, offline[name][:, t])
     smc = plr.SMCFilter(model, guide, 20_000)
     smc.init(y[:, 0])

@@ -70,7 +70,7 @@ def test_padded_trials_have_the_evidence_of_each_alone(kind: str) -> None:
 
     def run(data: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pyro_lowrank.smc.built_in.BuiltInKernel.draw_white", lambda *_: numbers)
+            patch.setattr("pyro_lowrank.smc.plain.PlainKernel.draw_white", lambda *_: numbers)
             smc = plr.SMCFilter(model, guide, 200, resampler=plr.NoResampling(), backend="plain")
             return smc.run(data).log_evidence
 

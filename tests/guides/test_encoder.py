@@ -12,6 +12,7 @@ import pyro_lowrank as plr
 from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.guides.base import Bin
 from pyro_lowrank.guides.encoder import EncoderGuide
+from pyro_lowrank.observations.observed import Observed
 from tests.oracles.linear import kalman_filter, linear_model
 
 
@@ -23,8 +24,8 @@ def test_density_and_weights_are_those_of_the_dense_product(first: bool, dtype: 
     proposal = EncoderGuide(model, encoder).bind(bound)
     noise = bound.transition.initial_noise if first else bound.transition.noise
     y, mean = torch.randn(3, 1, 4, dtype=dtype), torch.randn(5, 3, 2, dtype=dtype)
-    encoding = {name: value[:, 0] for name, value in proposal.encode(y, None, first=first).items()}
-    z, log_weights = proposal.propose(noise, mean, torch.randn_like(mean), Bin(y[:, 0], None, None, encoding))
+    encoding = {name: value[:, 0] for name, value in proposal.encode(Observed.of(y), None, first=first).items()}
+    z, log_weights = proposal.propose(noise, mean, torch.randn_like(mean), Bin(Observed.of(y[:, 0]), None, encoding))
     mu, log_variance = (part[:, 0] for part in encoder(y))
     q, s = noise.covariance, torch.diag_embed(log_variance.exp())
     p = torch.linalg.inv(torch.linalg.inv(q) + torch.linalg.inv(s))
@@ -80,11 +81,11 @@ def test_a_causal_encoder_proposes_online_what_it_does_offline(padding_mode: str
     guide = EncoderGuide(model, encoder)
     bound = model.bind()
     proposal = guide.bind(bound)
-    offline = proposal.encode(y, None, first=True)
+    offline = proposal.encode(Observed.of(y), None, first=True)
     back = proposal.online_lookback()
     assert back == 5
     for t in range(12):
-        online = proposal.encode_last(y[:, max(0, t - back) : t + 1], first=t == 0)
+        online = proposal.encode_last(Observed.of(y[:, max(0, t - back) : t + 1]), first=t == 0)
         for name, value in online.items():
             torch.testing.assert_close(value, offline[name][:, t])
 
@@ -103,7 +104,7 @@ def test_the_online_filter_remembers_what_the_encoder_reads() -> None:
             return white if draws is None else next(draws).unsqueeze(0)  # type: ignore[call-overload, no-any-return]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pyro_lowrank.smc.built_in.BuiltInKernel.draw_white", draw)
+            patch.setattr("pyro_lowrank.smc.plain.PlainKernel.draw_white", draw)
             smc = plr.SMCFilter(model, guide, 400, resampler=plr.NoResampling(), backend="plain")
             if not online:
                 found.append(smc.run(y).log_evidence)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import pyro_lowrank as plr
+from pyro_lowrank.observations.observed import Observed
 from tests.builders import assert_close
 from tests.oracles.linear import exact_log_evidence, kalman_filter, linear_model
 
@@ -50,7 +51,7 @@ def test_it_sees_nothing_of_the_last_bins_and_proposes_from_the_transition(kind:
     for trial, end in ((0, 9), (1, 7), (2, 9)):
         other[trial, end - 2 : end] += 5.0
     bound = model.bind()
-    codes = [guide.bind(bound).encode(data, None, first=True) for data in (y, other)]
+    codes = [guide.bind(bound).encode(Observed.of(data), None, first=True) for data in (y, other)]
     for name in codes[0]:
         assert torch.equal(*(code[name] for code in codes)), name
     assert codes[0]["blind"].squeeze(-1).bool().tolist() == [

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank.observations.curvature import Curvature
+from pyro_lowrank.observations.observed import Observed
 from tests.builders import assert_close, gaussian_model, network, shaken
 from tests.observations.test_families import FAMILIES, model_of
 from tests.oracles.quadrature import log_evidence_on_a_grid
@@ -38,7 +39,7 @@ def test_it_is_the_optimal_guide_for_gaussian_data(iterations: int, noise: str, 
     optimal = plr.OptimalGuide(model).bind(bound)
     v = bound.transition.effective_inputs(u)
     mean = torch.randn(10, 3, 2, dtype=dtype)
-    codes = [proposal.encode(y, v, first=True) for proposal in (laplace, optimal)]
+    codes = [proposal.encode(Observed.of(y), v, first=True) for proposal in (laplace, optimal)]
     for time, q in ((0, bound.transition.initial_noise), (2, bound.transition.noise), (3, bound.transition.noise)):
         found, expected = (
             proposal.distribution(q, mean, {name: value[:, time] for name, value in code.items()})

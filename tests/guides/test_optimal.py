@@ -12,13 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pyro_lowrank as plr
 from pyro_lowrank.guides.base import Bin
 from pyro_lowrank.guides.optimal import OptimalProposal
+from pyro_lowrank.observations.observed import Observed
 from tests.oracles.linear import linear_model
 
 
 def one_bin(proposal: OptimalProposal, y_t: Tensor, *, first: bool) -> Bin:
     """Encode a time bin `trials x features` by itself."""
-    encoding = proposal.encode(y_t.unsqueeze(-2), None, first=first)
-    return Bin(y_t, None, None, {name: value.squeeze(-2) for name, value in encoding.items()})
+    encoding = proposal.encode(Observed.of(y_t.unsqueeze(-2)), None, first=first)
+    return Bin(Observed.of(y_t), None, {name: value.squeeze(-2) for name, value in encoding.items()})
 
 
 def dense_posterior(model: plr.StateSpaceModel, mean: Tensor, covariance: Tensor, y_t: Tensor) -> tuple[Tensor, ...]:

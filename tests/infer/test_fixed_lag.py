@@ -101,7 +101,7 @@ def test_a_buffer_that_is_read_into_again_does_not_change_the_past() -> None:
     torch.testing.assert_close(posterior.recording[0], y[:, -4:], equal_nan=True)
     torch.testing.assert_close(posterior.recording[1], u[:, -4:])
     assert isinstance(posterior.transitions, BuiltInTransitions)
-    torch.testing.assert_close(posterior.transitions.v, u[:, -4:])
+    torch.testing.assert_close(posterior.transitions.data.v, u[:, -4:])
 
 
 def test_forecasts_and_calibration_go_on_from_the_last_bins() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank.training.teacher import oscillator_teacher
+from pyro_lowrank.observations.observed import Observed
 from tests.builders import network, shaken
 
 
@@ -91,9 +92,9 @@ def test_online_the_encoder_proposes_what_it_does_offline() -> None:
     y = pooled(model)[0].y.clone()
     y[0, 4] = torch.nan
     proposal = guide.bind(model.bind())
-    offline = proposal.encode(y, None, first=True)
+    offline = proposal.encode(Observed.of(y), None, first=True)
     for t in range(9):
-        for name, value in proposal.encode_last(y[:, max(0, t - 2) : t + 1], first=t == 0).items():
+        for name, value in proposal.encode_last(Observed.of(y[:, max(0, t - 2) : t + 1]), first=t == 0).items():
             torch.testing.assert_close(value, offline[name][:, t])
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_lowrank as plr
-from pyro_lowrank.smc import backends
+from pyro_lowrank.smc import runs
 from pyro_lowrank.smc.loop import ParticlesDied
 from tests.smc.test_effects import Delegate
 
@@ -17,7 +17,7 @@ from tests.smc.test_effects import Delegate
 @pytest.fixture(autouse=True)
 def nothing_said_yet() -> None:
     torch.manual_seed(0)
-    backends._say_once.cache_clear()
+    runs._say_once.cache_clear()
 
 
 def pair() -> tuple[Any, Any, torch.Tensor]:
@@ -38,29 +38,26 @@ def test_a_model_without_a_compiled_form_is_refused_or_runs_plainly(caplog: pyte
     ]
 
 
-def test_without_numba_it_runs_plainly_and_says_so_once(
+def test_it_says_what_it_compiled_and_for_how_long(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, guide, y = pair()
-    monkeypatch.setattr(backends, "HAS_NUMBA", False)
-    losses = []
-    with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
-        for backend in ("auto", "auto", "plain"):
-            torch.manual_seed(1)
-            losses.append(plr.SMC_ELBO(5, backend=backend).loss(model, guide, y))
-    assert losses[0] == losses[1] == losses[2]
-    assert sum("Numba is not installed" in record.message for record in caplog.records) == 1
-
-
-def test_it_says_once_that_it_compiles(caplog: pytest.LogCaptureFixture) -> None:
     from pyro_lowrank.smc.compiled import run
 
-    run.say_that_it_compiles.cache_clear()
+    clock = iter([0.0, 7.0])
+    monkeypatch.setattr(run.time, "perf_counter", lambda: next(clock))
     model, guide, y = pair()
     with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
-        for _ in range(2):
-            plr.SMC_ELBO(5).loss(model, guide, y)
-    assert sum("compiled for models of this form" in record.message for record in caplog.records) == 1
+        plr.SMC_ELBO(5).loss(model, guide, y)
+    assert "Compiled the loops of OptimalProposal for 2 latents in 7 s" in caplog.text
+
+
+def test_gradients_along_the_particles_have_no_compiled_form() -> None:
+    model, guide, y = pair()
+    elbo = plr.SMC_ELBO(5, gradient=plr.PathwiseGradient(), backend="compiled")
+    with pytest.raises(plr.NoCompiledForm, match=r"PathwiseGradient differentiates the run itself; FisherGradient"):
+        elbo.differentiable_loss(model, guide, y)
+    # Without gradients there is nothing to differentiate.
+    assert elbo.loss(model, guide, y) > 0
 
 
 @pytest.mark.parametrize("backend", ["compiled", "plain"])

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
-from pyro_lowrank.smc.built_in import BuiltInKernel
+from pyro_lowrank.smc.pair import Pair
+from pyro_lowrank.smc.plain import PlainKernel
 from tests.oracles.linear import exact_log_evidence, linear_model
 
 
@@ -43,8 +44,9 @@ def gradient_of(model: plr.StateSpaceModel, value: Tensor) -> Tensor:
 
 def enumerated_gradient(model: plr.StateSpaceModel, guide: plr.BootstrapGuide, y: Tensor, white: Tensor) -> Tensor:
     """Differentiate E[log Zhat] over all ancestors of two particles at two time bins, for fixed noise, exactly."""
-    kernel = BuiltInKernel(model, guide, 2)
-    slices = [type(s)(s.bin, s.v_before, white[t]) for t, s in enumerate(kernel.slices(y))]
+    pair = Pair.of(model, guide)
+    kernel = PlainKernel(pair, 2)
+    slices = [type(s)(s.bin, s.v_before, white[t]) for t, s in enumerate(kernel.slices(pair.read(y)))]
     state, log_first = kernel.init(slices[0])
     weights = log_first[:, 0].softmax(0)
     expectation = torch.zeros((), dtype=y.dtype)
@@ -79,8 +81,8 @@ def test_score_function_is_unbiased_for_the_gradient_of_the_objective_and_pathwi
 def test_estimators_share_the_value_of_the_log_evidence() -> None:
     model, guide, y = bootstrap_case(6)
     values = []
-    for gradient in (plr.PathwiseGradient(), plr.StopGradient(), plr.ScoreFunctionGradient()):
+    for gradient in (plr.PathwiseGradient(), plr.StopGradient(), plr.ScoreFunctionGradient(), plr.FisherGradient()):
         torch.manual_seed(5)
         elbo = plr.SMC_ELBO(10, gradient=gradient, resampler=plr.MultinomialResampling())
         values.append(elbo.loss(model, guide, y))
-    torch.testing.assert_close(values[1:], values[:1] * 2)
+    torch.testing.assert_close(values[1:], values[:1] * 3)

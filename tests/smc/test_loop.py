@@ -11,8 +11,9 @@ from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
 import pyro_lowrank as plr
-from pyro_lowrank.smc.built_in import BuiltInKernel, Slice
 from pyro_lowrank.smc.loop import Scheme, run_loop
+from pyro_lowrank.smc.pair import Pair
+from pyro_lowrank.smc.plain import PlainKernel, Slice
 from tests.oracles.linear import linear_model
 
 
@@ -54,8 +55,9 @@ def test_trials_are_weighed_independently() -> None:
     model = linear_model()
     y = model.simulate(4, 7).y
     guide = plr.OptimalGuide(model)
-    kernel = BuiltInKernel(model, guide, 30)
-    together = kernel.slices(y)
+    pair = Pair.of(model, guide)
+    kernel = PlainKernel(pair, 30)
+    together = kernel.slices(pair.read(y))
 
     class Fixed(plr.SystematicResampling):
         def draw(self, num_steps: int, num_particles: int, batch: torch.Size, **factory: object) -> Tensor:
@@ -66,7 +68,7 @@ def test_trials_are_weighed_independently() -> None:
     for trial in range(4):
         alone = [
             Slice(s.bin, None, whole.white[:, trial : trial + 1])
-            for s, whole in zip(kernel.slices(y[trial : trial + 1]), together, strict=True)
+            for s, whole in zip(kernel.slices(pair.read(y[trial : trial + 1])), together, strict=True)
         ]
         found = run_loop(kernel, alone, scheme, store=False).increments
         torch.testing.assert_close(found[:, 0], expected[:, trial])
@@ -106,6 +108,7 @@ def test_parameters_that_are_not_finite_are_reported_as_such() -> None:
         ({"ess_threshold": 0.0}, "above 0 and at most 1, got 0.0.*NoResampling"),
         ({"ess_threshold": 1.5}, "above 0 and at most 1, got 1.5"),
         ({"gradient": plr.ScoreFunctionGradient()}, "ancestors drawn independently.*MultinomialResampling"),
+        ({"gradient": plr.FisherGradient(), "cut_every": 5}, "sends none through time.*PathwiseGradient"),
         ({"num_particles": 0}, "at least 1, got num_particles=0"),
     ],
 )
@@ -144,7 +147,7 @@ def test_no_rates_of_all_particles_outlive_a_step(guide: str, monkeypatch: pytes
         "encoder": lambda: plr.EncoderGuide(model, plr.ConvEncoder(features, 2, (3, 1), (4,))),
     }[guide]()
     y = model.simulate(trials, 4).y
-    step, found = BuiltInKernel.step, []
+    step, found = PlainKernel.step, []
 
     def watched(kernel: Any, state: Any, slice_t: Any) -> Any:
         result = step(kernel, state, slice_t)
@@ -152,6 +155,6 @@ def test_no_rates_of_all_particles_outlive_a_step(guide: str, monkeypatch: pytes
         found.append(sum(tuple(value.shape) == (particles, trials, features) for value in alive))
         return result
 
-    monkeypatch.setattr(BuiltInKernel, "step", watched)
+    monkeypatch.setattr(PlainKernel, "step", watched)
     plr.SMCFilter(model, proposal, particles, backend="plain").run(y)
     assert found == [0, 0, 0]

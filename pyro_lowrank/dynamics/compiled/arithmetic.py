@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 
 from pyro_lowrank.compilation import compiled
 
 _KEEP_ORDER = {"contract"}
+
+scalar = register_jitable(
+    fastmath={"reassoc", "nsz", "contract", "arcp"}, error_model="numpy", forceinline=True, _nrt=False
+)
+"""Decorates a function of numbers, of a module, that becomes part of the compiled loops which it is handed to.
+
+It stays a plain function, known by its name: so a loop's result on disk is told from that of another function.
+"""
 _LOG2_E = np.float32(math.log2(math.e))
 # ln 2 in two parts: products of the first with small integers are exact.
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)

@@ -1,4 +1,4 @@
-"""The means of the next latents of many particles at one time bin, compiled: much of what an online step takes."""
+"""The means of the next latents, compiled, with their gradient."""
 
 from __future__ import annotations
 
@@ -8,50 +8,145 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from pyro_lowrank.compilation import run_side_by_side
-from pyro_lowrank.dynamics.compiled.arrays import array, chunks, padded
-from pyro_lowrank.dynamics.compiled.network import kind_of, number_of, weights_of
-from pyro_lowrank.dynamics.compiled.units import move_parents
+from pyro_lowrank.compilation import compiled, run_side_by_side
+from pyro_lowrank.dynamics.compiled.arrays import array, chunks
+from pyro_lowrank.dynamics.compiled.network import form_of, tensors_of, weights_of
+from pyro_lowrank.dynamics.compiled.units import gradient_adder, mover, puller
 from pyro_lowrank.dynamics.network import Network
 
-# Type checkers do not see through arguments that are unpacked.
-_move: Any = move_parents
+# Points are swept in blocks of so many, which fit the cache.
+_BLOCK = 512
+
+
+@compiled(allocates=False)
+def _move_trials(move: Any, weights: Any, z: Any, v: Any, which: Any, means: Any) -> None:
+    for b in range(z.shape[0]):
+        move(weights, z[b], v[b], which, which.shape[0], means[b])
+
+
+@compiled(allocates=False)
+def _add_blocks(add: Any, weights: Any, seen: Any, grad: Any, grad_left: Any, grad_right: Any, grad_bias: Any) -> None:
+    for i in range(seen.shape[0]):
+        add(weights, seen[i], grad[i], grad_left, grad_right, grad_bias)
+
+
+@compiled(allocates=False)
+def _pull_blocks(pull: Any, weights: Any, seen: Any, grad: Any, grad_seen: Any) -> None:
+    for i in range(seen.shape[0]):
+        pull(weights, seen[i], grad[i], grad_seen[i])
 
 
 class CompiledMean:
     """Computes `Network.mean`, without gradients.
 
     Args:
-        network: one for which `obstacle_of_network` finds no obstacle.
+        network: at fixed parameter values.
+        with_inputs: whether inputs will come.
+
+    Raises:
+        NoCompiledForm: if the network has none.
     """
 
-    def __init__(self, network: Network) -> None:
-        kind = kind_of(network.activation, network.right.dtype)
-        assert kind is not None
-        decay, left, right, bias = weights_of(network, with_inputs=network.num_inputs > 0)
-        self.units = (*kind, padded(left.mT), padded(right), padded(bias))
-        self.decay, self.num_inputs = array(decay), network.num_inputs
-        zero = number_of(network.right.dtype)(0)
-        self.zero, self.zero_in = (zero,) * network.rank, (zero,) * left.shape[1]
+    def __init__(self, network: Network, *, with_inputs: bool = True) -> None:
+        self.form = form_of(network, with_inputs=with_inputs)
+        self.network, self.weights = network, weights_of(network, self.form)
 
     @torch.no_grad()
     def __call__(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the means, for latents `... x rank` and effective inputs `... x inputs` that broadcast with them."""
-        inputs, batch, trials = z.new_zeros(self.num_inputs), z.shape[:-1], torch.Size()
-        if v is not None and self.num_inputs:
+        inputs, batch, trials = z.new_zeros(self.form.inputs), z.shape[:-1], torch.Size()
+        if v is not None and self.form.inputs:
             inputs, batch = v, torch.broadcast_shapes(z.shape[:-1], v.shape[:-1])
             # Trials, which have inputs of their own, are the last dims; the particles of a trial are swept in one call.
             trials = v.shape[:-1] if v.shape[:-1] == batch[len(batch) - v.dim() + 1 :] else batch
-        seen = array(inputs.expand(*trials, self.num_inputs).reshape(trials.numel(), self.num_inputs))
-        latents = array(z.expand(*batch, len(self.zero)).reshape(-1, len(seen), len(self.zero)))
-        means, own = np.empty_like(latents), np.arange(len(latents))
+        seen = array(inputs.expand(*trials, self.form.inputs).reshape(trials.numel(), self.form.inputs))
+        rows = z.expand(*batch, self.form.rank).reshape(-1, len(seen), self.form.rank)
+        latents = array(rows.permute(1, 2, 0))
+        means, own = np.empty_like(latents), np.arange(latents.shape[2])
 
         def move(c: slice) -> None:
-            for b in range(len(seen)):
-                block = latents[c, b], seen[b], own, len(latents[c]), means[c, b]
-                _move(self.zero, self.zero_in, self.decay, self.units, *block)
+            _move_trials(mover(self.form), self.weights, latents, seen, own[c], means)
 
-        work = latents[..., 0].size * self.units[-1].size
-        run_side_by_side([partial(move, c) for c in chunks(len(latents), work)])
-        return torch.from_numpy(means).view(*batch, -1)
+        work = latents[:, 0].size * self.weights.bias.size
+        run_side_by_side([partial(move, c) for c in chunks(len(own), work)])
+        return torch.from_numpy(means).permute(2, 0, 1).reshape(*batch, -1)
+
+    def differentiable(self, z: Tensor, v: Tensor | None, value: Tensor | None = None) -> Tensor:
+        """Return the means with their gradient, first order; `value` if it holds them already."""
+        tensors = tensors_of(self.network, with_inputs=self.form.inputs > 0)
+        return _Mean.apply(self, value, z, v if self.form.inputs else None, *tensors)
+
+
+class _Mean(torch.autograd.Function):
+    """Mean and gradient, with nothing the size of the units kept between the two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: CompiledMean,
+        value: Tensor | None,
+        z: Tensor,
+        v: Tensor | None,
+        decay: Tensor,
+        left: Tensor,
+        right: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        """Return the means, for latents `... x rank` and effective inputs that broadcast with them."""
+        ctx.mean = mean
+        ctx.save_for_backward(z, v, decay, left, right, bias)
+        return mean(z, v) if value is None else value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of latents, inputs, decay, M with the input weights, V and h."""
+        z, v, decay, _, _, bias = ctx.saved_tensors
+        mean: CompiledMean = ctx.mean
+        grad = grad_outputs[0]
+        points = z.expand(grad.shape)
+        together = points if v is None else torch.cat([points, v.expand(*grad.shape[:-1], v.shape[-1])], -1)
+        seen, up = _blocks(together), _blocks(grad)
+        found: list[Tensor | None] = [None, None]
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            pulled = _pull(mean, seen, up)[: grad.shape[:-1].numel()].view(*grad.shape[:-1], -1)
+            grad_z = decay * grad + pulled[..., : z.shape[-1]]
+            found = [grad_z.sum_to_size(z.shape), None if v is None else pulled[..., z.shape[-1] :].sum_to_size(v.shape)]
+        grad_decay = (grad * points).flatten(0, -2).sum(0)
+        return None, None, *found, grad_decay, *_add(mean, seen, up, bias.shape[-1])
+
+
+def _blocks(points: Tensor) -> Any:
+    """Lay points out in blocks, `blocks x dim x points`, the last one filled up with zeros, which add nothing."""
+    rows = points.detach().numpy().reshape(-1, points.shape[-1])
+    number = -(-len(rows) // _BLOCK)
+    blocks = np.zeros((number * _BLOCK, rows.shape[1]), rows.dtype)
+    blocks[: len(rows)] = rows
+    return np.ascontiguousarray(blocks.reshape(number, _BLOCK, -1).transpose(0, 2, 1))
+
+
+def _work(mean: CompiledMean, seen: Any) -> int:
+    return int(seen[:, 0].size * mean.weights.bias.size)
+
+
+def _add(mean: CompiledMean, seen: Any, grad: Any, units: int) -> tuple[Tensor, ...]:
+    """Return the gradients of M with the input weights, V and h."""
+    weights, add = mean.weights, gradient_adder(mean.form)
+    cut = chunks(len(seen), _work(mean, seen))
+    sums = [[np.zeros_like(each) for each in (weights.left, weights.right, weights.bias)] for _ in cut]
+    tasks = [
+        partial(_add_blocks, add, weights, seen[c], grad[c], *total) for c, total in zip(cut, sums, strict=True)
+    ]
+    run_side_by_side(tasks)
+    left, right, bias = (torch.from_numpy(sum(parts)[..., :units]) for parts in zip(*sums, strict=True))
+    return left.mT, right, bias
+
+
+def _pull(mean: CompiledMean, seen: Any, grad: Any) -> Tensor:
+    """Return the gradients of what the units see, `points x dim`."""
+    found, pull = np.empty_like(seen), puller(mean.form)
+    cut = chunks(len(seen), _work(mean, seen))
+    run_side_by_side([partial(_pull_blocks, pull, mean.weights, seen[c], grad[c], found[c]) for c in cut])
+    return torch.from_numpy(found).transpose(1, 2).flatten(0, 1)

@@ -4,50 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.compiled import units
+from pyro_lowrank.dynamics.compiled.arrays import array, padded
+from pyro_lowrank.dynamics.compiled.units import Form, Weights
 from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.piecewise import CLIPPED_RELU, IDENTITY, RELU, PiecewiseLinear
 
-_FAST_SHAPES: dict[PiecewiseLinear | None, tuple[int, ...]] = {
-    RELU: units.RELU,
-    CLIPPED_RELU: units.CLIPPED_RELU,
-    IDENTITY: units.IDENTITY,
+_FAST_SHAPES: dict[PiecewiseLinear | None, Any] = {
+    RELU: units.relu,
+    CLIPPED_RELU: units.clipped_relu,
+    IDENTITY: units.identity,
 }
-_SMOOTH = {"tanh": units.TANH, "softplus": units.SOFTPLUS}
-_NO_HINGES = (0.0, (0.0,), (0.0,), (0.0,))
+_SMOOTH = {"tanh": units.tanh_of, "softplus": units.softplus_of}
 
-
-# The loops hold a matrix `rank x rank` as one tuple, and Numba none of a thousand entries.
 LARGEST_RANK = 31
+"""The latents of a particle are kept in one tuple, and Numba compiles long ones slowly."""
 
 
-def obstacle_of_network(network: Network) -> str | None:
-    """Return why a network has no compiled form, or None if it has one."""
+def form_of(network: Network, *, with_inputs: bool) -> Form:
+    """Return what is fixed when the loops over a network's units are compiled.
+
+    Raises:
+        NoCompiledForm: if it has none.
+    """
     if network.right.device.type != "cpu":
-        return f"the model lies on {network.right.device}"
+        raise NoCompiledForm(f"the model lies on {network.right.device}")
     if network.right.dtype not in (torch.float32, torch.float64):
-        return f"the model holds {network.right.dtype}"
+        raise NoCompiledForm(f"the model holds {network.right.dtype}")
     if network.batch_shape:
-        return "parameters of the network have batch dims"
+        raise NoCompiledForm("parameters of the network have batch dims")
     if network.rank > LARGEST_RANK:
-        return f"{network.rank} latents are more than the {LARGEST_RANK} that it holds"
-    if kind_of(network.activation, network.right.dtype) is None:
-        return f"the activation {network.activation.name!r} has no compiled form"
-    return None
-
-
-def kind_of(function: Activation, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
-    """Return an activation's compile-time tuple and its hinges, as numbers of a type, or None if it has none."""
-    number = number_of(dtype)
-    found = _kind_of(function)
-    if found is None:
-        return None
-    kind, (first_slope, *hinges) = found
-    return kind, (number(first_slope), *(tuple(map(number, part)) for part in hinges))
+        raise NoCompiledForm(f"{network.rank} latents are more than the {LARGEST_RANK} that it holds")
+    compiled, hinges = compiled_activation(network.activation)
+    inputs = network.num_inputs if with_inputs else 0
+    return Form(network.rank, inputs, compiled, len(hinges) - 1, number_of(network.right.dtype))
 
 
 def number_of(dtype: torch.dtype) -> Any:
@@ -55,24 +51,30 @@ def number_of(dtype: torch.dtype) -> Any:
     return torch.empty(0, dtype=dtype).numpy().dtype.type
 
 
-def _kind_of(function: Activation) -> tuple[tuple[int, ...], tuple[Any, ...]] | None:
+def compiled_activation(function: Activation) -> tuple[Any, list[tuple[float, float, float]]]:
+    """Return the function of an activation that the loops take, and its hinges, as `units.Weights` has them."""
     shape = function.shape
     if shape in _FAST_SHAPES:
-        return _FAST_SHAPES[shape], _NO_HINGES
+        return _FAST_SHAPES[shape], [(0.0, 0.0, 0.0)]
     if shape is not None:
-        # A straight line gets a knot at which nothing changes: a tuple without entries has no type.
-        changes, knots, gains = zip(*(shape.hinges or ((0.0, 0.0, 0.0),)), strict=True)
-        return units.HINGES, (shape.slopes[0], changes, knots, gains)
+        return units.piecewise_linear, [(shape.slopes[0], 0.0, 0.0), *shape.hinges]
     # By value: a copied model has a copy of its activation.
     if function.name in _SMOOTH and function == activation(function.name):
-        return _SMOOTH[function.name], _NO_HINGES
-    return None
+        return _SMOOTH[function.name], [(0.0, 0.0, 0.0)]
+    raise NoCompiledForm(f"the activation {function.name!r} has no compiled form")
 
 
-def weights_of(network: Network, *, with_inputs: bool) -> tuple[Tensor, ...]:
+def tensors_of(network: Network, *, with_inputs: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return decay, left, right and bias, the inputs counted among what the units see."""
     rank, right = network.rank, network.right
     left = torch.eye(rank, dtype=right.dtype) if network.left is None else network.left
-    if with_inputs:
+    if with_inputs and network.num_inputs:
         left = torch.cat([left, network.input_weights], -1)
     return network.decay.expand(rank), left, right, network.bias
+
+
+def weights_of(network: Network, form: Form) -> Weights:
+    """Return a network's weights as the loops read them."""
+    decay, left, right, bias = tensors_of(network, with_inputs=form.inputs > 0)
+    hinges = np.array(compiled_activation(network.activation)[1], form.dtype)
+    return Weights(array(decay), padded(left.mT), padded(right), padded(bias), hinges)

@@ -1,202 +1,253 @@
-"""The units of a network, in compiled loops: their rates, and the slopes of these.
+"""The units of a network in compiled loops: their rates, the latents that they drive, and the gradients of both.
 
-What is fixed when a loop is compiled is told by the length of a tuple: of zeros, the number of latents; of `kind`,
-which activation. So the compiler unrolls the small loops, and keeps one machine code per combination on disk.
+What is fixed when a loop is compiled comes from the function that makes it: the number of latents, as a tuple of
+zeros, so that the compiler keeps them in registers, and the activation.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
+import numpy as np
+from numba import types
 from numba.cpython.unsafe.tuple import tuple_setitem
 
-from pyro_lowrank.compilation import compiled
-from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO, softplus_and_slope, tanh
+from pyro_lowrank.compilation import first_class
+from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO, scalar, softplus_and_slope, tanh
 
 FAST = {"reassoc", "nsz", "contract", "arcp"}
 """The order of sums may change; infinities and NaN are kept."""
 
-RELU, CLIPPED_RELU, IDENTITY, TANH, SOFTPLUS, HINGES = ((0,) * length for length in range(1, 7))
+class Weights(NamedTuple):
+    """A network, as the loops read it; units are padded with ones that nobody notices.
+
+    Attributes:
+        decay: `rank`.
+        left: M and the input weights, `rank + inputs x units`.
+        right: V, `rank x units`.
+        bias: h, `units`.
+        hinges: of a piecewise linear activation, rows (change of slope, knot, bias gain); the first row has the first
+            slope in their place.
+    """
+
+    decay: Any
+    left: Any
+    right: Any
+    bias: Any
+    hinges: Any
 
 
-@compiled(fastmath=FAST, inline=True, allocates=False)
+class Form(NamedTuple):
+    """What is fixed when the loops over the units are compiled.
+
+    Attributes:
+        rank: the number of latents.
+        inputs: the number of inputs.
+        activation: of the units, a function of this module.
+        num_hinges: of a piecewise linear one.
+        dtype: numpy's type of a number.
+    """
+
+    rank: int
+    inputs: int
+    activation: Any
+    num_hinges: int
+    dtype: Any
+
+    @property
+    def zeros(self) -> tuple[Any, Any]:
+        """As many zeros as there are latents; as many as latents and inputs."""
+        zero = self.dtype(0)
+        return (zero,) * self.rank, (zero,) * (self.rank + self.inputs)
+
+
+@scalar
 def _positive_part(x: Any) -> Any:
     # Written so that NaN stays NaN, and in the one way that is a single instruction.
     return ZERO if x < ZERO else x
 
 
-@compiled(fastmath=FAST, inline=True, allocates=False)
-def rate_and_pulls(kind: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
-    """Return phi(x; h), and the gradients of x and of h from `grad`, that of phi.
+# Each returns phi(x; h) of a current x and a bias h, and the gradients of x and of h from `grad`, that of phi.
 
-    Args:
-        kind: which activation, by its length.
-        hinges: for `HINGES`, (first slope, changes of slope, knots, bias gains).
-        x: the current.
-        h: the bias.
-        grad: a number.
-    """
-    if len(kind) == 1:
-        pull = grad if x - h > ZERO else ZERO
-        return _positive_part(x - h), pull, -pull
-    if len(kind) == 2:
-        first, second = (grad if x + h > ZERO else ZERO), (grad if x > ZERO else ZERO)
-        return _positive_part(x + h) - _positive_part(x), first - second, first
-    if len(kind) == 3:
-        return x - h, grad, -grad
-    if len(kind) == 4:
-        rate = tanh(x - h)
-        pull = grad * (ONE - rate * rate)
-        return rate, pull, -pull
-    if len(kind) == 5:
-        rate, slope = softplus_and_slope(x - h)
-        return rate, grad * slope, -grad * slope
-    first_slope, changes, knots, gains = hinges
-    rate, slope, slope_h = first_slope * (x - h), first_slope, -first_slope
-    for j in range(len(changes)):
-        distance = x - (knots[j] + gains[j] * h)
-        on = changes[j] if distance > ZERO else ZERO
+
+@scalar
+def relu(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return max(x - h, 0)."""
+    pull = grad if x - h > ZERO else ZERO
+    return _positive_part(x - h), pull, -pull
+
+
+@scalar
+def clipped_relu(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return max(x + h, 0) - max(x, 0)."""
+    first, second = (grad if x + h > ZERO else ZERO), (grad if x > ZERO else ZERO)
+    return _positive_part(x + h) - _positive_part(x), first - second, first
+
+
+@scalar
+def identity(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return x - h."""
+    return x - h, grad, -grad
+
+
+@scalar
+def tanh_of(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return tanh(x - h)."""
+    rate = tanh(x - h)
+    pull = grad * (ONE - rate * rate)
+    return rate, pull, -pull
+
+
+@scalar
+def softplus_of(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return ln(1 + exp(x - h))."""
+    rate, slope = softplus_and_slope(x - h)
+    return rate, grad * slope, -grad * slope
+
+
+@scalar
+def piecewise_linear(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) -> Any:
+    """Return the sum of a straight line and of hinges."""
+    slope, slope_h = hinges[0, 0], -hinges[0, 0]
+    rate = slope * (x - h)
+    for j in range(1, num_hinges + 1):
+        distance = x - (hinges[j, 1] + hinges[j, 2] * h)
+        on = hinges[j, 0] if distance > ZERO else ZERO
         rate += on * distance
         slope += on
-        slope_h -= on * gains[j]
+        slope_h -= on * hinges[j, 2]
     return rate, grad * slope, grad * slope_h
 
 
-@compiled(fastmath=FAST, allocates=False)
-def drive(zero: Any, zero_in: Any, units: Any, seen: Any) -> Any:
-    """Return V phi(M s; h), a tuple, for what two particles' units see: two for the price of loading the weights once.
+class Arrays(NamedTuple):
+    """Numba's types of the arrays that hold numbers of one type, and of what is made of them."""
 
-    Args:
-        zero: as many zeros as there are latents.
-        zero_in: as many zeros as there are latents and inputs.
-        units: (kind, hinges, M `rank + inputs x units`, V `rank x units`, h `units`), here and below.
-        seen: the first particle's latents and inputs, then those of the second.
+    vector: Any
+    matrix: Any
+    cube: Any
+    weights: Any
+
+    @classmethod
+    @cache
+    def of(cls, dtype: Any) -> Arrays:
+        """Return the types for one of numpy's types of numbers."""
+        number = types.float32 if dtype == np.float32 else types.float64
+        vector, matrix, cube = (types.Array(number, dims, "C", aligned=True) for dims in (1, 2, 3))
+        return cls(vector, matrix, cube, types.NamedTuple((vector, matrix, matrix, vector, matrix), Weights))
+
+
+INDICES = types.Array(types.int64, 1, "C", aligned=True)
+
+
+@cache
+def mover(form: Form) -> Any:
+    """Compile `move`, which writes the means of the next latents of some particles.
+
+    Particles with the same ancestor share its mean, which is all that the units cost. Two are swept at a time, for the
+    price of loading the weights once.
     """
-    kind, hinges, left, right, bias = units
-    total = zero + zero
-    for i in range(bias.shape[0]):
-        for p in range(2):
-            x = ZERO * bias[0]
-            for d in range(len(zero_in)):
-                x += left[d, i] * seen[p * len(zero_in) + d]
-            rate, _, _ = rate_and_pulls(kind, hinges, x, bias[i], ONE)
-            for r in range(len(zero)):
-                at = p * len(zero) + r
-                total = tuple_setitem(total, at, total[at] + right[r, i] * rate)
-    return total
+    zero, zero_in = form.zeros
+    rank, seen_size, activation, num_hinges = len(zero), len(zero_in), form.activation, form.num_hinges
+    arrays = Arrays.of(form.dtype)
 
-
-@compiled(fastmath=FAST, allocates=False)
-def seen_by_pair(zero_in: Any, z: Any, v: Any, rank: Any, first: Any, second: Any) -> Any:
-    """Return what the units of two particles see: latents, then inputs, of one and then the other."""
-    seen = zero_in + zero_in
-    for d in range(len(zero_in)):
-        seen = tuple_setitem(seen, d, z[first, d] if d < rank else v[d - rank])
-        seen = tuple_setitem(seen, len(zero_in) + d, z[second, d] if d < rank else v[d - rank])
-    return seen
-
-
-@compiled(fastmath=FAST, allocates=False)
-def move_parents(
-    zero: Any, zero_in: Any, decay: Any, units: Any, z: Any, v: Any, parents: Any, size: Any, means: Any
-) -> None:
-    """Write the means of the next latents, `particles x rank`, of the first `size` of the particles `parents`.
-
-    Particles with the same ancestor share its mean, which is all that the units cost.
-    """
-    rank = len(zero)
-    for k in range(0, size, 2):
-        first, second = parents[k], parents[min(k + 1, size - 1)]
-        driven = drive(zero, zero_in, units, seen_by_pair(zero_in, z, v, rank, first, second))
-        for r in range(rank):
-            means[first, r] = decay[r] * z[first, r] + driven[r]
-            means[second, r] = decay[r] * z[second, r] + driven[rank + r]
-
-
-@compiled(fastmath=FAST, allocates=False)
-def pull_back(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any) -> Any:
-    """Return the gradient of `seen` from that of the drive, tuples for two particles, as in `drive`."""
-    kind, hinges, left, right, bias = units
-    total = zero_in + zero_in
-    for i in range(bias.shape[0]):
-        for p in range(2):
-            x, grad_rate = ZERO * bias[0], ZERO * bias[0]
-            for d in range(len(zero_in)):
-                x += left[d, i] * seen[p * len(zero_in) + d]
-            for r in range(len(zero)):
-                grad_rate += right[r, i] * grad[p * len(zero) + r]
-            _, grad_x, _ = rate_and_pulls(kind, hinges, x, bias[i], grad_rate)
-            for d in range(len(zero_in)):
-                at = p * len(zero_in) + d
-                total = tuple_setitem(total, at, total[at] + left[d, i] * grad_x)
-    return total
-
-
-@compiled(fastmath=FAST, allocates=False)
-def _add_block(zero: Any, zero_in: Any, units: Any, seen: Any, grad: Any, size: Any, grads_out: Any) -> None:
-    """Add the gradients of the units' weights from a block of particles, `seen` and `grad` transposed."""
-    kind, hinges, left, right, bias = units
-    grad_left, grad_right, grad_bias = grads_out
-    for i in range(bias.shape[0]):
-        total_left, total_right, total_bias = zero_in, zero, zero[0]
-        h = bias[i]
-        row_left, row_right = zero_in, zero
-        for d in range(len(zero_in)):
-            row_left = tuple_setitem(row_left, d, left[d, i])
-        for r in range(len(zero)):
-            row_right = tuple_setitem(row_right, r, right[r, i])
-        for c in range(size):
-            x = zero[0]
-            for d in range(len(zero_in)):
-                x += row_left[d] * seen[d, c]
-            grad_rate = zero[0]
-            for r in range(len(zero)):
-                grad_rate += row_right[r] * grad[r, c]
-            rate, grad_x, grad_h = rate_and_pulls(kind, hinges, x, h, grad_rate)
-            total_bias += grad_h
-            for r in range(len(zero)):
-                total_right = tuple_setitem(total_right, r, total_right[r] + rate * grad[r, c])
-            for d in range(len(zero_in)):
-                total_left = tuple_setitem(total_left, d, total_left[d] + grad_x * seen[d, c])
-        for d in range(len(zero_in)):
-            grad_left[d, i] += total_left[d]
-        for r in range(len(zero)):
-            grad_right[r, i] += total_right[r]
-        grad_bias[i] += total_bias
-
-
-@compiled(fastmath=FAST, allocates=False)
-def grad_weights(zero: Any, zero_in: Any, units: Any, z: Any, v: Any, grad_drive: Any, block: Any, out: Any) -> None:
-    """Add the gradients of M (with the input weights), V and h from the drives of all particles of some time bins.
-
-    Drives without a gradient (of particles without descendants) are left out: they are gathered block by block.
-
-    Args:
-        zero: as many zeros as there are latents.
-        zero_in: as many zeros as there are latents and inputs.
-        units: as for `drive`.
-        z: latents, `bins x particles x rank`.
-        v: effective inputs, `bins x inputs`.
-        grad_drive: of the drive out of each particle, shaped as z.
-        block: scratch, (`rank + inputs x size`, `rank x size`).
-        out: gradients of (M, V, h), added to.
-    """
-    seen, grad = block
-    rank, size = len(zero), 0
-    for t in range(z.shape[0]):
-        for k in range(z.shape[1]):
-            moved = False
+    @first_class(
+        types.void(arrays.weights, arrays.matrix, arrays.vector, INDICES, types.int64, arrays.matrix), fastmath=FAST
+    )
+    def move(weights: Any, z: Any, v: Any, which: Any, size: Any, means: Any) -> None:
+        """Write a z + V phi(M z + W v; h) of the first `size` particles `which`; z and means `rank x particles`."""
+        left, right, bias, hinges = weights.left, weights.right, weights.bias, weights.hinges
+        for k in range(0, size, 2):
+            first, second = which[k], which[min(k + 1, size - 1)]
+            seen, other, total, others = zero_in, zero_in, zero, zero
+            for d in range(seen_size):
+                seen = tuple_setitem(seen, d, z[d, first] if d < rank else v[d - rank])
+                other = tuple_setitem(other, d, z[d, second] if d < rank else v[d - rank])
+            for i in range(bias.shape[0]):
+                x, y = ZERO * bias[0], ZERO * bias[0]
+                for d in range(seen_size):
+                    x += left[d, i] * seen[d]
+                    y += left[d, i] * other[d]
+                rate, _, _ = activation(num_hinges, hinges, x, bias[i], ONE)
+                rates, _, _ = activation(num_hinges, hinges, y, bias[i], ONE)
+                for r in range(rank):
+                    total = tuple_setitem(total, r, total[r] + right[r, i] * rate)
+                    others = tuple_setitem(others, r, others[r] + right[r, i] * rates)
             for r in range(rank):
-                moved |= grad_drive[t, k, r] != ZERO
-            if not moved:
-                continue
+                means[r, first] = weights.decay[r] * z[r, first] + total[r]
+                means[r, second] = weights.decay[r] * z[r, second] + others[r]
+
+    return move
+
+
+@cache
+def gradient_adder(form: Form) -> Any:
+    """Compile `add`, which adds up the gradients of a network's weights over many points."""
+    zero, zero_in = form.zeros
+    rank, seen_size, activation, num_hinges = len(zero), len(zero_in), form.activation, form.num_hinges
+    arrays = Arrays.of(form.dtype)
+
+    @first_class(
+        types.void(arrays.weights, arrays.matrix, arrays.matrix, arrays.matrix, arrays.matrix, arrays.vector),
+        fastmath=FAST,
+    )
+    def add(weights: Any, seen: Any, grad: Any, grad_left: Any, grad_right: Any, grad_bias: Any) -> None:
+        """Add the gradients of M, V and h, given those of the drive V phi(M s; h), `rank x points`, at what is seen."""
+        left, right, bias, hinges = weights.left, weights.right, weights.bias, weights.hinges
+        for i in range(bias.shape[0]):
+            row_left, row_right, total_left, total_right, total_bias, h = zero_in, zero, zero_in, zero, zero[0], bias[i]
+            for d in range(seen_size):
+                row_left = tuple_setitem(row_left, d, left[d, i])
             for r in range(rank):
-                seen[r, size] = z[t, k, r]
-                grad[r, size] = grad_drive[t, k, r]
-            for d in range(rank, len(zero_in)):
-                seen[d, size] = v[t, d - rank]
-            size += 1
-            if size == seen.shape[1]:
-                _add_block(zero, zero_in, units, seen, grad, size, out)
-                size = 0
-    _add_block(zero, zero_in, units, seen, grad, size, out)
+                row_right = tuple_setitem(row_right, r, right[r, i])
+            for c in range(seen.shape[1]):
+                x, grad_rate = zero[0], zero[0]
+                for d in range(seen_size):
+                    x += row_left[d] * seen[d, c]
+                for r in range(rank):
+                    grad_rate += row_right[r] * grad[r, c]
+                rate, grad_x, grad_h = activation(num_hinges, hinges, x, h, grad_rate)
+                total_bias += grad_h
+                for r in range(rank):
+                    total_right = tuple_setitem(total_right, r, total_right[r] + rate * grad[r, c])
+                for d in range(seen_size):
+                    total_left = tuple_setitem(total_left, d, total_left[d] + grad_x * seen[d, c])
+            for d in range(seen_size):
+                grad_left[d, i] += total_left[d]
+            for r in range(rank):
+                grad_right[r, i] += total_right[r]
+            grad_bias[i] += total_bias
+
+    return add
+
+
+@cache
+def puller(form: Form) -> Any:
+    """Compile `pull`, which writes the gradients of what the units see."""
+    zero, zero_in = form.zeros
+    rank, seen_size, activation, num_hinges = len(zero), len(zero_in), form.activation, form.num_hinges
+    arrays = Arrays.of(form.dtype)
+
+    @first_class(types.void(arrays.weights, arrays.matrix, arrays.matrix, arrays.matrix), fastmath=FAST)
+    def pull(weights: Any, seen: Any, grad: Any, grad_seen: Any) -> None:
+        """Write the gradients of s, `rank + inputs x points`, from those of the drive V phi(M s; h)."""
+        left, right, bias, hinges = weights.left, weights.right, weights.bias, weights.hinges
+        for c in range(seen.shape[1]):
+            point, up, total = zero_in, zero, zero_in
+            for d in range(seen_size):
+                point = tuple_setitem(point, d, seen[d, c])
+            for r in range(rank):
+                up = tuple_setitem(up, r, grad[r, c])
+            for i in range(bias.shape[0]):
+                x, grad_rate = zero[0], zero[0]
+                for d in range(seen_size):
+                    x += left[d, i] * point[d]
+                for r in range(rank):
+                    grad_rate += right[r, i] * up[r]
+                _, grad_x, _ = activation(num_hinges, hinges, x, bias[i], grad_rate)
+                for d in range(seen_size):
+                    total = tuple_setitem(total, d, total[d] + left[d, i] * grad_x)
+            for d in range(seen_size):
+                grad_seen[d, c] = total[d]
+
+    return pull

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import ZERO, exp
 from pyro_lowrank.dynamics.compiled.units import FAST
@@ -45,6 +43,19 @@ def normalise(log_weights: Any, shares: Any) -> Any:
 
 
 @compiled(allocates=False)
+def _first_above(values: Any, bound: Any) -> Any:
+    """Return the place of the first of ascending values that is above a bound."""
+    low, high = 0, values.shape[0]
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] > bound:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@compiled(allocates=False)
 def draw_ancestors(shares: Any, positions: Any, cumulative: Any, ancestors: Any) -> None:
     """Write the particle that owns each position in [0, 1), by their shares."""
     num_particles = shares.shape[0]
@@ -58,7 +69,7 @@ def draw_ancestors(shares: Any, positions: Any, cumulative: Any, ancestors: Any)
     j, before = 0, ZERO * positions[0]
     for k in range(num_particles):
         if positions[k] < before:
-            j = np.searchsorted(cumulative, positions[k], side="right")
+            j = _first_above(cumulative, positions[k])
         while j < num_particles - 1 and not cumulative[j] > positions[k]:
             j += 1
         before = positions[k]
@@ -86,30 +97,3 @@ def resample(
         carried[k] = even
         total += log_weights[ancestors[k]]
     return total
-
-
-@compiled(fastmath=FAST, allocates=False)
-def pull_back_normalisation(grad_own: Any, grad_increment: Any, log_weights: Any) -> None:
-    """Turn the gradient of normalised log weights, in place, into that of those before normalisation."""
-    total = ZERO * grad_increment
-    for k in range(grad_own.shape[0]):
-        total += grad_own[k]
-    for k in range(grad_own.shape[0]):
-        grad_own[k] += (grad_increment - total) * exp(log_weights[k])
-
-
-@compiled(fastmath=FAST, allocates=False)
-def pull_back_resampling(
-    ancestors: Any, drawn: Any, carries: Any, cut: Any, grad_log_prob: Any, grad_own: Any, grad_before: Any
-) -> None:
-    """Write the gradient of the log weights of the time bin before from that of the carried ones, `grad_own`."""
-    grad_before[:] = ZERO
-    if cut:
-        return
-    for k in range(ancestors.shape[0]):
-        if not drawn:
-            grad_before[k] = grad_own[k]
-        else:
-            grad_before[ancestors[k]] += grad_log_prob
-            if carries:
-                grad_before[ancestors[k]] += grad_own[k]

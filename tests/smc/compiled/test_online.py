@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -66,24 +65,15 @@ def test_for_bootstrap_proposals(emission: str) -> None:
     assert_equal_online(model, plr.BootstrapGuide(model), *recording(model, 0, missing=True))
 
 
-def test_what_has_no_compiled_form_is_proposed_by_tensor_operations() -> None:
-    model = plr.StateSpaceModel(
-        build().dynamics, plr.NegativeBinomialObservation(rank=2, features=5, dtype=torch.float64)
-    )
+def test_what_has_no_compiled_form_is_refused_or_proposed_by_tensor_operations() -> None:
+    dynamics = build(noise="full").dynamics
+    model = plr.StateSpaceModel(dynamics, plr.BernoulliObservation(rank=2, features=5, dtype=torch.float64))
     y = model.simulate(num_trials=3, num_steps=6).y
-    assert_equal_online(model, plr.LaplaceGuide(model), y)
-    assert_equal_online(model, plr.BootstrapGuide(model), y)
-
-
-def test_it_says_once_that_it_compiles(caplog: pytest.LogCaptureFixture) -> None:
-    from pyro_lowrank.smc.compiled.run import say_that_it_compiles
-
-    say_that_it_compiles.cache_clear()
-    model = build(emission="softplus")
-    y, _ = recording(model, 0, missing=False)
-    with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
-        filtered(model, plr.LaplaceGuide(model), y, None, "auto")
-    assert sum("compiled for models of this form" in record.message for record in caplog.records) == 1
+    guide = plr.EncoderGuide(model, plr.ConvEncoder(5, 2, (1,), (), dtype=torch.float64))
+    with pytest.raises(plr.NoCompiledForm, match="BernoulliEmission has no compiled form"):
+        filtered(model, guide, y, None, "compiled")
+    auto, plain = (filtered(model, guide, y, None, backend) for backend in ("auto", "plain"))
+    torch.testing.assert_close(auto.log_evidence, plain.log_evidence)
 
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +82,6 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     one = filtered(model, plr.LaplaceGuide(model), y, None, "compiled")
     # Whatever number of threads this machine has.
     alone = [slice(b, b + 1) for b in range(len(y))]
-    monkeypatch.setattr("pyro_lowrank.smc.compiled.online.chunks", lambda size, work: alone)
+    monkeypatch.setattr("pyro_lowrank.smc.compiled.run.chunks", lambda size, work: alone)
     two = filtered(model, plr.LaplaceGuide(model), y, None, "compiled")
     assert torch.equal(one.log_evidence, two.log_evidence)

@@ -1,0 +1,91 @@
+"""Paths of particles given the whole recording, each ancestor drawn afresh, in compiled loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_lowrank.compilation import compiled
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO, exp
+from pyro_lowrank.dynamics.compiled.units import FAST
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _whiten(inverse: Any, points: Any, white: Any) -> None:
+    """Write the product of a lower triangle and points, `R x K`."""
+    for r in range(points.shape[0]):
+        for k in range(points.shape[1]):
+            white[r, k] = ZERO
+        for j in range(r + 1):
+            for k in range(points.shape[1]):
+                white[r, k] += inverse[r, j] * points[j, k]
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _shares(log_weights: Any, shares: Any) -> None:
+    """Write exp(log weight - largest)."""
+    largest = log_weights[0]
+    for k in range(log_weights.shape[0]):
+        largest = max(largest, log_weights[k])
+    for k in range(log_weights.shape[0]):
+        shares[k] = exp(log_weights[k] - largest)
+
+
+@compiled(allocates=False)
+def _pick(shares: Any, uniform: Any) -> Any:
+    """Return the particle that owns a share of all."""
+    total = 0.0
+    for k in range(shares.shape[0]):
+        total += shares[k]
+    bound, total = uniform * total, 0.0
+    for k in range(shares.shape[0]):
+        total += shares[k]
+        if total > bound:
+            return k
+    return shares.shape[0] - 1
+
+
+@compiled(fastmath=FAST, allocates=False)
+def draw_paths(
+    z: Any, means: Any, log_weights: Any, inverse: Any, last: Any, uniforms: Any, white: Any, logits: Any, paths: Any
+) -> None:
+    """Write indices of particles, `B x T x draws`, up to the last bin of each trial.
+
+    Args:
+        z: latents, `B x T x R x K`.
+        means: of the next latents out of each, likewise.
+        log_weights: `B x T x K`.
+        inverse: of the Cholesky factor of the transition noise.
+        last: last time bin of each trial, `B`.
+        uniforms: in [0, 1), `B x T x draws`.
+        white: scratch, `2 R x K`.
+        logits: scratch, `2 x K`.
+        paths: written to.
+    """
+    rank = z.shape[2]
+    for b in range(z.shape[0]):
+        for t in range(last[b], -1, -1):
+            if t < last[b]:
+                _whiten(inverse, means[b, t], white[:rank])
+                _whiten(inverse, z[b, t + 1], white[rank:])
+            else:
+                _shares(log_weights[b, t], logits[1])
+            for p in range(uniforms.shape[2]):
+                if t < last[b]:
+                    after = paths[b, t + 1, p]
+                    for k in range(z.shape[3]):
+                        logits[0, k] = log_weights[b, t, k]
+                    for r in range(rank):
+                        there = white[rank + r, after]
+                        for k in range(z.shape[3]):
+                            apart = there - white[r, k]
+                            logits[0, k] -= HALF * apart * apart
+                    _shares(logits[0], logits[1])
+                paths[b, t, p] = _pick(logits[1], uniforms[b, t, p])
+
+
+def new_scratch(z: Any) -> tuple[Any, Any]:
+    """Return the arrays that `draw_paths` works in."""
+    rank, particles = z.shape[2:]
+    return np.empty((2 * rank, particles), z.dtype), np.empty((2, particles), z.dtype)

@@ -1,0 +1,1 @@
+"""Proposals in the compiled loops: a file each, see `base.CompiledProposal`."""

@@ -1,0 +1,87 @@
+"""What the compiled loops need of a proposal, and which proposals have it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.guides.base import Proposal
+from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood
+from pyro_lowrank.smc.compiled.records import Tables
+
+
+class CompiledProposal(ABC):
+    """A proposal for the loops, at fixed parameter values.
+
+    Args:
+        proposal: the proposal.
+        transition: how the latents move.
+        likelihood: of the observations; None if they have no compiled form.
+    """
+
+    weighs_data = False
+    """Whether its weights hold the likelihood already."""
+
+    needs_curvature = False
+    """Whether it asks the likelihood for scores and curvature."""
+
+    def __init__(self, proposal: Any, transition: Transition, likelihood: CompiledLikelihood | None) -> None:
+        self.proposal, self.transition, self.likelihood = proposal, transition, likelihood
+
+    @abstractmethod
+    def proposer(self, dtype: Any) -> Any:
+        """Compile what writes the latents of a time bin and adds to their log weights, see `records.Signatures`."""
+
+    @abstractmethod
+    def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
+        """Return what it knows of a recording; `first` tells whether that starts at the first time bin of a trial."""
+
+    def draw(self, white: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn standard normal numbers, `time x particles x trials x rank`, into the draws; return their log densities.
+
+        `recorded` tells where there are data, `time x trials`.
+        """
+        return white, white.new_zeros(white.shape[:-1])
+
+    def num_rows(self) -> int:
+        """Return how many rows of scratch it needs, of `lanes.WIDTH` numbers or as many as there are particles."""
+        return 2
+
+
+_REGISTERED: dict[type, Callable[..., CompiledProposal]] = {}
+
+
+def register(proposal: type) -> Callable[[type[CompiledProposal]], type[CompiledProposal]]:
+    """Return a decorator of the compiled form of a type of proposals."""
+
+    def decorate(form: type[CompiledProposal]) -> type[CompiledProposal]:
+        _REGISTERED[proposal] = form
+        return form
+
+    return decorate
+
+
+def compiled_form(
+    proposal: Proposal, transition: Transition, likelihood: CompiledLikelihood | None
+) -> CompiledProposal:
+    """Return the compiled form of a proposal.
+
+    Raises:
+        NoCompiledForm: if it has none.
+    """
+    if type(proposal) not in _REGISTERED:
+        raise NoCompiledForm(f"{type(proposal).__name__} has no compiled form")
+    return _REGISTERED[type(proposal)](proposal, transition, likelihood)
+
+
+def first_or_rest(seen: Observed, *, first: bool) -> Tensor:
+    """Return 0 in the first time bins of trials and 1 in the others, `trials x time`."""
+    time = torch.arange(seen.y.shape[1]) + (0 if first else 1)
+    return (time > 0).long().expand(seen.y.shape[:2])

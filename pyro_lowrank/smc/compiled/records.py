@@ -1,0 +1,147 @@
+"""What the compiled loops read and write: arrays by name.
+
+`B` trials, `T` time bins, `K` particles, `R` latents, `D` features. The particles are the last dim everywhere, so that
+the loops run over neighbours in memory.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+
+
+class Tables(NamedTuple):
+    """What a proposal knows of each time bin; each proposal says what its rows and matrices are.
+
+    Attributes:
+        vectors: `B x T x (some) x R`.
+        constant: what the log weight adds, `B x T`.
+        matrices: `sets x (some) x R x R`.
+        features: `sets x R x D`.
+        index: which of the sets a time bin uses, `B x T`.
+    """
+
+    vectors: Any
+    constant: Any
+    matrices: Any
+    features: Any
+    index: Any
+
+
+class Features(NamedTuple):
+    """The likelihood, feature by feature, and the data.
+
+    Attributes:
+        weight: of what is read, `R x D`.
+        offset: added to it, `B x T x D`.
+        readout: of rates, rows (bias, scale, shift), `3 x D`; see `likelihoods`.
+        hinges: of the activation that rates are read through, see `units.Weights`.
+        parameters: of the likelihood, `(some) x D`.
+        y: the recording, zero where missing, `B x T x D`.
+        present: 1 where it is there, else 0, `B x T x D`.
+    """
+
+    weight: Any
+    offset: Any
+    readout: Any
+    hinges: Any
+    parameters: Any
+    y: Any
+    present: Any
+
+
+class Draws(NamedTuple):
+    """Random numbers.
+
+    Attributes:
+        white: standard normal numbers, or what the proposal makes of them, `B x T x R x K`.
+        log_densities: of these, where the proposal asks for it, `B x T x K`.
+        positions: where in [0, 1) the descendants fall, `B x T x K`.
+    """
+
+    white: Any
+    log_densities: Any
+    positions: Any
+
+
+class Out(NamedTuple):
+    """What a run leaves behind.
+
+    Attributes:
+        z: the latents, `B x T x R x K`.
+        means: of the next latents out of each particle, likewise; with one time bin in place of T where they are not
+            kept, and those of particles without descendants left as they were where not all are asked for.
+        log_weights: normalised, `B x T x K`.
+        ancestors: `B x T x K`.
+        increments: of the log evidence, `B x T`.
+        ess: effective sample sizes, `B x T`.
+        resampled: whether ancestors were drawn anew, `B x T`.
+        ancestor_log_probs: log probability of the draw, `B x T`.
+    """
+
+    z: Any
+    means: Any
+    log_weights: Any
+    ancestors: Any
+    increments: Any
+    ess: Any
+    resampled: Any
+    ancestor_log_probs: Any
+
+
+class Scratch(NamedTuple):
+    """Arrays that the loops work in.
+
+    Attributes:
+        means: of the particles' parents, `R x K`.
+        rows: for proposals and likelihoods.
+        cumulative: `K`.
+        shares: `K`.
+        done: `K`.
+        which: `K`.
+    """
+
+    means: Any
+    rows: Any
+    cumulative: Any
+    shares: Any
+    done: Any
+    which: Any
+
+
+class Signatures(NamedTuple):
+    """Numba's signatures of the functions that the loops are handed.
+
+    Attributes:
+        propose: of a proposal, (curve, tables, features, trial, time bin, means `R x K`, white draws `R x K`, their log
+            densities `K`, log weights `K`, which are added to, latents `R x K`, written to, scratch).
+        weigh: of a likelihood, (features, trial, time bin, latents, log weights, which are added to, scratch).
+        curve: of a likelihood, (features, trial, time bin, B^T `R x D`, scratch, lanes), see `proposals.laplace`.
+    """
+
+    propose: Any
+    weigh: Any
+    curve: Any
+
+    @classmethod
+    @cache
+    def of(cls, dtype: Any) -> Signatures:
+        """Return them for one of numpy's types of numbers."""
+        number = types.float32 if dtype == np.float32 else types.float64
+
+        def floats(dims: int) -> Any:
+            return types.Array(number, dims, "C", aligned=True)
+
+        index = types.Array(types.int64, 2, "C", aligned=True)
+        tables = types.NamedTuple((floats(4), floats(2), floats(4), floats(3), index), Tables)
+        features = types.NamedTuple(
+            (floats(2), floats(3), floats(2), floats(2), floats(2), floats(3), floats(3)), Features
+        )
+        where = types.int64, types.int64
+        weigh = types.void(features, *where, floats(2), floats(1), floats(1))
+        curve = types.void(features, *where, floats(2), floats(1), types.int64)
+        bins = floats(2), floats(2), floats(1), floats(1), floats(2), floats(1)
+        return cls(types.void(types.FunctionType(curve), tables, features, *where, *bins), weigh, curve)

@@ -1,0 +1,93 @@
+r"""The log density of paths of latents and of a recording, vectorised over time.
+
+.. math:: \log p(z_{1:T}, y_{1:T}) = \log p(z_1) + \sum_t \log p(z_t \mid z_{t-1}) + \sum_t \log p(y_t \mid z_t)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.means import Mean
+from pyro_lowrank.guides.base import Bin
+from pyro_lowrank.observations.base import AffineGaussian
+from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.smc.pair import Pair, Sequences
+
+
+def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean) -> Tensor:
+    """Return log p(z, y) in nats, averaged over paths, `trials`, up to each trial's last recorded bin.
+
+    Args:
+        pair: the model.
+        data: the recording and its inputs.
+        z: paths, `paths x trials x time x rank`.
+        mean: of the next latents, `paths x trials x time x rank`, from latents and inputs `trials x time x inputs`.
+    """
+    transition = pair.transition
+    first = transition.initial_noise.log_prob(z[:, :, 0] - transition.first_mean(data.v_at(0)))
+    before = None if data.v is None else data.v[:, :-1]
+    moved = transition.noise.log_prob(z[:, :, 1:] - mean(z[:, :, :-1], before))
+    if data.seen.missing is not None:
+        # What comes after the data says nothing, but its scores would add noise.
+        first = first * (data.last >= 0)
+        moved = moved * (torch.arange(1, z.shape[2], device=z.device) <= data.last.unsqueeze(-1))
+    return (first + moved.sum(-1)).mean(0) + _log_likelihood(pair, data, z)
+
+
+def _log_likelihood(pair: Pair, data: Sequences, z: Tensor) -> Tensor:
+    affine = pair.affine_gaussian
+    if affine is not None and affine.readout.weight.dim() == 2 and affine.readout.bias.dim() == 1:
+        return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)
+    # Time in front: the batch dims of sampled parameters line up with paths and trials.
+    v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
+    y, missing = (None if x is None else x.movedim(1, 0).unsqueeze(1) for x in (data.seen.y, data.seen.missing))
+    assert y is not None
+    return Bin(Observed(y, missing), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).sum(0).mean(0)
+
+
+def _affine_gaussian(affine: AffineGaussian, seen: Observed, offset: Tensor, z: Tensor) -> Tensor:
+    r"""Return the likelihood by the first two moments of the paths: nothing the size of paths x features is made.
+
+    .. math:: E |y - C z - d|^2 = |y - C E[z] - d|^2 + \mathrm{tr}(C\, \mathrm{Cov}[z]\, C^T)
+    """
+    mean = z.mean(0)
+    deviation = z - mean
+    covariance = (deviation.unsqueeze(-1) * deviation.unsqueeze(-2)).mean(0).flatten(-2)
+    weight, variance = affine.readout.weight, affine.variance
+    outer = (weight.unsqueeze(-1) * weight.unsqueeze(-2)).flatten(-2)
+    residual = seen.y - offset - mean @ weight.mT
+    if seen.missing is not None:
+        residual = residual.masked_fill(seen.missing, 0.0)
+        spread = ((seen.present / variance) @ outer * covariance).sum(-1)
+        normaliser = seen.present @ (2 * math.pi * variance).log()
+    else:
+        spread = covariance @ ((1 / variance) @ outer)
+        normaliser = (2 * math.pi * variance).log().sum(-1).expand(spread.shape)
+    return -0.5 * ((residual.square() @ (1 / variance)) + spread + normaliser).sum(-1)
+
+
+def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor) -> Tensor:
+    """Return the log density of the proposals along paths, averaged over these, `trials`.
+
+    Args:
+        pair: the guide, of which alone gradients are sought.
+        data: the recording and its inputs.
+        z: paths, `paths x trials x time x rank`.
+        mean: of the transition along them, `paths x trials x (time - 1) x rank`.
+    """
+    encoding = pair.proposal.encode(data.seen, data.v, first=True)
+    transition = pair.transition
+    total = z.new_zeros(z.shape[:2])
+    first_mean = transition.first_mean(data.v_at(0)).detach().expand(*z.shape[:2], -1).unsqueeze(2)
+    until = torch.arange(z.shape[2], device=z.device) <= data.last.unsqueeze(-1)
+    sections = ((transition.initial_noise, first_mean, slice(0, 1)), (transition.noise, mean, slice(1, None)))
+    for noise, centre, times in sections:
+        # Trials and time side by side: a proposal knows nothing of either.
+        codes = {name: value[:, times].flatten(0, 1) for name, value in encoding.items()}
+        density = pair.proposal.distribution(noise, centre.detach().flatten(1, 2), codes)
+        found = density.log_prob(z[:, :, times].flatten(1, 2)).unflatten(-1, until[:, times].shape)
+        total = total + (found * until[:, times]).sum(-1)
+    return total.mean(0)

@@ -1,0 +1,210 @@
+"""Runs of the particle filter over whole sequences: which loop runs, and what gradients along paths need."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.dynamics.means import Mean, fastest_mean
+from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.guides.base import Bin, LooksBack
+from pyro_lowrank.smc.effects import EffectsKernel
+from pyro_lowrank.smc.joint import log_joint, log_proposal
+from pyro_lowrank.smc.loop import History, Scheme, run_loop
+from pyro_lowrank.smc.pair import Pair, Sequences
+from pyro_lowrank.smc.plain import PlainKernel
+from pyro_lowrank.smc.smoothing import along, backward_paths
+from pyro_lowrank.smc.transitions import BuiltInTransitions
+
+if TYPE_CHECKING:
+    from pyro_lowrank.smc.compiled.run import CompiledPair
+
+BACKENDS = ("auto", "compiled", "plain")
+
+_USERS_OWN = "the model or guide is written by the user"
+_log = logging.getLogger("pyro_lowrank")
+
+
+@cache
+def _say_once(reason: str) -> None:
+    _log.info("The filter runs on plain tensor operations, not compiled: %s.", reason)
+
+
+def compiled_pair(pair: Pair | None, backend: str, *, with_inputs: bool) -> CompiledPair | None:
+    """Return the compiled form of a pair, or None where the backend or the lack of one leaves it to tensor operations.
+
+    Args:
+        pair: built in; None for one that the user has written.
+        backend: one of `BACKENDS`.
+        with_inputs: whether inputs will come.
+
+    Raises:
+        NoCompiledForm: if the backend is `"compiled"` and there is none.
+    """
+    if backend == "plain":
+        return None
+    try:
+        if pair is None:
+            raise NoCompiledForm(_USERS_OWN)
+        # Deferred: importing Numba takes longer than the rest of the package.
+        from pyro_lowrank.smc.compiled.run import CompiledPair
+
+        return CompiledPair(pair, with_inputs=with_inputs)
+    except NoCompiledForm as reason:
+        return _left_to_tensors(reason, backend)
+
+
+def _left_to_tensors(reason: NoCompiledForm, backend: str) -> None:
+    if backend == "compiled":
+        raise NoCompiledForm(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.") from reason
+    _say_once(str(reason))
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths of latents given the whole recording, and the means they were at if those are known.
+
+    Attributes:
+        z: `paths x trials x time x rank`.
+        means: of the next latents, likewise.
+    """
+
+    z: Tensor
+    means: Tensor | None = None
+
+
+@dataclass
+class BuiltInRun:
+    """A run of a built-in pair.
+
+    Args:
+        pair: the model and guide, bound.
+        data: the recording and its inputs.
+        num_particles: number of particles.
+        scheme: when and how to resample.
+        backend: one of `BACKENDS`.
+        store: keep the particles of every time bin.
+
+    Raises:
+        NoCompiledForm: if the backend is `"compiled"` and there is none.
+    """
+
+    pair: Pair
+    data: Sequences
+    num_particles: int
+    scheme: Scheme
+    backend: str
+    store: bool = False
+    compiled: CompiledPair | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.compiled = compiled_pair(self.pair, self.backend, with_inputs=self.data.v is not None)
+        self._loops = self.compiled
+        try:
+            self._check_loops()
+        except NoCompiledForm as reason:
+            self._loops = _left_to_tensors(reason, self.backend)
+
+    def _check_loops(self) -> None:
+        if self.compiled is None:
+            return
+        from pyro_lowrank.smc.compiled.run import check_scheme
+
+        if self.data.seen.y.device.type != "cpu":
+            raise NoCompiledForm(f"the data lie on {self.data.seen.y.device}")
+        check_scheme(self.scheme)
+        gradient = self.scheme.gradient
+        if gradient.along_particles and torch.is_grad_enabled():
+            raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
+
+    def filter(self, *, with_paths: bool = False) -> History:
+        """Run the filter."""
+        kernel = PlainKernel(self.pair, self.num_particles, mean=self._mean())
+        if self._loops is None:
+            return run_loop(kernel, kernel.slices(self.data), self.scheme, store=self.store or with_paths)
+        from pyro_lowrank.smc.compiled.run import run_compiled
+
+        white = kernel.draw_white(self.data.shape[1], self.data.shape[0])
+        return run_compiled(self._loops, self.data, white, self.scheme, store=self.store, with_paths=with_paths)
+
+    def _mean(self) -> Mean | None:
+        if self.compiled is None:
+            return None
+        return self.compiled.mean.differentiable if torch.is_grad_enabled() else self.compiled.mean
+
+    def paths(self, history: History, num_paths: int) -> Paths:
+        """Draw paths by backward simulation, up to the last recorded bin of each trial."""
+        trials, steps = self.data.shape
+        like, last = history.increments, self.data.last
+        uniforms = torch.rand(steps, num_paths, trials, dtype=like.dtype, device=like.device)
+        if history.compiled is not None and self._loops is not None:
+            from pyro_lowrank.smc.compiled.run import compiled_paths
+
+            return Paths(*compiled_paths(self._loops, history.compiled, last, uniforms))
+        assert history.states is not None
+        assert history.log_weights is not None
+        transitions = BuiltInTransitions.of(self.pair, self.data, self.backend)
+        states = [{"z": z} for z in history.states["z"].unbind(0)]
+        return Paths(along(history.states["z"], backward_paths(transitions, states, history.log_weights, uniforms, last)))
+
+    def log_density(self, paths: Paths) -> Tensor:
+        """Return log p(z, y), and log q(z | y) where the guide learns, averaged over paths, `trials`."""
+        found = log_joint(self.pair, self.data, paths.z, lambda z, v: self._mean_along(z, v, paths.means))
+        if not self.pair.learns:
+            return found
+        with torch.no_grad():
+            before = None if self.data.v is None else self.data.v[:, :-1]
+            means = self._mean_along(paths.z[:, :, :-1], before, paths.means)
+        return found + log_proposal(self.pair, self.data, paths.z, means)
+
+    def _mean_along(self, z: Tensor, v: Tensor | None, known: Tensor | None) -> Tensor:
+        if self.compiled is None:
+            return self.pair.transition.mean(z, v)
+        return self.compiled.mean.differentiable(z, v, None if known is None else known[:, :, :-1])
+
+
+@dataclass
+class UsersRun:
+    """A run of a pair that the user has written; arguments as of `BuiltInRun`, `data` the arguments of a call."""
+
+    kernel: EffectsKernel
+    data: tuple[tuple[Any, ...], dict[str, Any]]
+    scheme: Scheme
+    backend: str
+    store: bool = False
+
+    def filter(self, *, with_paths: bool = False) -> History:
+        """Run the filter."""
+        compiled_pair(None, self.backend, with_inputs=False)
+        return run_loop(self.kernel, self.kernel.slices(self.data), self.scheme, store=self.store or with_paths)
+
+    def paths(self, history: History, num_paths: int) -> Any:
+        """Raise: what a user's program draws is not known apart from what it observes."""
+        raise ValueError(
+            "FisherGradient needs a StateSpaceModel under a built-in guide, got a model or guide written by the user; "
+            "pass gradient=PathwiseGradient()."
+        )
+
+    log_density: Any = None
+
+
+def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
+    """Return the kernel of a filter that runs time bin by time bin, without gradients: compiled where it can be.
+
+    Raises:
+        NoCompiledForm: if the backend is `"compiled"` and there is no compiled form.
+    """
+    compiled = compiled_pair(pair, backend, with_inputs=pair.transition.num_inputs > 0)
+    if compiled is None or isinstance(pair.proposal, LooksBack):
+        return PlainKernel(pair, num_particles, mean=fastest_mean(pair.transition, backend))
+    from pyro_lowrank.smc.compiled.run import propose_one_bin
+
+    def propose(mean: Tensor, white: Tensor, bin_t: Bin, *, first: bool) -> tuple[Tensor, Tensor]:
+        return propose_one_bin(compiled, bin_t.seen, bin_t.v, mean, white, first=first)
+
+    return PlainKernel(pair, num_particles, mean=compiled.mean, propose=propose)
