@@ -86,7 +86,7 @@ def test_compiled_loops_give_the_same_numbers(dtype: torch.dtype) -> None:
         found.append(torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)]).detach())
     assert_close(found[1], found[0], factor=200)
     optimal = plr.ForwardPrediction(plr.OptimalGuide(model), horizon=2)
-    with pytest.raises(ValueError, match="ForwardProposal has no compiled form"):
+    with pytest.raises(ValueError, match="ForwardPrediction of a OptimalProposal has no compiled form"):
         plr.SMCFilter(model, optimal, 5, backend="compiled").run(y)
 
 

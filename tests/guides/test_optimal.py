@@ -125,7 +125,7 @@ def test_gradients_are_finite_and_right_with_missing_entries() -> None:
     def loss(*parameters: Tensor) -> Tensor:
         torch.manual_seed(3)
         names = [name for name, _ in model.named_parameters()]
-        elbo = plr.SMC_ELBO(num_particles=3, resampler=plr.NoResampling())
+        elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient())
         replaced = dict(zip(names, parameters, strict=True))
         return torch.func.functional_call(elbo(model, guide), {f"model.{k}": v for k, v in replaced.items()}, (y,))
 

@@ -93,11 +93,12 @@ def gradients(model: plr.StateSpaceModel, value: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("elbo", "copies", "steps"),
     [
-        (plr.SMC_ELBO(50_000, resampler=plr.NoResampling()), 5, 2),
+        (plr.SMC_ELBO(50_000, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient()), 5, 2),
+        (plr.SMC_ELBO(1000), 100, 4),
         (plr.SMC_ELBO(1000, gradient=plr.StopGradient()), 100, 4),
         (plr.SMC_ELBO(1000, gradient=plr.StopGradient(), ess_threshold=0.5), 100, 4),
     ],
-    ids=["no resampling", "stop-gradient", "stop-gradient below a threshold"],
+    ids=["no resampling", "Fisher", "stop-gradient", "stop-gradient below a threshold"],
 )
 def test_consistent_gradients_converge_to_the_exact_one(
     guide_type: type[Guide], elbo: plr.SMC_ELBO, copies: int, steps: int
@@ -117,7 +118,8 @@ def test_pathwise_gradient_with_the_optimal_guide_comes_close() -> None:
     model = linear_model(noise_scale=0.3)
     y, _ = data(model, 50, 10)
     exact = gradients(model, exact_log_evidence(model, y).sum())
-    found = gradients(model, -plr.SMC_ELBO(500).differentiable_loss(model, plr.OptimalGuide(model), y))
+    elbo = plr.SMC_ELBO(500, gradient=plr.PathwiseGradient())
+    found = gradients(model, -elbo.differentiable_loss(model, plr.OptimalGuide(model), y))
     assert torch.cosine_similarity(found, exact, 0) > 0.97
 
 
@@ -127,7 +129,7 @@ def test_gradcheck_without_resampling(guide_type: type[Guide], activation: str) 
     dynamics = plr.LowRankRNN(rank=2, units=3, activation=activation, inputs=1, dtype=torch.float64)
     model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3, inputs=1, dtype=torch.float64))
     guide = guide_type(model)
-    elbo = plr.SMC_ELBO(num_particles=3, resampler=plr.NoResampling())(model, guide)
+    elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient())(model, guide)
     y, u = torch.randn(2, 3, 3, dtype=torch.float64), torch.randn(2, 3, 1, dtype=torch.float64)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 

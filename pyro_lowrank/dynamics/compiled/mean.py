@@ -124,7 +124,7 @@ def _blocks(points: Tensor) -> Any:
     number = -(-len(rows) // _BLOCK)
     blocks = np.zeros((number * _BLOCK, rows.shape[1]), rows.dtype)
     blocks[: len(rows)] = rows
-    return np.ascontiguousarray(blocks.reshape(number, _BLOCK, -1).transpose(0, 2, 1))
+    return np.ascontiguousarray(blocks.reshape(number, _BLOCK, rows.shape[1]).transpose(0, 2, 1))
 
 
 def _work(mean: CompiledMean, seen: Any) -> int:

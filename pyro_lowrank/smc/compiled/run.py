@@ -23,10 +23,10 @@ from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.compiled import paths
 from pyro_lowrank.smc.compiled.lanes import WIDTH
-from pyro_lowrank.smc.compiled.likelihoods import gaussian, poisson  # noqa: F401 (they register themselves)
+from pyro_lowrank.smc.compiled.likelihoods import bernoulli, gaussian, negative_binomial, poisson, student_t  # noqa: F401
 from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood, no_curver, no_features, no_weigher
 from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
-from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (they register themselves)
+from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (as likelihoods, they register themselves)
 from pyro_lowrank.smc.compiled.proposals.base import compiled_form
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
 from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive

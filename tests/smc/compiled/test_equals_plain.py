@@ -15,6 +15,7 @@ import pyro_lowrank as plr
 pytest.importorskip("numba")
 
 TRIALS, TIME, UNITS, RANK, FEATURES, PARTICLES = 3, 12, 21, 2, 5, 9
+OTHERS = ["binomial softplus", "binomial exp", "bernoulli", "student"]
 LEAKY = plr.PiecewiseLinear(knots=(-0.5, 0.5), slopes=(0.1, 1.0, 0.2), bias_gains=(1.0, 0.5), name="kinked")
 STRAIGHT = plr.PiecewiseLinear(knots=(), slopes=(0.5,), name="straight")
 
@@ -27,6 +28,13 @@ def observation(kind: str, inputs: int, dtype: torch.dtype) -> Any:
         return plr.GaussianObservation(readout=plr.UnitReadout(units=UNITS, source="rates", dtype=dtype), dtype=dtype)
     if kind in ("currents", "rates"):
         return plr.PoissonObservation(readout=plr.UnitReadout(units=UNITS, source=kind, scale=0.5, dtype=dtype))
+    family, _, link = kind.partition(" ")
+    if family == "binomial":
+        return plr.NegativeBinomialObservation(features=FEATURES, link=link, dispersion=0.7, **shape)
+    if family == "bernoulli":
+        return plr.BernoulliObservation(features=FEATURES, **shape)
+    if family == "student":
+        return plr.StudentTObservation(features=FEATURES, freedom=3.0, **shape)
     return plr.PoissonObservation(features=FEATURES, link=kind, **shape)
 
 
@@ -95,7 +103,7 @@ def test_for_every_activation(activation: Any, guide: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("emission", ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates"])
+@pytest.mark.parametrize("emission", ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates", *OTHERS])
 def test_for_every_likelihood(emission: str, dtype: torch.dtype) -> None:
     model = build("tanh", "diagonal", emission, dtype=dtype)
     assert_equal(model, plr.BootstrapGuide(model), *recording(model, 0, missing=True))
@@ -113,7 +121,10 @@ def test_for_encoder_proposals(noise: str, emission: str, dtype: torch.dtype) ->
 LAPLACE = [("softplus", 2, torch.float64), ("softplus", 2, torch.float32), ("exp", 2, torch.float64)]
 
 
-@pytest.mark.parametrize(("emission", "iterations", "dtype"), [*LAPLACE, ("currents", 1, torch.float64)])
+@pytest.mark.parametrize(
+    ("emission", "iterations", "dtype"),
+    [*LAPLACE, ("currents", 1, torch.float64), *((emission, 2, torch.float64) for emission in ("gaussian", *OTHERS))],
+)
 @pytest.mark.parametrize("missing", [False, True])
 def test_for_laplace_proposals(emission: str, iterations: int, missing: bool, dtype: torch.dtype) -> None:
     model = build("clipped_relu", "full", emission, dtype=dtype)
@@ -144,12 +155,15 @@ def test_for_laplace_proposals_of_any_number_of_particles(particles: int, monkey
     assert_equal(model, plr.LaplaceGuide(model), *recording(model, 0, missing=True))
 
 
-def test_a_laplace_guide_of_other_observations_says_that_it_has_no_compiled_form() -> None:
-    observation = plr.NegativeBinomialObservation(rank=RANK, features=FEATURES)
-    model = plr.StateSpaceModel(plr.LowRankRNN(rank=RANK, units=UNITS), observation)
-    smc = plr.SMCFilter(model, plr.LaplaceGuide(model), PARTICLES, backend="compiled")
-    with pytest.raises(ValueError, match="LaplaceProposal has no compiled form"):
-        smc.run(torch.ones(TRIALS, TIME, FEATURES))
+def test_a_likelihood_without_a_compiled_form_is_told_by_name() -> None:
+    class Laplace(plr.Observation):
+        def distribution(self, z: Tensor, v: Tensor | None = None) -> Any:
+            return torch.distributions.Laplace(z, 1.0)
+
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=RANK, units=UNITS), Laplace(features=RANK))
+    smc = plr.SMCFilter(model, plr.BootstrapGuide(model), PARTICLES, backend="compiled")
+    with pytest.raises(plr.NoCompiledForm, match="Laplace has no compiled form"):
+        smc.run(torch.ones(TRIALS, TIME, RANK))
 
 
 @pytest.mark.parametrize("particles", [1, 15, 16, 17, 40])

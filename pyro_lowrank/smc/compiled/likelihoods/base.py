@@ -27,6 +27,10 @@ from pyro_lowrank.smc.compiled.records import Features, Signatures
 Function = Callable[..., Any]
 
 
+def _none(emission: Any) -> tuple[Tensor, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Likelihood:
     """What the loops need of a likelihood: functions of a module, decorated with `scalar`.
@@ -34,8 +38,8 @@ class Likelihood:
     Attributes:
         log_density: of (y, x, *parameters), the log density of y at readout x, less what depends on neither x nor a
             parameter through x.
-        parameters: of an emission, tensors `features` that the functions are called with.
         constant: of (emission, y), what the log density lacks, `... x features`.
+        parameters: of an emission, tensors `features` that the functions are called with; none if left out.
         at_zero: as `log_density` where y is zero, if that is cheaper.
         aim: of (y, *parameters), where the data would have the readout: (target, readout), for `curvature`.
         curvature: of (y, target, aimed, x, *parameters): score, stiffness and information, see
@@ -43,8 +47,8 @@ class Likelihood:
     """
 
     log_density: Function
-    parameters: Callable[[Any], tuple[Tensor, ...]]
     constant: Callable[[Any, Tensor], Tensor]
+    parameters: Callable[[Any], tuple[Tensor, ...]] = _none
     at_zero: Function | None = None
     aim: Function | None = None
     curvature: Function | None = None
