@@ -18,7 +18,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # From the bottom up. A part imports itself and the parts of the rows below its own; parts of one row stay apart.
 LAYERS = (
-    {"errors"},
+    {"arrays", "errors"},
     {"types"},
     {"compilation"},
     {"piecewise"},
@@ -42,10 +42,10 @@ FRONT_DOORS = {"__init__", "__main__", "cli"}
 
 # Parts that see less than what lies below them: results reach them as plain arrays and objects.
 ONLY = {
-    "data": {"errors", "types"},
+    "data": {"arrays", "errors", "types"},
     "export": {"errors", "types"},
     "fixed_points": {"compilation", "errors", "piecewise"},
-    "metrics": {"errors", "types"},
+    "metrics": {"arrays", "errors", "types"},
     "plots": {"errors", "types"},
 }
 
