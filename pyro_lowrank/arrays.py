@@ -15,8 +15,8 @@ _STEPS = 64
 def varies(low: Any, high: Any) -> Any:
     """Return whether numbers from `low` to `high` differ by more than rounding, relative to their size.
 
-    A mean, and so a variance, of equal numbers is off by rounding: neither is exactly what it should be, and a test such
-    as `variance > 0` takes a channel that never changes for one that does.
+    The mean of equal numbers is off by rounding, and so is their variance: a test such as `variance > 0` takes a
+    channel that never changes for one that does.
 
     Args:
         low: the smallest number of each feature, an array of NumPy or a tensor; infinity where there is none.

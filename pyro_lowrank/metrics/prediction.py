@@ -122,8 +122,9 @@ def psth_r2(spikes: ArrayLike, rates: ArrayLike, conditions: ArrayLike) -> Estim
 
     .. math:: R^2 = 1 - \frac{\sum_{c,t} (\bar n_{ct} - \bar\lambda_{ct})^2}{\sum_{c,t} (\bar n_{ct} - \bar n)^2}
 
-    for each feature, with averages over the trials of a condition that were recorded in a time bin. Features that do not vary are left out; the standard
-    error is that over features. Smooth the spikes first, as one would for a figure.
+    for each feature, with averages over the trials of a condition, those that were recorded in a time bin. Features
+    that do not vary are left out; the standard error is that over features. Smooth the spikes first, as one would for a
+    figure.
 
     Args:
         spikes: counts, `trials x time x features`.
