@@ -36,7 +36,7 @@ def entries(recording: Recording) -> set[float]:
 def test_epochs_that_overlap_all_along_cannot_be_split() -> None:
     # 2 s every 0.5 s: each shares time with the next.
     recording = epochs(0.5 * np.arange(39))
-    with pytest.raises(ValueError, match="Each of the 39 trials overlaps in time with others, .* \(`split_time`\)"):
+    with pytest.raises(ValueError, match=r"Each of the 39 trials overlaps in time with others, .* \(`split_time`\)"):
         split_trials(recording, 0.2)
     with pytest.raises(ValueError, match="number of trials that do not overlap in time, 1, got 5"):
         trial_folds(recording, 5)
