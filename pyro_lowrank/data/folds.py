@@ -26,7 +26,8 @@ def trial_folds(
         by: one label per trial, `recording.conditions` as a rule; None for a draw from all.
 
     Raises:
-        ValueError: if there are fewer trials than folds, trials of one name or time differ in `by`, or one has no label.
+        ValueError: if there are fewer trials than folds, trials of one name or time differ in `by`, or a
+            label is missing.
 
     Example:
         >>> recording = Recording(np.zeros((10, 20, 3)), conditions=np.repeat(["left", "right"], 5))
