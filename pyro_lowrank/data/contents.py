@@ -179,7 +179,9 @@ def _timed(
     order, remark = time_order(source, times)
     if order is not None:
         times, values = times[order], np.ascontiguousarray(values[:, order])
-    step = agreed_step(source, contents.bin_size, even_step(source, np.diff(times)))
+    steps = np.diff(times)
+    # That they go back was told already.
+    step = agreed_step(source, contents.bin_size, None if (steps < 0).any() else even_step(source, steps))
     if len(values) == 1 and np.isfinite(times[0]):
         starts = np.array([float(times[0])])
     return values, step, starts, remark

@@ -139,6 +139,8 @@ def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> R
     if isinstance(chosen, mne.BaseEpochs):
         # Those that are not loaded cannot be picked from, nor counted: some may be dropped.
         chosen.load_data()
+        if not len(chosen):
+            raise ValueError("There is no epoch left: all were dropped; `epochs.drop_log` tells why.")
     _pick(chosen, picks)
     bad = [name in data.info["bads"] for name in chosen.ch_names]
     if isinstance(chosen, mne.io.BaseRaw):
@@ -191,8 +193,6 @@ def _parts(raw: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64]]:
 
 def _epochs(epochs: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64], NDArray[np.str_]]:
     """Return the epochs, `time x channels`, the seconds at which they begin, and the names of their events."""
-    if not len(epochs):
-        raise ValueError("There is no epoch left: all were dropped; `epochs.drop_log` tells why.")
     values = np.array(epochs.get_data(copy=False).transpose(0, 2, 1))
     for trial, marks in zip(values, epochs.get_annotations_per_epoch(), strict=True):
         for onset, duration, said, *_ in marks:

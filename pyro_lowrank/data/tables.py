@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.data.clocks import COUNTER_WORDS, column_of, words_of
+from pyro_lowrank.data.clocks import COUNTER_WORDS, column_of, rises_evenly, words_of
 from pyro_lowrank.data.contents import Contents
 from pyro_lowrank.data.opening import Refused, reading
 from pyro_lowrank.data.orientation import DIM_NAMES
@@ -46,12 +46,14 @@ def read_csv(path: Path, key: str | None) -> Contents:
     names: list[str | None] = [*header] or [None] * table.shape[1]
     times: list[NDArray[np.floating]] = []
     left_out = []
+    # Where the second column rises evenly too, that of the first tells nothing.
+    tells = table.shape[1] > 1 and not rises_evenly(table[:, 1])
     for place, (name, values) in enumerate(zip(names, table.T, strict=True)):
         if name == "" and np.isnan(values).all():
             left_out.append(place)
             remark += f" Column {place + 1} has neither a name nor an entry, and was left out."
             continue
-        found = column_of("time" if place in dated else name, values, first=place == 0)
+        found = column_of("time" if place in dated else name, values, first=tells and place == 0)
         if found is None:
             continue
         left_out.append(place)
@@ -179,7 +181,7 @@ def _names_in(rows: Sequence[list[str]]) -> str | None:
         return None
     told = f" The first row ({', '.join(cells[:5])}{', ...' if len(cells) > 5 else ''}) was taken as names."
     if cells[0] == "" and len(labels) == len(cells) - 1:
-        index = np.array([number_in(row[0]) for row in below], dtype=np.float64)
+        index = np.array([_date_in(row[0]) or number_in(row[0]) for row in below], dtype=np.float64)
         counts = bool((index == np.arange(len(index))).all() or (index == np.arange(1, len(index) + 1)).all())
         return told if counts or (_whole(labels) and bool((np.diff(index) > 0).all())) else None
     if len(labels) < len(cells):
