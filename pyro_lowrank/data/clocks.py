@@ -125,7 +125,7 @@ def counts_rows(values: Floats) -> bool:
         return True
     low, high = values.min(), values.max()
     wraps = bool((values[drops] == high).all() and (values[drops + 1] == low).all())
-    return wraps and len(values) >= _ENOUGH and high - low > 1
+    return wraps and len(values) >= _ENOUGH and bool(high - low > 1)
 
 
 def rises_evenly(values: Floats) -> bool:

@@ -53,8 +53,7 @@ def read_mat(path: Path, key: str | None, trials_axis: int | None = None) -> Con
             variables = mat73.variables_of(path, opened.enter_context(h5py.File(path, "r")))
         elif len(head) >= 4 and 0 in head[:4]:
             # Version 4 holds matrices alone, and SciPy reads it in Python.
-            stored = {name: value for name, value in io.loadmat(path).items() if isinstance(value, np.ndarray)}
-            variables = {name: _held(value) for name, value in stored.items()}
+            variables = {name: _held(value) for name, value in io.loadmat(path).items() if not name.startswith("__")}
         else:
             variables = mat5.variables_of(path)
         variables = {name: _squeezed(one) for name, one in variables.items()}
@@ -99,6 +98,10 @@ def _read(
 
 def _held(value: Any) -> Variable:
     """Return a value that is read already as a variable."""
+    if hasattr(value, "tocsc"):
+        sparse = value.tocsc()
+        parts = sparse.indices, sparse.indptr, sparse.data, sparse.shape
+        return Variable("numbers", sparse.shape, partial(mat5.dense, Path("A sparse array"), *parts))
     if isinstance(value, np.ndarray):
         kind = {"O": "cell", "U": "words"}.get(value.dtype.kind, "numbers" if is_numeric(value) else str(value.dtype))
         return Variable(kind, value.shape, lambda: value)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.arrays import distinct
 from pyro_lowrank.data.contents import Contents, SpikeTrains
-from pyro_lowrank.data.opening import Refused, check_dataset, reading
+from pyro_lowrank.data.opening import Refused, check_dataset, check_inside, reading
 from pyro_lowrank.data.optional import require
 
 if TYPE_CHECKING:
@@ -25,11 +25,14 @@ _INTERVALS = ("start_time", "stop_time", "timeseries", "timeseries_index", "tags
 def read_nwb(path: Path, key: str | None) -> Contents | SpikeTrains:
     """Read the spike times of a `.nwb` file with its trials, or with `key` one of its time series."""
     pynwb = require("pynwb", "nwb", f"Reading {path}")
-    with reading(path, "an NWB file"), pynwb.NWBHDF5IO(str(path), mode="r") as opened:
-        file = opened.read()
-        if key is None:
-            return _spike_trains(path, file, opened.manager)
-        return _time_series(path, file, key, opened.manager)
+    with reading(path, "an NWB file"):
+        # Files of the format may be linked to each other; what is read of those is checked below.
+        check_inside(path, links=True)
+        with pynwb.NWBHDF5IO(str(path), mode="r") as opened:
+            file = opened.read()
+            if key is None:
+                return _spike_trains(path, file, opened.manager)
+            return _time_series(path, file, key, opened.manager)
 
 
 def _spike_trains(path: Path, file: pynwb.NWBFile, manager: Any) -> SpikeTrains:

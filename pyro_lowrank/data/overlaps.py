@@ -83,6 +83,21 @@ def sharing_time(one: Recording, other: Recording, *, common_clock: bool) -> NDA
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
+def apart_from(recording: Recording, held_out: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the trials that are not held out and share neither time nor name with those that are.
+
+    Example:
+        >>> epochs = Recording(np.zeros((3, 4, 1)), bin_size=0.5, start_times=[0.0, 8.0, 9.0])
+        >>> apart_from(epochs, np.array([False, False, True]))
+        array([0])
+    """
+    rest = np.flatnonzero(~held_out)
+    one, other = recording.select(trials=held_out), recording.select(trials=rest)
+    shared = sharing_time(one, other, common_clock=has_common_clock(recording))[:, 1]
+    named = np.flatnonzero(np.isin(other.trial_names, one.trial_names))
+    return np.delete(rest, np.union1d(shared, named))
+
+
 def check_apart(held_out: Recording, train: Recording, *, common_clock: bool, instead: str) -> None:
     """Raise if a trial that is held out and one to train on share time.
 

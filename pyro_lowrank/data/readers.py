@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.data.clocks import SECONDS
 from pyro_lowrank.data.contents import Contents, is_numeric
-from pyro_lowrank.data.opening import Refused, check_claim, check_dataset, check_links, holds_objects, reading
+from pyro_lowrank.data.opening import Refused, check_claim, check_inside, holds_objects, reading
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import role_of
 from pyro_lowrank.data.variables import Variable, beside, choose, is_beside, listing, names_time, stated_bin_size
@@ -50,6 +50,9 @@ def read_npz(path: Path, key: str | None) -> Contents:
             if key is not None and key in variables and variables[key].kind == "Python objects":
                 raise holds_objects(path)
             numbers = {name: one for name, one in variables.items() if one.kind == "numbers"}
+            for name, one in variables.items():
+                if one.kind == "unreadable" and (name == key or not numbers):
+                    one.read()
             several = len([one for one in numbers.values() if one.shape]) > 1
             dims = {
                 name: len(one.shape)
@@ -64,6 +67,8 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Vari
 
     def read() -> Array:
         check_claim(path, info.filename, info.file_size, info.compress_size)
+        with archive.open(info) as file:
+            _check_header(path, file, info.file_size)
         with archive.open(info) as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
             # To the end, where the checksum is compared.
@@ -110,22 +115,13 @@ def read_netcdf(path: Path, key: str | None) -> Contents:
     require("h5netcdf", "netcdf", f"Reading {path}")
     xarray = require("xarray", "netcdf", f"Reading {path}")
     with reading(path, "an xarray netCDF file"):
-        _check_hdf5(path)
+        check_inside(path)
         # Times stay numbers with a unit, as they stand in the file, whatever xarray would make of them.
         with xarray.open_dataset(path, engine="h5netcdf", decode_times=False) as dataset:
             told = ", ".join(f"{name} {dict(variable.sizes)}" for name, variable in dataset.data_vars.items())
             numeric = {str(name): v.ndim for name, v in dataset.data_vars.items() if is_numeric(v)}
             chosen = dataset[choose(path, key, numeric, told)].load()
             return xarray_contents(str(path), chosen, dataset.attrs)
-
-
-def _check_hdf5(path: Path) -> None:
-    h5py = require("h5py", "netcdf", f"Reading {path}")
-    with h5py.File(path, "r") as file:
-        check_links(path, file)
-        for one in file.values():
-            if isinstance(one, h5py.Dataset):
-                check_dataset(path, one)
 
 
 def xarray_contents(source: str, variable: xarray.DataArray, attributes: Mapping[Any, Any]) -> Contents:

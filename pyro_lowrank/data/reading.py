@@ -91,14 +91,18 @@ def read_recording(
     if reader is None:
         raise ValueError(f"`path` must end in one of {', '.join(READERS)}, got {path.name!r}; save it as one of these.")
     contents = read_mat(path, key, trials_axis) if reader is read_mat else reader(path, key)
-    if isinstance(contents, SpikeTrains):
-        return _binned(path, contents, bin_size, epochs, conditions)
-    assert isinstance(contents, Contents)
-    for name, value in (("epochs", epochs), ("conditions", conditions)):
-        if value is not None:
-            raise ValueError(f"`{name}` is for spike times, and {path} holds an array.")
-    recording = recording_of(str(path), contents, time_axis=time_axis, trials_axis=trials_axis)
-    return recording if bin_size is None else rebin(recording, bin_size)
+    try:
+        if isinstance(contents, SpikeTrains):
+            return _binned(path, contents, bin_size, epochs, conditions)
+        for name, value in (("epochs", epochs), ("conditions", conditions)):
+            if value is not None:
+                raise ValueError(f"`{name}` is for spike times, and {path} holds an array.")
+        recording = recording_of(str(path), contents, time_axis=time_axis, trials_axis=trials_axis)
+        return recording if bin_size is None else rebin(recording, bin_size)
+    except (TypeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _binned(
@@ -178,4 +182,12 @@ def _extent(
     first = float(np.floor(low / bin_size) * bin_size)
     # Whole bins, the last of which holds the last spike.
     last = first + bin_size * (np.floor((spikes.max() - first) / bin_size) + 1)
-    return np.array([[first, max([last, *(intervals.max() for intervals in seen)])]])
+    end = max([last, *(intervals.max() for intervals in seen)])
+    bins = (end - first) / bin_size
+    if bins > max(1e7, 1000 * spikes.size):
+        raise ValueError(
+            f"The {spikes.size} spikes in {path} reach from {spikes.min():g} to {spikes.max():g} s, which is "
+            f"{bins:.3g} bins of {bin_size:g} s: is one of them wrong, or `bin_size` not in seconds? If neither, pass "
+            "`epochs`."
+        )
+    return np.array([[first, end]])
