@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Steps of the floating-point grid that arithmetic on equal numbers may leave between them.
-_STEPS = 64
+_STEPS = 16
 
 
 def varies(low: Any, high: Any) -> Any:

@@ -101,6 +101,9 @@ def column_of(name: str | None, values: Floats, *, first: bool) -> Column | None
             f"{told} rises by the same step in every row, as times do, and was left out{unknown * (unit is None)}.",
             None if unit is None else values * unit,
         )
+    whole = bool((values == np.round(values)).all())
+    if name == "" and first and (one_way or whole) and len(set(values.tolist())) == len(values):
+        return Column(f"{told} has no name and was left out, as what tells the rows apart.", None)
     return None
 
 

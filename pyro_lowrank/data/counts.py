@@ -86,8 +86,8 @@ def hide_unobserved(
 
     Args:
         recording: with a bin size and `start_times`.
-        observed: of each feature, begins and ends in seconds, `intervals x 2`, or None if it was always observed;
-            nothing if all were.
+        observed: of each feature, begins and ends in seconds, `intervals x 2`, none if it never was, or None if it
+            always was; nothing if all always were.
         invalid: begins and ends in seconds, `intervals x 2`, of what is not to be used of any feature.
         length: seconds of what a bin holds, 0 for a sample; the bin size if None.
 
@@ -105,7 +105,9 @@ def hide_unobserved(
     ends = begins + (recording.bin_size if length is None else length)
     slack = 1e-6 * recording.bin_size
     for feature, intervals in enumerate(observed):
-        if intervals is not None:
+        if intervals is not None and not len(intervals):
+            data[..., feature] = np.nan
+        elif intervals is not None:
             starts, stops = joined_intervals(intervals, slack)
             place = np.searchsorted(starts, begins + slack, side="right") - 1
             data[..., feature][(place < 0) | (ends > stops[place] + slack)] = np.nan

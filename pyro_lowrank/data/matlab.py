@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.arrays import distinct
 from pyro_lowrank.data import mat5, mat73
-from pyro_lowrank.data.clocks import names_time
+from pyro_lowrank.data.clocks import names_time, words_of
 from pyro_lowrank.data.contents import Contents, SpikeTrains, is_numeric
 from pyro_lowrank.data.opening import Refused, reading
 from pyro_lowrank.data.optional import require
@@ -33,7 +33,7 @@ from pyro_lowrank.errors import warn_user
 Array = NDArray[Any]
 
 # What begins and ends of trials, in seconds, are called where they stand beside spike times.
-_EPOCHS_KEYS = ("epochs", "trials", "intervals")
+_EPOCHS_WORDS = {"epoch", "epochs", "trial", "trials", "interval", "intervals"}
 
 
 def read_mat(path: Path, key: str | None, trials_axis: int | None = None) -> Contents | SpikeTrains:
@@ -76,7 +76,9 @@ def _read(
     several = sum(one.kind == "numbers" and one.shape != (1,) for one in near.values()) > 1
     dims, cells = {}, {}
     for name, one in near.items():
-        guessed_away = name in _EPOCHS_KEYS or "." in name or (several and names_time(name) and len(one.shape) == 1)
+        guessed_away = (
+            name.lower() in _EPOCHS_WORDS or "." in name or (several and names_time(name) and len(one.shape) == 1)
+        )
         if (key is None and (guessed_away or is_beside(name))) or (key is not None and prefix + name != key):
             continue
         if one.kind == "numbers" and one.shape not in ((1,), (0,)):
@@ -93,7 +95,11 @@ def _read(
         return beside(path, near, name)
     trials = _of_trials(cells[name])
     rest = {other: one for other, one in near.items() if other != name}
-    return _spikes(path, cells[name], rest, trials_axis) if trials is None else _trials(path, trials, rest)
+    if trials is None:
+        return _spikes(path, cells[name], rest, trials_axis)
+    shape = cells[name].shape if cells[name].size == len(trials) else (*cells[name].shape, "...")
+    joined = f" {' x '.join(map(str, shape))} cells were taken as {len(trials)} trials, row by row." * (len(shape) > 1)
+    return _trials(path, trials, rest, joined)
 
 
 def _held(value: Any) -> Variable:
@@ -153,7 +159,7 @@ def _of_trials(cells: Array) -> list[Array] | None:
     return [np.reshape(cell, (-1, 1)) for cell in held] if falls else None
 
 
-def _trials(path: Path, cells: list[Array], variables: dict[str, Variable]) -> Contents:
+def _trials(path: Path, cells: list[Array], variables: dict[str, Variable], remark: str) -> Contents:
     # A trial of a single time bin, or of a single feature, was stored as a vector like any other.
     shapes = {cell.shape for cell in cells}
     same = [axis for axis in (0, 1) if len({shape[axis] for shape in shapes if len(shape) == 2}) == 1]
@@ -164,6 +170,7 @@ def _trials(path: Path, cells: list[Array], variables: dict[str, Variable]) -> C
         )
     scalars = {name: one.read() for name, one in variables.items() if states_bin_size(name) and is_small(one)}
     known = Contents(np.empty(0), feature_names=names_beside(path, variables), bin_size=stated_bin_size(path, scalars))
+    known = replace(known, remark=remark)
     if len(same) == 2:
         # All of one shape: which axis is time is for the usual rules to tell.
         return replace(known, array=np.stack(cells), dims=("trial", "", ""))
@@ -182,14 +189,16 @@ def _spikes(path: Path, cells: Array, variables: dict[str, Variable], trials_axi
     cells = _as_grid(path, cells)
     epochs, no_epochs = _epochs(variables)
     names = names_beside(path, variables)
+    unused = {name: one for name, one in variables.items() if not (is_beside(name) or states_bin_size(name))}
+    unused_too = f" Not used: {listing(unused)}." if epochs is None and unused else ""
     axis = trials_axis
     if axis is None and cells.ndim == 2:
         axis = _axis_of_trials(path, cells, len(names), epochs)
-    remark = ""
+    remark = unused_too
     if axis is None:
         units = [np.asarray(cell, dtype=np.float64) for cell in cells.flat]
         default = [f"unit_{'_'.join(map(str, place))}" for place in np.ndindex(cells.shape)]
-        remark = f" The {' x '.join(map(str, cells.shape))} cells were taken as a unit each." * (cells.ndim > 1)
+        remark += f" The {' x '.join(map(str, cells.shape))} cells were taken as a unit each." * (cells.ndim > 1)
     else:
         if not -2 <= axis < 2 or cells.ndim < 2:
             raise Refused(f"`trials_axis` must be an axis of the cells in {path}, {cells.shape}, got {trials_axis}.")
@@ -205,7 +214,7 @@ def _spikes(path: Path, cells: Array, variables: dict[str, Variable], trials_axi
     if epochs is not None and _within(grid, epochs):
         # On the clock of the session, as the epochs are.
         grid = [[cell - start for cell in row] for row, (start, _) in zip(grid, epochs, strict=True)]
-    remark = f" Axis {axis} of the cells was taken as trials, each with spike times since its begin."
+    remark += f" Axis {axis} of the cells was taken as trials, each with spike times since its begin."
     return SpikeTrains(grid, names, by_trial=True, epochs=epochs, no_epochs=no_epochs, remark=remark)
 
 
@@ -262,12 +271,14 @@ def _within(grid: Any, epochs: Array) -> bool:
 def _epochs(variables: dict[str, Variable]) -> tuple[Array | None, str]:
     """Return begins and ends of trials, `trials x 2`, or why what the file has of them cannot be used."""
     problem = ""
-    for name in (name for name in _EPOCHS_KEYS if name in variables):
-        one = variables[name]
+    for name, one in variables.items():
+        if not words_of(name) & _EPOCHS_WORDS:
+            continue
         shape = (1, 2) if one.shape == (2,) else one.shape
         if one.kind == "numbers" and len(shape) == 2 and 2 in shape:
             epochs = np.asarray(one.read(), dtype=np.float64).reshape(shape)
             turned = shape[1] != 2 or (shape[0] == 2 and not (epochs[:, 0] < epochs[:, 1]).all())
             return epochs.T if turned else epochs, ""
-        problem = f"`{name}` in the file, {one.kind} {one.shape}, is not begins and ends in seconds, trials x 2"
+        if name.lower() in _EPOCHS_WORDS:
+            problem = f"`{name}` in the file, {one.kind} {one.shape}, is not begins and ends in seconds, trials x 2"
     return None, problem

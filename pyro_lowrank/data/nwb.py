@@ -12,6 +12,7 @@ from pyro_lowrank.arrays import distinct
 from pyro_lowrank.data.contents import Contents, SpikeTrains
 from pyro_lowrank.data.opening import Refused, check_dataset, check_inside, reading
 from pyro_lowrank.data.optional import require
+from pyro_lowrank.data.variables import as_word
 
 if TYPE_CHECKING:
     import pynwb
@@ -47,7 +48,9 @@ def _spike_trains(path: Path, file: pynwb.NWBFile, manager: Any) -> SpikeTrains:
     if "obs_intervals" in units.colnames:
         for row in range(len(units)):
             intervals = np.asarray(units["obs_intervals"][row], dtype=np.float64).reshape(-1, 2)
-            observed[row] = intervals if len(intervals) else None
+            # A unit that fires was observed, if nobody wrote down when.
+            fires = len(intervals) == 0 and len(units["spike_times"][row]) > 0
+            observed[row] = None if fires else intervals
     trials, labels = file.trials, {}
     for name in () if trials is None else trials.colnames:
         column = np.asarray(trials[name][:]) if name not in _INTERVALS else np.empty((0, 0))
@@ -55,13 +58,19 @@ def _spike_trains(path: Path, file: pynwb.NWBFile, manager: Any) -> SpikeTrains:
             labels[name] = column
     return SpikeTrains(
         [np.asarray(units["spike_times"][row], dtype=np.float64) for row in range(len(units))],
-        distinct([str(name) for name in names]),
+        distinct([as_word(name) for name in names]),
         epochs=None if trials is None else _spans(trials),
         observed=observed,
         invalid=_invalid(file, None),
         labels=labels,
         trial_names=() if trials is None else distinct([f"trial_{number}" for number in trials.id[:]]),
+        remark=_other_tables(file) if trials is None else "",
     )
+
+
+def _other_tables(file: pynwb.NWBFile) -> str:
+    names = ", ".join(sorted(name for name in file.intervals or () if name != "invalid_times"))
+    return f" Its other tables of intervals ({names}) were not used: `epochs` takes begins and ends." if names else ""
 
 
 def _spans(table: Any) -> Times:
@@ -120,7 +129,7 @@ def _channels(series: Any) -> tuple[tuple[str, ...], int]:
     rows, table = np.asarray(region.data[:], dtype=np.int64), region.table
     column = next((name for name in ("channel_name", "label", "electrode_name") if name in table.colnames), None)
     labels = np.asarray(table.id[:] if column is None else table[column][:])
-    return tuple(str(labels[row]) for row in rows), len(rows)
+    return tuple(as_word(labels[row]) for row in rows), len(rows)
 
 
 def _axis_of_time(path: Path, name: str, shape: tuple[int, ...], times: Times | None, channels: int) -> int:

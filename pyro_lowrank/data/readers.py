@@ -16,7 +16,16 @@ from pyro_lowrank.data.contents import Contents, is_numeric
 from pyro_lowrank.data.opening import Refused, check_claim, check_inside, holds_objects, reading
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import role_of
-from pyro_lowrank.data.variables import Variable, beside, choose, is_beside, listing, names_time, stated_bin_size
+from pyro_lowrank.data.variables import (
+    Variable,
+    as_word,
+    beside,
+    choose,
+    is_beside,
+    listing,
+    names_time,
+    stated_bin_size,
+)
 
 if TYPE_CHECKING:
     import xarray
@@ -156,7 +165,7 @@ def is_time(dim: str) -> bool:
 
 def _labels(variable: xarray.DataArray, dims: tuple[str, ...], role: str) -> tuple[str, ...]:
     found = [dim for dim in dims if role_of(dim) == role and dim in variable.coords]
-    return tuple(str(label) for label in variable.coords[found[0]].to_numpy()) if found else ()
+    return tuple(as_word(label) for label in variable.coords[found[0]].to_numpy()) if found else ()
 
 
 def refuse_key(path: Path, key: str | None) -> None:

@@ -177,7 +177,7 @@ def _extent(
     bin_size = check_positive("bin_size", bin_size)
     if not spikes.size:
         raise ValueError(f"{path} holds no spikes, and no trials to count them in.")
-    seen = [intervals for intervals in observed if intervals is not None]
+    seen = [intervals for intervals in observed if intervals is not None and len(intervals)]
     low = min([spikes.min(), *(intervals.min() for intervals in seen), *[0.0] * from_zero])
     first = float(np.floor(low / bin_size) * bin_size)
     # Whole bins, the last of which holds the last spike.

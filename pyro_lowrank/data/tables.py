@@ -177,14 +177,14 @@ def _names_in(rows: Sequence[list[str]]) -> str | None:
         return "" if any(_date_in(word) is None for word in words) else None
     below = [[cell.strip() for cell in row] for row in rows[1:] if len(row) == len(cells)]
     labels = [cell for cell in cells if cell.lower() not in _MISSING]
-    if not labels or not below or len(set(labels)) < len(labels):
+    if not labels or not below:
         return None
     told = f" The first row ({', '.join(cells[:5])}{', ...' if len(cells) > 5 else ''}) was taken as names."
-    if cells[0] == "" and len(labels) == len(cells) - 1:
-        index = np.array([_date_in(row[0]) or number_in(row[0]) for row in below], dtype=np.float64)
-        counts = bool((index == np.arange(len(index))).all() or (index == np.arange(1, len(index) + 1)).all())
-        return told if counts or (_whole(labels) and bool((np.diff(index) > 0).all())) else None
-    if len(labels) < len(cells):
+    if cells[0] == "" and _is_index(labels, below):
+        if below[0][0] == "":
+            raise Refused("The table has several rows of names; write it with one.")
+        return told
+    if len(set(labels)) < len(cells):
         return None
     values = [float(label) for label in labels]
     counting = _whole(labels) and values in (list(range(len(values))), list(range(1, len(values) + 1)))
@@ -193,6 +193,18 @@ def _names_in(rows: Sequence[list[str]]) -> str | None:
         return told
     alone = _rises(values) and not any(_rises([number_in(cell) for cell in row]) for row in below)
     return told if alone and (len(values) > 3 or (counting and len(values) > 2)) else None
+
+
+def _is_index(labels: Sequence[str], below: Sequence[list[str]]) -> bool:
+    """Whether the first cells of rows are what pandas writes beside its names: numbers of rows, or times."""
+    # Names of several levels stand in several rows.
+    rest = [row[0] for row in itertools.dropwhile(lambda row: row[0] == "", below)]
+    index = np.array([_date_in(cell) or number_in(cell) for cell in rest], dtype=np.float64)
+    if not len(index) or (not _whole(labels) and not (index == np.arange(len(index))).all()):
+        return False
+    counting = list(map(float, labels)) in (list(range(len(labels))), list(range(1, len(labels) + 1)))
+    rows = bool((index == np.round(index)).all()) and len(set(rest)) == len(rest)
+    return bool((np.diff(index) > 0).all()) or (counting and rows)
 
 
 def _whole(cells: Sequence[str]) -> bool:

@@ -131,10 +131,22 @@ def read_words(variable: Variable) -> tuple[str, ...] | None:
     for one in np.asarray(variable.read(), dtype=object).ravel().tolist():
         while isinstance(one, np.ndarray) and one.size == 1:
             one = one.item()
-        if isinstance(one, np.ndarray | list):
+        if not isinstance(one, str | bytes | int | float | np.number):
             return None
-        words.append(f"{one:g}" if isinstance(one, float) else str(one).strip())
+        words.append(as_word(one))
     return tuple(words)
+
+
+def as_word(value: Any) -> str:
+    """Return a name as text, whether it is stored as text, as bytes or as a number.
+
+    Example:
+        >>> as_word(b"Fz "), as_word(7.0)
+        ('Fz', '7')
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value).strip()
 
 
 def is_small(variable: Variable) -> bool:

@@ -180,6 +180,26 @@ def test_begins_and_ends_either_way_round(tmp_path: Path, write: Any) -> None:
     np.testing.assert_array_equal(one.data, expected[:1])
 
 
+def test_begins_and_ends_by_words_in_their_name_and_what_was_not_used(tmp_path: Path) -> None:
+    expected = bin_spikes(TRAINS, bin_size=0.05, epochs=EPOCHS).data
+    for name in ("trial_times", "EpochTimes"):
+        path = mat(tmp_path / "y.mat", **{"spikes": cells(*TRAINS), name: EPOCHS})
+        np.testing.assert_array_equal(binned(path, key="spikes").data, expected)
+    recording = binned(mat(tmp_path / "z.mat", spikes=cells(*TRAINS), go_cue=STARTS, num_trials=10.0), key="spikes")
+    assert recording.num_trials == 1
+    assert " Not used: go_cue (10,), num_trials (1,). The file has no trials" in recording.orientation
+
+
+def test_cells_of_two_axes_that_hold_trials_are_told(tmp_path: Path) -> None:
+    array = np.empty((2, 3), dtype=object)
+    trials = RNG.normal(size=(6, 20, 4))
+    for place, trial in zip(np.ndindex(2, 3), trials, strict=True):
+        array[place] = trial
+    recording = read_recording(mat(tmp_path / "y.mat", x=array))
+    np.testing.assert_array_equal(recording.data, trials)
+    assert "2 x 3 cells were taken as 6 trials, row by row." in recording.orientation
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [

@@ -134,6 +134,17 @@ def test_an_interval_about_one_series_leaves_the_others(pynwb: Any, tmp_path: Pa
     assert read_recording(tmp_path / "y.nwb", key="lfp").mask.all()
 
 
+def test_a_unit_that_was_never_observed_and_tables_that_are_not_used(pynwb: Any, tmp_path: Path) -> None:
+    with new_file(pynwb, tmp_path / "y.nwb") as file:
+        file.add_unit(spike_times=TRAINS[0], obs_intervals=[[0.0, 12.0]])
+        file.add_unit(spike_times=np.empty(0), obs_intervals=np.empty((0, 2)))
+        file.add_unit(spike_times=TRAINS[1], obs_intervals=np.empty((0, 2)))
+        file.add_epoch(start_time=0.0, stop_time=6.0)
+    recording = read_recording(tmp_path / "y.nwb", bin_size=0.5)
+    assert recording.mask.all(1).tolist() == [[True, False, True]]
+    assert " Its other tables of intervals (epochs) were not used: `epochs` takes begins" in recording.orientation
+
+
 def test_what_was_observed_without_spikes_is_silence(pynwb: Any, tmp_path: Path) -> None:
     with new_file(pynwb, tmp_path / "y.nwb") as file:
         file.add_unit(spike_times=np.arange(30.0, 60.0, 0.7), obs_intervals=[[10.0, 80.0]])

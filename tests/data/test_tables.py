@@ -273,3 +273,27 @@ def test_xarray_dimensions_by_words_and_by_coordinates() -> None:
     )
     assert from_xarray(dated).data.shape == (1, 20, 30)
     assert from_xarray(dated).bin_size == pytest.approx(0.02)
+
+
+def test_what_pandas_writes_of_rows_that_were_chosen(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(COUNTS)
+    for chosen in ([5, 2, 7, 0], [1, 4, 6, 7]):
+        frame.iloc[chosen].to_csv(tmp_path / "y.csv")
+        recording = read_recording(tmp_path / "y.csv")
+        np.testing.assert_array_equal(recording.data[0], COUNTS[chosen])
+        assert "Column '' has no name and was left out" in recording.orientation
+    pandas.DataFrame(COUNTS, columns=[0, 0, 1]).to_csv(tmp_path / "y.csv")
+    assert read_recording(tmp_path / "y.csv").feature_names == ("0", "0", "1")
+    levels = pandas.MultiIndex.from_tuples([(0, 0), (0, 1), (1, 0)])
+    pandas.DataFrame(COUNTS, columns=levels).to_csv(tmp_path / "y.csv")
+    with pytest.raises(ValueError, match="several rows of names; write it with one"):
+        read_recording(tmp_path / "y.csv")
+
+
+def test_names_that_are_stored_as_bytes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "y.npz", y=SIGNALS, ch_names=np.array([b"Fz", b"Cz"]))
+    assert read_recording(tmp_path / "y.npz").feature_names == ("Fz", "Cz")
+    xarray = pytest.importorskip("xarray", reason="the extra `netcdf` is not installed")
+    array = xarray.DataArray(SIGNALS, dims=("time", "unit"), coords={"unit": np.array([b"Fz", b"Cz"])})
+    assert from_xarray(array).feature_names == ("Fz", "Cz")
