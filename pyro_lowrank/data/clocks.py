@@ -20,6 +20,7 @@ SECONDS = {
     **dict.fromkeys(("ns", "nsec", "nanosecond", "nanoseconds"), 1e-9),
     **dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0),
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("day", "days"), 86400.0),
 }
 _TIME_WORDS = {"t", "time", "times", "timestamp", "timestamps", "ts", "clock", "elapsed", "datetime", "date"}
 COUNTER_WORDS = {

@@ -74,11 +74,12 @@ def _read(
     prefix = f"{struct}." if field else ""
     near = {name.removeprefix(prefix): one for name, one in variables.items() if name.startswith(prefix)}
     several = sum(one.kind == "numbers" and one.shape != (1,) for one in near.values()) > 1
+    has_cells = any(one.kind == "cell" for one in near.values())
     dims, cells = {}, {}
     for name, one in near.items():
-        guessed_away = (
-            name.lower() in _EPOCHS_WORDS or "." in name or (several and names_time(name) and len(one.shape) == 1)
-        )
+        guessed_away = "." in name or (several and names_time(name) and len(one.shape) == 1)
+        if has_cells and one.kind == "numbers" and len(one.shape) < 3:
+            guessed_away |= bool(words_of(name) & _EPOCHS_WORDS) and (2 in one.shape or name.lower() in _EPOCHS_WORDS)
         if (key is None and (guessed_away or is_beside(name))) or (key is not None and prefix + name != key):
             continue
         if one.kind == "numbers" and one.shape not in ((1,), (0,)):
@@ -278,7 +279,9 @@ def _epochs(variables: dict[str, Variable]) -> tuple[Array | None, str]:
         if one.kind == "numbers" and len(shape) == 2 and 2 in shape:
             epochs = np.asarray(one.read(), dtype=np.float64).reshape(shape)
             turned = shape[1] != 2 or (shape[0] == 2 and not (epochs[:, 0] < epochs[:, 1]).all())
-            return epochs.T if turned else epochs, ""
+            epochs = epochs.T if turned else epochs
+            if name.lower() in _EPOCHS_WORDS or ((np.diff(epochs) > 0).all() and (np.diff(epochs[:, 0]) > 0).all()):
+                return epochs, ""
         if name.lower() in _EPOCHS_WORDS:
             problem = f"`{name}` in the file, {one.kind} {one.shape}, is not begins and ends in seconds, trials x 2"
     return None, problem

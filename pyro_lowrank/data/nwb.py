@@ -42,7 +42,11 @@ def _spike_trains(path: Path, file: pynwb.NWBFile, manager: Any) -> SpikeTrains:
         series = ", ".join(_all_series(file, manager))
         hint = f"pass `key` to read one of its time series: {series}." if series else "it has no series."
         raise Refused(f"{path} holds no units with spike times; {hint}")
-    _check_inside(path, units["spike_times"].target.data)
+    for table in (units, file.trials, file.invalid_times):
+        for name in () if table is None else table.colnames:
+            # A list in each row is two columns, one of what it holds and one of where it ends.
+            for column in (table[name], getattr(table[name], "target", None)):
+                _check_inside(path, getattr(column, "data", None))
     names = units["unit_name"][:] if "unit_name" in units.colnames else units.id[:]
     observed: list[Times | None] = [None] * len(units)
     if "obs_intervals" in units.colnames:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,13 @@ def check_claim(path: Path, name: str, claimed: int, stored: int) -> None:
         )
 
 
-def check_dataset(path: Path, dataset: Any) -> None:
+def check_dataset(path: Path, dataset: Any, *, claim: bool = True) -> None:
     """Raise if an HDF5 dataset lies in other files, or claims far more than it stores.
 
     Args:
         path: the file.
         dataset: an `h5py.Dataset`.
+        claim: whether it is to be read, so that its size counts.
 
     Raises:
         ValueError: if so; nothing has been read by then.
@@ -96,8 +97,7 @@ def check_dataset(path: Path, dataset: Any) -> None:
         raise Refused(
             f"{dataset.name} in {path} takes its numbers from another file, which is not read; save it in one file."
         )
-    # The dimensions of a netCDF file that have no coordinates are datasets in name alone.
-    if not bytes(dataset.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension but not"):
+    if claim:
         claimed = (dataset.size or 0) * dataset.dtype.itemsize
         check_claim(path, str(dataset.name), claimed, int(dataset.id.get_storage_size()))
 
@@ -119,7 +119,7 @@ def check_links(path: Path, group: Any) -> None:
 
 
 def check_inside(path: Path, *, links: bool = False) -> None:
-    """Raise if a dataset in an HDF5 file lies in another file, or claims far more than it stores.
+    """Raise if a dataset in an HDF5 file lies in another file.
 
     Args:
         path: the file.
@@ -132,7 +132,7 @@ def check_inside(path: Path, *, links: bool = False) -> None:
 
     def check(_: str, one: Any) -> None:
         if isinstance(one, h5py.Dataset):
-            check_dataset(path, one)
+            check_dataset(path, one, claim=False)
         elif not links:
             check_links(path, one)
 
@@ -140,3 +140,20 @@ def check_inside(path: Path, *, links: bool = False) -> None:
         if not links:
             check_links(path, file)
         file.visititems(check)
+
+
+def check_claims(path: Path, names: Iterable[str]) -> None:
+    """Raise if one of some datasets, at the root of an HDF5 file, claims far more than it stores.
+
+    Args:
+        path: the file.
+        names: of the datasets.
+
+    Raises:
+        ValueError: if so; nothing has been read by then.
+    """
+    h5py = importlib.import_module("h5py")
+    with h5py.File(path, "r") as file:
+        for name in names:
+            if name in file:
+                check_dataset(path, file[name])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.data.clocks import SECONDS
 from pyro_lowrank.data.contents import Contents, is_numeric
-from pyro_lowrank.data.opening import Refused, check_claim, check_inside, holds_objects, reading
+from pyro_lowrank.data.opening import Refused, check_claim, check_claims, check_inside, holds_objects, reading
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import role_of
 from pyro_lowrank.data.variables import (
@@ -126,11 +126,12 @@ def read_netcdf(path: Path, key: str | None) -> Contents:
     with reading(path, "an xarray netCDF file"):
         check_inside(path)
         # Times stay numbers with a unit, as they stand in the file, whatever xarray would make of them.
-        with xarray.open_dataset(path, engine="h5netcdf", decode_times=False) as dataset:
+        with xarray.open_dataset(path, engine="h5netcdf", decode_times=False, phony_dims="sort") as dataset:
             told = ", ".join(f"{name} {dict(variable.sizes)}" for name, variable in dataset.data_vars.items())
             numeric = {str(name): v.ndim for name, v in dataset.data_vars.items() if is_numeric(v)}
-            chosen = dataset[choose(path, key, numeric, told)].load()
-            return xarray_contents(str(path), chosen, dataset.attrs)
+            chosen = dataset[choose(path, key, numeric, told)]
+            check_claims(path, map(str, (chosen.name, *chosen.coords)))
+            return xarray_contents(str(path), chosen.load(), dataset.attrs)
 
 
 def xarray_contents(source: str, variable: xarray.DataArray, attributes: Mapping[Any, Any]) -> Contents:

@@ -49,20 +49,25 @@ def read_recording(
     `trials x time x features`. `Recording.orientation` tells the outcome. Nothing is ever unpickled.
 
     Spike times are binned, see `bin_spikes`: those of an `.nwb` file in the epochs of its table of trials, or, without
-    one, from its first spike to its last. Where the file says when a unit was observed, it is missing otherwise.
+    one, from its first spike to its last. Where the file says when a unit was observed, or which times are not valid,
+    it is missing otherwise. Rows that are not in the order of time are sorted.
+
+    A damaged or hostile file, in whatever way, raises `ValueError` with its name before much time or memory is spent;
+    numbers that lie in another file are not read.
 
     Shapes: `Recording.data` is `trials x time x features`, with one trial or one feature where the file has no
     such axis.
 
     Args:
         path: the file. A `.csv` file has a row per time bin; its header, if any, names the features, an empty cell
-            is a missing entry, and a column called `time` or `t` holds seconds; one that counts the rows is left out.
-            A cell array in a `.mat` file holds the trials, `time x features` or the other way round, or vectors with
-            the spike times of one unit each.
-        key: which array of a `.npz` or `.mat` file, variable of a `.nc` file or time series of an `.nwb` file; needed
-            where several have two or more axes. Without it an `.nwb` file is read for its units.
+            is a missing entry, a column of times (`time`, `t_ms`, `Timestamp`, dates) gives the bin size, and one that
+            counts the rows is left out. A cell array in a `.mat` file holds the trials, `time x features` or the other
+            way round, or vectors with the spike times of one unit each, or trials x units of these.
+        key: which array of a `.npz` file, variable of a `.mat` (`struct.field` for a field) or `.nc` file or time
+            series of an `.nwb` file, by its name or path; needed where several have two or more axes. Without it an
+            `.nwb` file is read for its units.
         time_axis: axis of time in the file's array.
-        trials_axis: axis of trials in the file's array.
+        trials_axis: axis of trials in the file's array, or among cells of spike times.
         bin_size: seconds per bin, for spike times; counts in shorter bins are summed.
         epochs: for spike times, begins and ends in seconds, `epochs x 2`, in place of those in the file.
         conditions: the column of the table of trials that tells the condition; one called `condition` if None.

@@ -117,18 +117,25 @@ class _Body:
     def _append(self, cells: list[str], line: int) -> None:
         if len(cells) != self.width:
             raise Refused(f"Row {line} of {self.path} has {len(cells)} cells, the rows above it have {self.width}.")
-        for column, cell in enumerate(cells):
-            number = number_in(cell)
-            if number is None:
-                number = _date_in(cell)
-                self.dated.add(column)
-            if number is None:
-                raise Refused(
-                    f"Row {line}, column {column + 1} of {self.path} must be a number, got {cell[:40]!r}; "
-                    "cells are separated by commas, and an empty cell is a missing entry."
-                )
-            self.numbers.append(number)
+        try:
+            # As most rows are; Python takes 1_2 for 12.
+            row = [float(cell) for cell in cells] if "_" not in "".join(cells) else None
+        except ValueError:
+            row = None
+        self.numbers.extend(row or [self._number(cell, column, line) for column, cell in enumerate(cells)])
         self.last_is_used = self.last_is_used or bool(cells[-1].strip())
+
+    def _number(self, cell: str, column: int, line: int) -> float:
+        number = number_in(cell)
+        if number is None:
+            number = _date_in(cell)
+            self.dated.add(column)
+        if number is None:
+            raise Refused(
+                f"Row {line}, column {column + 1} of {self.path} must be a number, got {cell[:40]!r}; "
+                "cells are separated by commas, and an empty cell is a missing entry."
+            )
+        return number
 
     def finished(self) -> tuple[list[str], Floats, set[int]]:
         """Return the names, the table and the columns of dates."""

@@ -19,7 +19,17 @@ Array = NDArray[Any]
 
 # Scalars that state the bin size, in small letters and no others, and the bin size in seconds they stand for.
 _SECONDS = {"binsize", "bins", "binwidth", "dt"}
-_HERTZ = {"fs", "sfreq", "srate", "samplingrate", "samplerate", "samplingfrequency", "samplefrequency", "samplingfreq"}
+_HERTZ = {
+    "fs",
+    "sfreq",
+    "srate",
+    "samplingrate",
+    "samplerate",
+    "samplingfrequency",
+    "samplefrequency",
+    "samplingfreq",
+    "fsample",
+}
 _NAMES = {"chnames", "channelnames", "channellabels", "featurenames", "unitnames"}
 # More of them are no names and no scalars, but something else of that name.
 _MOST_NAMES = 100_000

@@ -184,8 +184,8 @@ def test_begins_and_ends_by_words_in_their_name_and_what_was_not_used(tmp_path: 
     expected = bin_spikes(TRAINS, bin_size=0.05, epochs=EPOCHS).data
     for name in ("trial_times", "EpochTimes"):
         path = mat(tmp_path / "y.mat", **{"spikes": cells(*TRAINS), name: EPOCHS})
-        np.testing.assert_array_equal(binned(path, key="spikes").data, expected)
-    recording = binned(mat(tmp_path / "z.mat", spikes=cells(*TRAINS), go_cue=STARTS, num_trials=10.0), key="spikes")
+        np.testing.assert_array_equal(binned(path).data, expected)
+    recording = binned(mat(tmp_path / "z.mat", spikes=cells(*TRAINS), go_cue=STARTS, num_trials=10.0))
     assert recording.num_trials == 1
     assert " Not used: go_cue (10,), num_trials (1,). The file has no trials" in recording.orientation
 
