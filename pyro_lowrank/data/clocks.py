@@ -140,7 +140,9 @@ def rises_evenly(values: Floats) -> bool:
         (True, False)
     """
     steps = np.diff(values)
-    if len(values) < _ENOUGH or not np.isfinite(values).all() or steps[0] == 0:
+    if len(values) < _ENOUGH or steps[0] == 0 or not np.allclose(steps[: _ENOUGH - 1], steps[0], rtol=0.01, atol=0.0):
+        return False
+    if not np.isfinite(values).all():
         return False
     return bool(np.allclose(steps, np.median(steps), rtol=1e-3, atol=1e-9 * np.abs(values).max()))
 

@@ -108,11 +108,13 @@ def recording_of(
     values, bin_size, start_times, remark = _timed(source, contents, values)
     labelled = len(contents.trial_labels) == len(values)
     unique = labelled and len(set(contents.trial_labels)) == len(values)
+    names = _feature_names(source, contents, values.shape[-1])
+    _warn_of_clocks(source, names, values)
     recording = Recording(
         values,
         trial_lengths=np.array(contents.trial_lengths, dtype=np.int64),
         bin_size=bin_size,
-        feature_names=_feature_names(source, contents, values.shape[-1]),
+        feature_names=names,
         feature_units=(contents.unit,) * values.shape[-1] if contents.unit else (),
         trial_names=contents.trial_labels if unique else (),
         conditions=np.array(contents.trial_labels) if labelled and not unique else None,
@@ -173,8 +175,6 @@ def _timed(
     if contents.start is not None and len(values) == 1:
         starts = np.array([contents.start])
     if times is None or length < 2:
-        if times is None:
-            _warn_of_clock(source, contents, values)
         return values, contents.bin_size, starts, ""
     order, remark = time_order(source, times)
     if order is not None:
@@ -187,13 +187,13 @@ def _timed(
     return values, step, starts, remark
 
 
-def _warn_of_clock(source: str, contents: Contents, values: NDArray[np.floating]) -> None:
-    """Say so if the first feature of an array that comes without times is a clock, as far as its values tell."""
-    several = len(values) == 1 and values.shape[-1] > 1 and not contents.feature_names and contents.bin_size is None
-    if several and rises_evenly(values[0, :, 0]) and not rises_evenly(values[0, :, 1]):
+def _warn_of_clocks(source: str, names: tuple[str, ...], values: NDArray[np.floating]) -> None:
+    """Say so if a feature, but not all of them, is a clock as far as its values tell."""
+    rising = [feature for feature in range(values.shape[-1]) if rises_evenly(values[0, :, feature])]
+    if rising and len(rising) < values.shape[-1]:
         warn_user(
-            f"The first feature in {source} rises by the same step in every time bin, as times do: if it is a clock, "
-            f"leave it out, with `recording.select(features=slice(1, None))`."
+            f"In {source} feature {names[rising[0]]!r} rises by the same step in every time bin, as times do: if it is "
+            "a clock, leave it out, with `recording.select(features=...)`."
         )
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.data.clocks import COUNTER_WORDS, column_of, rises_evenly, words_of
+from pyro_lowrank.data.clocks import COUNTER_WORDS, Column, column_of, rises_evenly, words_of
 from pyro_lowrank.data.contents import Contents
 from pyro_lowrank.data.opening import Refused, reading
 from pyro_lowrank.data.orientation import DIM_NAMES
 from pyro_lowrank.data.readers import refuse_key
+from pyro_lowrank.errors import warn_user
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +54,9 @@ def read_csv(path: Path, key: str | None) -> Contents:
             left_out.append(place)
             remark += f" Column {place + 1} has neither a name nor an entry, and was left out."
             continue
-        found = column_of("time" if place in dated else name, values, first=tells and place == 0)
+        found = column_of(name, values, first=tells and place == 0)
+        if place in dated:
+            found = Column(f" Column {name or place + 1!r} was taken as dates, not as a feature.", values)
         if found is None:
             continue
         left_out.append(place)
@@ -198,6 +201,10 @@ def _names_in(rows: Sequence[list[str]]) -> str | None:
     fractions = all(re.search(r"[.eE]", cell) for row in below for cell in row if cell.lower() not in _MISSING)
     if _whole(labels) and fractions and (counting or (len(values) > 2 and values == sorted(values))):
         return told
+    if counting and len(values) == 2 and not fractions:
+        warn_user(
+            f"The first row, {', '.join(cells)}, was read as numbers; if these are names, write them with letters."
+        )
     alone = _rises(values) and not any(_rises([number_in(cell) for cell in row]) for row in below)
     return told if alone and (len(values) > 3 or (counting and len(values) > 2)) else None
 

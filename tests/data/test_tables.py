@@ -149,7 +149,7 @@ def test_a_clock_without_a_name(tmp_path: Path) -> None:
     )
     np.save(tmp_path / "y.npy", np.c_[0.01 * T, SIGNALS])
     with pytest.warns(
-        UserWarning, match="The first feature in .* rises by the same step in every time bin, as times do"
+        UserWarning, match="In .* feature 'feature_0' rises by the same step in every time bin, as times do"
     ):
         assert read_recording(tmp_path / "y.npy").data.shape == (1, 20, 3)
 
@@ -297,3 +297,17 @@ def test_names_that_are_stored_as_bytes(tmp_path: Path) -> None:
     xarray = pytest.importorskip("xarray", reason="the extra `netcdf` is not installed")
     array = xarray.DataArray(SIGNALS, dims=("time", "unit"), coords={"unit": np.array([b"Fz", b"Cz"])})
     assert from_xarray(array).feature_names == ("Fz", "Cz")
+
+
+def test_a_clock_in_another_place_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="feature 'lsl' rises by the same step in every time bin"):
+        read(tmp_path, rows(np.c_[SIGNALS, 0.01 * T], "CH_A,CH_B,lsl"))
+    np.savez(tmp_path / "y.npz", y=np.c_[SIGNALS, T], fs=100.0)
+    with pytest.warns(UserWarning, match="feature 'feature_2' rises by the same step in every time bin"):
+        read_recording(tmp_path / "y.npz")
+    with pytest.warns(UserWarning, match="The first row, 0, 1, was read as numbers; if these are names"):
+        assert read(tmp_path, rows(COUNTS[:, :2], "0,1")).data.shape == (1, 9, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.save(tmp_path / "y.npy", np.arange(40.0).reshape(20, 2))
+        read_recording(tmp_path / "y.npy")
