@@ -111,10 +111,12 @@ def hide_unobserved(
             starts, stops = joined_intervals(intervals, slack)
             place = np.searchsorted(starts, begins + slack, side="right") - 1
             data[..., feature][(place < 0) | (ends > stops[place] + slack)] = np.nan
-    for start, stop in () if invalid is None else invalid:
+    if invalid is not None and len(invalid):
         # A sample at the very begin or end belongs to it, a bin that touches it does not.
         edge = slack if length == 0 else -slack
-        data[(begins < stop + edge) & (ends > start - edge)] = np.nan
+        starts, stops = joined_intervals(invalid)
+        place = np.searchsorted(starts, ends + edge) - 1
+        data[(place >= 0) & (stops[place] > begins - edge)] = np.nan
     hidden = int(recording.mask.sum() - (~np.isnan(data)).sum())
     told = f" {hidden} entries are missing: the recording says that they were not observed." if hidden else ""
     return replace(recording, data=data, orientation=recording.orientation + told)

@@ -197,7 +197,8 @@ def _spikes(path: Path, cells: Array, variables: dict[str, Variable], trials_axi
         axis = _axis_of_trials(path, cells, len(names), epochs)
     remark = unused_too
     if axis is None:
-        units = [np.asarray(cell, dtype=np.float64) for cell in cells.flat]
+        # As they were stored: how finely tells `bin_spikes` what rounding to expect.
+        units = list(cells.flat)
         default = [f"unit_{'_'.join(map(str, place))}" for place in np.ndindex(cells.shape)]
         remark += f" The {' x '.join(map(str, cells.shape))} cells were taken as a unit each." * (cells.ndim > 1)
     else:

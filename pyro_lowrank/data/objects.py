@@ -188,7 +188,7 @@ def _parts(raw: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64]]:
     places = places - (raw.first_samp if marks.orig_time is None else 0)
     cuts = [int(place) for place in np.unique(places) if 0 < place < len(values)]
     begins = raw.first_time + np.array([0, *cuts]) / float(raw.info["sfreq"])
-    return np.split(np.array(values), cuts), begins
+    return np.split(values, cuts), begins
 
 
 def _epochs(epochs: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64], NDArray[np.str_]]:

@@ -136,7 +136,7 @@ def _binned(
     if epochs is None:
         epochs = contents.epochs
     if epochs is None:
-        epochs = _extent(path, np.concatenate(trains), contents.observed, bin_size)
+        epochs = _extent(path, np.concatenate(trains), contents.observed, bin_size, len(trains))
         remark += " The file has no trials: one epoch from the first spike to the last."
     recording = bin_spikes(
         contents.trains,
@@ -168,7 +168,7 @@ def _binned_by_trial(path: Path, contents: SpikeTrains, bin_size: float, epochs:
         starts = contents.epochs[:, 0]
         intervals = check_epochs(contents.epochs) - starts[:, np.newaxis]
     else:
-        first, last = _extent(path, spikes, (), bin_size, from_zero=True)[0]
+        first, last = _extent(path, spikes, (), bin_size, len(contents.names), from_zero=True)[0]
         intervals = np.tile([first, last], (number, 1))
         remark += f" The file does not tell how long they are: from {first:g} to {last:g} s, where the last spike is."
     recording = bin_trials(contents.trains, contents.names, bin_size=bin_size, epochs=intervals, start_times=starts)
@@ -176,7 +176,7 @@ def _binned_by_trial(path: Path, contents: SpikeTrains, bin_size: float, epochs:
 
 
 def _extent(
-    path: Path, spikes: NDArray[np.float64], observed: Any, bin_size: float, *, from_zero: bool = False
+    path: Path, spikes: NDArray[np.float64], observed: Any, bin_size: float, units: int, *, from_zero: bool = False
 ) -> NDArray[np.float64]:
     """One epoch from the first spike, or what was observed, to the last."""
     bin_size = check_positive("bin_size", bin_size)
@@ -189,7 +189,7 @@ def _extent(
     last = first + bin_size * (np.floor((spikes.max() - first) / bin_size) + 1)
     end = max([last, *(intervals.max() for intervals in seen)])
     bins = (end - first) / bin_size
-    if bins > max(1e7, 1000 * spikes.size):
+    if bins * units > max(5e6, 1000 * spikes.size):
         raise ValueError(
             f"The {spikes.size} spikes in {path} reach from {spikes.min():g} to {spikes.max():g} s, which is "
             f"{bins:.3g} bins of {bin_size:g} s: is one of them wrong, or `bin_size` not in seconds? If neither, pass "
