@@ -106,7 +106,7 @@ def _time_series(path: Path, file: pynwb.NWBFile, key: str, manager: Any) -> Con
     for part in (one.data, one.timestamps, getattr(one, "channel_conversion", None)):
         _check_inside(path, part)
     times = None if one.timestamps is None else np.asarray(one.timestamps[:], dtype=np.float64)
-    names, channels = _channels(one)
+    names, channels = _channels(path, one)
     time = _axis_of_time(path, fitting[0], tuple(one.data.shape), times, channels)
     if time == 1 and getattr(one, "channel_conversion", None) is not None:
         raise Refused(
@@ -124,15 +124,18 @@ def _time_series(path: Path, file: pynwb.NWBFile, key: str, manager: Any) -> Con
     )
 
 
-def _channels(series: Any) -> tuple[tuple[str, ...], int]:
+def _channels(path: Path, series: Any) -> tuple[tuple[str, ...], int]:
     """Return the names of the electrodes, or regions of interest, of a series, or nothing, and their number, or 0."""
     region = getattr(series, "electrodes", None)
     region = getattr(series, "rois", None) if region is None else region
     if region is None:
         return (), 0
-    rows, table = np.asarray(region.data[:], dtype=np.int64), region.table
-    column = next((name for name in ("channel_name", "label", "electrode_name") if name in table.colnames), None)
-    labels = np.asarray(table.id[:] if column is None else table[column][:])
+    table = region.table
+    name = next((name for name in ("channel_name", "label", "electrode_name") if name in table.colnames), None)
+    column = table.id if name is None else table[name]
+    for part in (region, column):
+        _check_inside(path, part.data)
+    rows, labels = np.asarray(region.data[:], dtype=np.int64), np.asarray(column[:])
     return tuple(as_word(labels[row]) for row in rows), len(rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,12 +118,13 @@ def check_links(path: Path, group: Any) -> None:
             raise Refused(f"{name} in {path} is a link to another file, which is not followed; save it in one file.")
 
 
-def check_inside(path: Path, *, links: bool = False) -> None:
-    """Raise if a dataset in an HDF5 file lies in another file.
+def check_inside(path: Path, *, links: bool = False, read: Callable[[Any], bool] = lambda dataset: False) -> None:
+    """Raise if a dataset in an HDF5 file lies in another file, or one that will be read claims more than it stores.
 
     Args:
         path: the file.
         links: whether links to other files are as they should be.
+        read: whether a dataset will be read, whatever is asked for.
 
     Raises:
         ValueError: if so; nothing has been read by then.
@@ -132,7 +133,7 @@ def check_inside(path: Path, *, links: bool = False) -> None:
 
     def check(_: str, one: Any) -> None:
         if isinstance(one, h5py.Dataset):
-            check_dataset(path, one, claim=False)
+            check_dataset(path, one, claim=read(one))
         elif not links:
             check_links(path, one)
 

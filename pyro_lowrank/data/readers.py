@@ -124,7 +124,7 @@ def read_netcdf(path: Path, key: str | None) -> Contents:
     require("h5netcdf", "netcdf", f"Reading {path}")
     xarray = require("xarray", "netcdf", f"Reading {path}")
     with reading(path, "an xarray netCDF file"):
-        check_inside(path)
+        check_inside(path, read=_is_coordinate)
         # Times stay numbers with a unit, as they stand in the file, whatever xarray would make of them.
         with xarray.open_dataset(path, engine="h5netcdf", decode_times=False, phony_dims="sort") as dataset:
             told = ", ".join(f"{name} {dict(variable.sizes)}" for name, variable in dataset.data_vars.items())
@@ -132,6 +132,13 @@ def read_netcdf(path: Path, key: str | None) -> Contents:
             chosen = dataset[choose(path, key, numeric, told)]
             check_claims(path, map(str, (chosen.name, *chosen.coords)))
             return xarray_contents(str(path), chosen.load(), dataset.attrs)
+
+
+def _is_coordinate(dataset: Any) -> bool:
+    """Whether xarray reads a dataset as soon as the file is opened; a dimension without coordinates stores nothing."""
+    nothing = b"This is a netCDF dimension but not a netCDF variable"
+    scale = bytes(dataset.attrs.get("CLASS", b"")) == b"DIMENSION_SCALE"
+    return scale and not bytes(dataset.attrs.get("NAME", b"")).startswith(nothing)
 
 
 def xarray_contents(source: str, variable: xarray.DataArray, attributes: Mapping[Any, Any]) -> Contents:

@@ -223,6 +223,10 @@ def test_coordinates_and_sparse_arrays_that_are_not_in_the_file(h5py: Any, tmp_p
         file.create_dataset("time", shape=(30,), dtype="u1", external=storage).make_scale("time")
         file["y"].dims[0].attach_scale(file["time"])
     refused(tmp_path / "y.nc", "time in .* takes its numbers from another file")
+    with h5py.File(tmp_path / "z.nc", "w") as file:
+        file.create_dataset("time", shape=(10**8,), dtype="f8", chunks=(1000,)).make_scale("time")
+        file["y"] = Y
+    refused(tmp_path / "z.nc", "claims 0.745 GiB for /time")
 
 
 def test_an_nwb_file_of_the_bytes_of_another(h5py: Any, tmp_path: Path) -> None:
