@@ -76,6 +76,10 @@ def missing_labels(labels: NDArray[Any]) -> list[int]:
         >>> missing_labels(np.array([1.0, np.nan]))
         [1]
     """
+    if labels.dtype.kind == "f":
+        return [int(place) for place in np.flatnonzero(np.isnan(labels))]
+    if labels.dtype.kind not in "OmM":
+        return []
     return [place for place, label in enumerate(labels.ravel().tolist()) if _is_missing(label)]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.arrays import as_labels
 from pyro_lowrank.data.clocks import agreed_step, even_step, rises_evenly, time_order
 from pyro_lowrank.data.counts import hide_unobserved
 from pyro_lowrank.data.orientation import orient
@@ -26,7 +27,8 @@ class Contents:
         array: the array, its axes in the order of the file.
         dims: names of its axes, or nothing.
         feature_names: names of its features, or nothing.
-        trial_labels: labels of its trials, names where they differ and conditions where they do not, or nothing.
+        trial_labels: labels of its trials, names where they differ and conditions where they do not, None where one is
+            missing; or nothing.
         unit: of measurement, or nothing.
         bin_size: seconds per bin, or None where the file does not state it.
         times: seconds at which the bins stand, or None where the file does not tell.
@@ -39,7 +41,7 @@ class Contents:
     array: Array
     dims: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
-    trial_labels: tuple[str, ...] = ()
+    trial_labels: tuple[str | None, ...] = ()
     unit: str = ""
     bin_size: float | None = None
     times: NDArray[np.floating] | None = None
@@ -107,7 +109,8 @@ def recording_of(
     _check_values(source, values)
     values, bin_size, start_times, remark = _timed(source, contents, values)
     labelled = len(contents.trial_labels) == len(values)
-    unique = labelled and len(set(contents.trial_labels)) == len(values)
+    names_of_trials = tuple(label for label in contents.trial_labels if label is not None)
+    unique = labelled and len(set(names_of_trials)) == len(values)
     names = _feature_names(source, contents, values.shape[-1])
     _warn_of_clocks(source, names, values)
     recording = Recording(
@@ -116,8 +119,8 @@ def recording_of(
         bin_size=bin_size,
         feature_names=names,
         feature_units=(contents.unit,) * values.shape[-1] if contents.unit else (),
-        trial_names=contents.trial_labels if unique else (),
-        conditions=np.array(contents.trial_labels) if labelled and not unique else None,
+        trial_names=names_of_trials if unique else (),
+        conditions=as_labels(contents.trial_labels) if labelled and not unique else None,
         start_times=start_times,
         orientation=orientation.sentence + contents.remark + remark,
     )

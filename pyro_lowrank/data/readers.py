@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.arrays import missing_labels
 from pyro_lowrank.data.clocks import SECONDS
 from pyro_lowrank.data.contents import Contents, is_numeric
 from pyro_lowrank.data.opening import Refused, check_claim, check_claims, check_inside, holds_objects, reading
@@ -55,7 +56,9 @@ def read_npz(path: Path, key: str | None) -> Contents:
             names = archive.namelist()
             if len(set(names)) < len(names):
                 raise Refused(f"{path} holds several members of one name; save it again.")
-            variables = {one.filename.removesuffix(".npy"): _member(path, archive, one) for one in archive.infolist()}
+            # An array hides whatever else has its name.
+            members = sorted(archive.infolist(), key=lambda one: one.filename.endswith(".npy"))
+            variables = {one.filename.removesuffix(".npy"): _member(path, archive, one) for one in members}
             if key is not None and key in variables and variables[key].kind == "Python objects":
                 raise holds_objects(path)
             numbers = {name: one for name, one in variables.items() if one.kind == "numbers"}
@@ -149,12 +152,13 @@ def xarray_contents(source: str, variable: xarray.DataArray, attributes: Mapping
         timely = [dim for dim in dims if role_of(dim) is None and _seconds_along(variable, dim) is not None]
         dims = tuple("time" if [dim] == timely else dim for dim in dims)
     labels, trials = (_labels(variable, dims, role) for role in ("features", "trials"))
+    missing = set(missing_labels(np.array(trials, dtype=object)))
     times = [_seconds_along(variable, str(dim)) for dim, name in zip(variable.dims, dims, strict=True) if is_time(name)]
     return Contents(
         variable.to_numpy(),
         dims=dims,
-        feature_names=labels,
-        trial_labels=trials,
+        feature_names=tuple(map(as_word, labels)),
+        trial_labels=tuple(None if trial in missing else as_word(label) for trial, label in enumerate(trials)),
         unit=str(variable.attrs.get("units", "")),
         bin_size=stated_bin_size(source, {**attributes, **variable.attrs}),
         times=times[0] if times else None,
@@ -171,9 +175,9 @@ def is_time(dim: str) -> bool:
     return role_of(dim) == "time"
 
 
-def _labels(variable: xarray.DataArray, dims: tuple[str, ...], role: str) -> tuple[str, ...]:
+def _labels(variable: xarray.DataArray, dims: tuple[str, ...], role: str) -> list[Any]:
     found = [dim for dim in dims if role_of(dim) == role and dim in variable.coords]
-    return tuple(as_word(label) for label in variable.coords[found[0]].to_numpy()) if found else ()
+    return list(variable.coords[found[0]].to_numpy()) if found else []
 
 
 def refuse_key(path: Path, key: str | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_lowrank.arrays import distinct
+from pyro_lowrank.arrays import distinct, missing_labels
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import check_positive, warn_user
 
@@ -238,6 +238,12 @@ def _of_each_spike(
     if each.shape != spikes.shape:
         raise ValueError(
             f"`units` must tell the unit of each spike, {len(spikes)} of them, got an array of shape {each.shape}."
+        )
+    missing = missing_labels(each)
+    if missing:
+        raise ValueError(
+            f"`units` must tell the unit of each spike, and {len(missing)} of {len(spikes)} have none, the first is "
+            f"spike {missing[0]}; leave these out."
         )
     found, position = np.unique(each, return_inverse=True)
     if unit_ids is None:

@@ -11,6 +11,7 @@ from pyro_lowrank.data import (
     Recording,
     bin_spikes,
     cut_windows,
+    from_xarray,
     split_features,
     split_time,
     split_trials,
@@ -123,3 +124,17 @@ def test_labels_of_any_kind() -> None:
         assert (train.num_trials, held_out.num_trials) == (2, 2)
     unlabelled = Recording(data, conditions=[None] * 4)
     assert "conditions      0, 4 trials have none" in str(unlabelled)
+
+
+def test_a_trial_of_an_xarray_without_a_label_has_none() -> None:
+    xarray = pytest.importorskip("xarray", reason="the extra `netcdf` is not installed")
+    labels = np.array(["left", None, "right", "left"], dtype=object)
+    array = xarray.DataArray(np.zeros((4, 5, 2)), dims=("trial", "time", "unit"), coords={"trial": labels})
+    recording = from_xarray(array)
+    assert recording.conditions is not None
+    assert recording.conditions.tolist() == ["left", None, "right", "left"]
+    recording = from_xarray(array.assign_coords(trial=[1.0, np.nan, 2.0, 1.0]))
+    with pytest.raises(
+        ValueError, match="`by` must have a label for every trial, and 1 of 4 have none, the first is tr"
+    ):
+        split_trials(recording, by=recording.conditions)
