@@ -103,7 +103,8 @@ def hide_unobserved(
     data = recording.data.copy()
     begins = recording.start_times[:, np.newaxis] + recording.bin_size * np.arange(data.shape[1])
     ends = begins + (recording.bin_size if length is None else length)
-    slack = 1e-6 * recording.bin_size
+    # Clocks that count from 1970 are rounded to a quarter of a microsecond.
+    slack = 1e-6 * recording.bin_size + 8 * float(np.finfo(np.float64).eps) * float(np.abs(begins).max())
     for feature, intervals in enumerate(observed):
         if intervals is not None and not len(intervals):
             data[..., feature] = np.nan

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.data.recording import Recording
 
-# A hundred-thousandth of a bin: trials that touch do not overlap, whatever rounding makes of their ends.
-_SLACK = 1e-5
+# A thousandth of a bin, and the rounding of clocks that count from 1970: trials that touch do not overlap.
+_SLACK, _ROUNDING = 1e-3, 8 * float(np.finfo(np.float64).eps)
 
 
 def trial_groups(recording: Recording) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
@@ -120,11 +120,16 @@ def check_apart(held_out: Recording, train: Recording, *, common_clock: bool, in
 
 
 def _told(recording: Recording, trial: int) -> str:
-    begins, ends = _spans(recording)
-    return f"'{recording.trial_names[trial]}' ({begins[trial]:.6g} to {ends[trial]:.6g} s)"
+    assert recording.start_times is not None
+    assert recording.bin_size is not None
+    begin = float(recording.start_times[trial])
+    end = begin + recording.bin_size * int(recording.trial_lengths[trial])
+    return f"'{recording.trial_names[trial]}' ({begin:.6g} to {end:.6g} s)"
 
 
 def _spans(recording: Recording) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     assert recording.start_times is not None
     assert recording.bin_size is not None
-    return recording.start_times, recording.start_times + recording.bin_size * (recording.trial_lengths - _SLACK)
+    begins = np.asarray(recording.start_times, dtype=np.float64)
+    ends = begins + recording.bin_size * (recording.trial_lengths - _SLACK) - _ROUNDING * np.abs(begins)
+    return begins, np.maximum(ends, begins)

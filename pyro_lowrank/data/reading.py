@@ -137,7 +137,9 @@ def _binned(
         epochs = contents.epochs
     if epochs is None:
         epochs = _extent(path, np.concatenate(trains), contents.observed, bin_size, len(trains))
-        remark += " The file has no trials: one epoch from the first spike to the last."
+        seen = any(intervals is not None and len(intervals) for intervals in contents.observed)
+        reach = "of all that was observed" if seen else "from the first spike to the last"
+        remark += f" The file has no trials: one epoch {reach}."
     recording = bin_spikes(
         contents.trains,
         contents.names,

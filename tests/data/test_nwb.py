@@ -125,6 +125,17 @@ def test_intervals_that_are_not_valid_are_missing(pynwb: Any, tmp_path: Path) ->
         )
 
 
+def test_intervals_on_a_clock_that_counts_from_1970(pynwb: Any, tmp_path: Path) -> None:
+    begin = 1.7e9
+    with new_file(pynwb, tmp_path / "y.nwb") as file:
+        bounds = begin + 0.1 * np.arange(121)
+        intervals = np.stack([bounds[:-1], bounds[1:]], -1)
+        file.add_unit(spike_times=begin + TRAINS[0], obs_intervals=np.delete(intervals, [30, 31], 0))
+        file.add_trial(start_time=begin, stop_time=begin + 12.0)
+    recording = read_recording(tmp_path / "y.nwb", bin_size=0.1)
+    assert np.flatnonzero(~recording.mask[0, :, 0]).tolist() == [30, 31]
+
+
 def test_an_interval_about_one_series_leaves_the_others(pynwb: Any, tmp_path: Path) -> None:
     with new_file(pynwb, tmp_path / "y.nwb") as file:
         for name in ("lfp", "eye"):
@@ -151,6 +162,7 @@ def test_what_was_observed_without_spikes_is_silence(pynwb: Any, tmp_path: Path)
     recording = read_recording(tmp_path / "y.nwb", bin_size=0.5)
     assert recording.start_times == pytest.approx([10.0])
     assert recording.data.shape == (1, 140, 1)
+    assert "The file has no trials: one epoch of all that was observed." in recording.orientation
     assert recording.mask.all()
 
 

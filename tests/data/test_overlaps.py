@@ -75,6 +75,14 @@ def test_time_that_is_held_out_of_one_trial_is_not_shown_by_another(split: Any) 
 def test_trials_that_touch_or_have_clocks_of_their_own_do_not_overlap() -> None:
     for starts in (2.0 * np.arange(6), 2.0 * np.arange(6) + 1e9, np.zeros(6), np.full(6, np.nan)):
         assert len(trial_groups(epochs(np.nan_to_num(starts)))[1]) == 6
+    # Bins of a tenth of a millisecond, on a clock whose steps are a quarter of a microsecond.
+    since_1970 = Recording(np.zeros((1, 5003, 1)), bin_size=1e-4, start_times=[1.7e9 + 0.123])
+    for fold in time_folds(since_1970, 7):
+        assert fold.train.trial_lengths.sum() + fold.held_out.trial_lengths.sum() == 5003
+    split_time(since_1970, 0.37)
+    pieces = cut_windows(since_1970, 10)
+    named = Recording(pieces.data, bin_size=1e-4, start_times=pieces.start_times)
+    assert len(trial_groups(named)[1]) == 500
     loose = Recording(np.zeros((4, 60, 1)), bin_size=0.1)
     assert len(trial_groups(cut_windows(loose, 20, stride=10))[1]) == 4
     assert split_trials(cut_windows(loose, 20), 0.25).held_out.num_trials == 3
