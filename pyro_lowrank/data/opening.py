@@ -38,7 +38,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except (Refused, ModuleNotFoundError):
+    except (Refused, ModuleNotFoundError, PermissionError):
         raise
     except Exception as error:
         if "Object arrays" in str(error):
