@@ -11,6 +11,8 @@ import torch
 
 import pyro_lowrank as plr
 from pyro_lowrank import cli
+from pyro_lowrank.cli import fitting
+from pyro_lowrank.data import Recording
 from tests.data.builders import nwb_file, random_spikes
 
 SMALL = ("--units", "8", "--rank", "2", "--steps", "3", "--window", "20", "--batch-size", "3", "--particles", "4")
@@ -65,3 +67,58 @@ def test_counts_are_summed_over_longer_bins(tmp_path: Path, capsys: pytest.Captu
     assert "that is 4 x 50 x 3." in capsys.readouterr().out
     assert fit(tmp_path / "counts.npz", "--bin", "0.0015") == 2
     assert "must be a multiple of the recording's, 0.001 s, got 0.0015 s" in capsys.readouterr().err
+
+
+def test_a_channel_that_never_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    y = np.random.default_rng(0).normal(size=(200, 4))
+    y[:, 1] = 0.1
+    np.save(tmp_path / "y.npy", y)
+    assert fit(tmp_path / "y.npy") == 0
+    model, guide = plr.load(tmp_path / "out" / "model.safetensors")
+    assert model.observation.mean(torch.zeros(2))[1].item() == pytest.approx(0.1, abs=0.01)
+    assert model.observation.noise_variance[1] > 1e-12, "not the square of a rounding error"
+    data = torch.as_tensor(y, dtype=torch.float32)[None]
+    assert plr.SMCFilter(model, guide, num_particles=10).run(data).log_evidence.isfinite().all()
+
+
+def test_fewer_components_than_latents(capsys: pytest.CaptureFixture[str]) -> None:
+    y = 5.0 + torch.randn(1, 200, 3)
+    y = y - y.mean(-1, keepdim=True)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=8), plr.GaussianObservation(rank=3, features=3))
+    drawn = model.observation.readout.weight.detach().clone()
+    fitting._start(model, fitting._Part(y, None))
+    printed = capsys.readouterr().out
+    assert "The 3 features have 2 principal components, as after an average reference: fewer" in printed
+    assert "than the 3 latents (`--rank`), whose weights therefore start at random." in printed
+    assert torch.equal(model.observation.readout.weight, drawn)
+    torch.testing.assert_close(model.observation.noise_variance, y.var((0, 1), correction=0))
+
+
+def test_trials_that_overlap_with_those_held_out_are_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts = np.array([0.1 + 0.5 * trial for trial in range(18)])
+    recording = Recording(np.repeat(starts, 40).reshape(18, 40, 1), bin_size=0.05, start_times=starts)
+    y = torch.as_tensor(recording.data)
+    split = fitting._split(recording, y, y, 0.1)
+    assert split.held_out is not None
+    assert split.held_out.y[:, 0, 0].tolist() == starts[16:].tolist()
+    assert split.train.y[:, 0, 0].tolist() == starts[:13].tolist()
+    assert split.train.u is not None
+    assert torch.equal(split.train.u, split.train.y)
+    assert split.sentence.endswith("\n3 trials share time with these, and are left out of the training.")
+    path = nwb_file(tmp_path / "long.nwb", random_spikes(3, 12.0), [(start, 11.9, "go") for start in (0.1, 0.2, 0.3)])
+    assert fit(path, "--likelihood", "poisson", "--bin", "0.05") == 2
+    assert "All 2 trials to train on share time with the last 1, which are held out" in capsys.readouterr().err
+
+
+def test_trials_and_units_in_a_mat_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    io = pytest.importorskip("scipy.io", reason="the extra `matlab` is not installed")
+    cells = np.empty((6, 3), dtype=object)
+    for place, train in zip(np.ndindex(6, 3), random_spikes(18, 2.0), strict=True):
+        cells[place] = train
+    io.savemat(tmp_path / "spikes.mat", {"spikes": cells})
+    assert fit(tmp_path / "spikes.mat", "--likelihood", "poisson", "--bin", "0.05") == 2
+    assert "(on the command line, `--trials-axis 0`) if each row is a trial" in capsys.readouterr().err
+    assert fit(tmp_path / "spikes.mat", "--likelihood", "poisson", "--bin", "0.05", "--trials-axis", "0") == 0
+    assert "that is 6 x 40 x 3" in capsys.readouterr().out

@@ -18,7 +18,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # From the bottom up. A part imports itself and the parts of the rows below its own; parts of one row stay apart.
 LAYERS = (
-    {"errors"},
+    {"arrays", "errors"},
     {"compilation"},
     {"piecewise"},
     {"modules", "parameters", "shapes"},
@@ -41,10 +41,10 @@ FRONT_DOORS = {"__init__", "__main__", "cli"}
 
 # Parts that see less than what lies below them: results reach them as plain arrays and objects.
 ONLY = {
-    "data": {"errors"},
+    "data": {"arrays", "errors"},
     "export": {"errors"},
     "fixed_points": {"compilation", "errors", "piecewise"},
-    "metrics": {"errors"},
+    "metrics": {"arrays", "errors"},
     "plots": {"errors"},
 }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +17,16 @@ from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.cli.models import PARTICLES, SCALED, build, guide_name, independent_features
 from pyro_lowrank.data import Recording, read_recording
+from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.plots.figures import new_figure
 from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
 from pyro_lowrank.serialization import save
 from pyro_lowrank.training.fit import fit
 from pyro_lowrank.training.independent import independent_evidence
-from pyro_lowrank.training.initialise import initialise_from_data
+from pyro_lowrank.training.initialise import initialise_from_data, start_at_means
 from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.result import FitResult
 from pyro_lowrank.training.standardise import Standardisation
@@ -48,7 +51,7 @@ class _Split:
     sentence: str
 
 
-def _split(y: Tensor, u: Tensor | None, share: float) -> _Split:
+def _split(recording: Recording, y: Tensor, u: Tensor | None, share: float) -> _Split:
     if not 0 <= share < 1:
         raise ValueError(f"`--held-out` is a share, at least 0 and below 1, got {share}.")
     dim, what = (1, "time bins") if y.shape[0] == 1 else (0, "trials")
@@ -59,7 +62,17 @@ def _split(y: Tensor, u: Tensor | None, share: float) -> _Split:
     sizes = [size - held, held]
     inputs = (None, None) if u is None else u.split(sizes, dim)
     train, held_out = (_Part(*part) for part in zip(y.split(sizes, dim), inputs, strict=True))
-    return _Split(train, held_out, f"Training on the first {size - held} {what}; the last {held} are held out.")
+    sentence = f"Training on the first {size - held} {what}; the last {held} are held out."
+    apart = apart_from(recording, np.arange(size) >= size - held) if dim == 0 else np.arange(size - held)
+    if len(apart) < size - held:
+        if not len(apart):
+            raise ValueError(
+                f"All {size - held} trials to train on share time with the last {held}, which are held out: cut trials "
+                "that do not overlap, or pass `--held-out 0`."
+            )
+        train = _Part(train.y[apart], None if train.u is None else train.u[apart])
+        sentence += f"\n{size - held - len(apart)} trials share time with these, and are left out of the training."
+    return _Split(train, held_out, sentence)
 
 
 def _read(options: argparse.Namespace) -> Recording:
@@ -85,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     y = torch.as_tensor(recording.data, dtype=torch.float64)
     u = None if recording.inputs is None else torch.as_tensor(recording.inputs, dtype=torch.float32)
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
-    split = _split(y, u, options.held_out)
+    split = _split(recording, y, u, options.held_out)
     print(split.sentence)
     train, held_out, standardisation = split.train, split.held_out, None
     if options.standardise and options.likelihood in SCALED:
@@ -100,8 +113,7 @@ def run(options: argparse.Namespace) -> int:
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
         model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1])
-    if y.shape[-1] >= options.rank:
-        initialise_from_data(model, train.y, train.u)
+    _start(model, train)
     result = _train(options, model, guide, train, held_out, files["checkpoint.safetensors"])
     if standardisation is not None:
         standardisation.fold_into(model)
@@ -118,6 +130,25 @@ def run(options: argparse.Namespace) -> int:
         print("Interrupted: the same command with --resume goes on.")
         return INTERRUPTED
     return 0
+
+
+def _start(model: StateSpaceModel, train: _Part) -> None:
+    """Start a model at the data, as far as they reach."""
+    features, rank = train.y.shape[-1], model.dynamics.rank
+    if features < rank:
+        return
+    if isinstance(model.observation, GaussianObservation):
+        centred = (train.y - train.y.nanmean((0, 1))).nan_to_num(nan=0.0).flatten(0, 1).double()
+        values = torch.linalg.eigvalsh(centred.mT @ centred / len(centred))
+        components = int((values >= 1e-8 * values[-1]).sum())
+        if components < rank:
+            print(
+                f"The {features} features have {components} principal components, as after an average reference: fewer"
+            )
+            print(f"than the {rank} latents (`--rank`), whose weights therefore start at random.")
+            start_at_means(model.observation, train.y)
+            return
+    initialise_from_data(model, train.y, train.u)
 
 
 def _train(

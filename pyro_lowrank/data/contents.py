@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.arrays import as_labels
+from pyro_lowrank.data.clocks import agreed_step, even_step, rises_evenly, time_order
+from pyro_lowrank.data.counts import hide_unobserved
 from pyro_lowrank.data.orientation import orient
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import warn_user
 
 Array = NDArray[np.generic]
-
-# Seconds in one unit of time, as the attribute `units` of a coordinate names it.
-SECONDS = {
-    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
-    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +27,13 @@ class Contents:
         array: the array, its axes in the order of the file.
         dims: names of its axes, or nothing.
         feature_names: names of its features, or nothing.
-        trial_labels: labels of its trials, names where they differ and conditions where they do not, or nothing.
+        trial_labels: labels of its trials, names where they differ and conditions where they do not, None where one is
+            missing; or nothing.
         unit: of measurement, or nothing.
         bin_size: seconds per bin, or None where the file does not state it.
         times: seconds at which the bins stand, or None where the file does not tell.
+        start: second at which the first bin begins, where the file tells it without `times`.
+        invalid: begins and ends in seconds of what the file says is not to be used, `intervals x 2`, or nothing.
         trial_lengths: time bins of each trial before its padding, where trials differ, or nothing.
         remark: sentences on what was left out of the array, each with a space before it, or nothing.
     """
@@ -43,10 +41,12 @@ class Contents:
     array: Array
     dims: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
-    trial_labels: tuple[str, ...] = ()
+    trial_labels: tuple[str | None, ...] = ()
     unit: str = ""
     bin_size: float | None = None
     times: NDArray[np.floating] | None = None
+    start: float | None = None
+    invalid: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     trial_lengths: tuple[int, ...] = ()
     remark: str = ""
 
@@ -56,19 +56,28 @@ class SpikeTrains:
     """Spike times as they stand in a file, and what the file says about them.
 
     Args:
-        trains: the spike times of each unit in seconds, by name.
+        trains: the spike times of each unit in seconds; or, where `by_trial`, of each trial, of each unit, since its
+            begin.
+        names: of the units, all different.
+        by_trial: whether spike times are told for each trial, with a clock of its own.
         epochs: begin and end of each trial in seconds, `trials x 2`, or None where the file has no trials.
-        observed: for units that were not observed throughout, begins and ends in seconds, `intervals x 2`.
+        observed: of each unit, begins and ends in seconds, `intervals x 2`, or None if it was observed throughout.
+        invalid: begins and ends in seconds of what is not to be used of any unit, `intervals x 2`.
         labels: what the file tells of each trial, by name.
         trial_names: one per trial, or nothing.
-        remark: a sentence on what was left out, or nothing.
+        no_epochs: why what the file says of trials cannot be used, or nothing.
+        remark: sentences on what was left out, each with a space before it, or nothing.
     """
 
-    trains: Mapping[str, NDArray[np.float64]]
+    trains: Sequence[Any]
+    names: tuple[str, ...]
+    by_trial: bool = False
     epochs: NDArray[np.float64] | None = None
-    observed: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    observed: Sequence[NDArray[np.float64] | None] = ()
+    invalid: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     labels: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     trial_names: tuple[str, ...] = ()
+    no_epochs: str = ""
     remark: str = ""
 
 
@@ -91,24 +100,38 @@ def recording_of(
         contents.array.shape,
         dims=contents.dims,
         num_names=len(contents.feature_names),
+        num_times=0 if contents.times is None else len(contents.times),
         time_axis=time_axis,
         trials_axis=trials_axis,
     )
     dtype = np.float32 if contents.array.dtype == np.float32 else np.float64
     values: NDArray[np.floating] = np.ascontiguousarray(orientation.arrange(contents.array).astype(dtype))
     _check_values(source, values)
+    values, bin_size, start_times, remark = _timed(source, contents, values)
     labelled = len(contents.trial_labels) == len(values)
-    unique = labelled and len(set(contents.trial_labels)) == len(values)
-    return Recording(
+    names_of_trials = tuple(label for label in contents.trial_labels if label is not None)
+    unique = labelled and len(set(names_of_trials)) == len(values)
+    names = _feature_names(source, contents, values.shape[-1])
+    _warn_of_clocks(source, names, values)
+    recording = Recording(
         values,
         trial_lengths=np.array(contents.trial_lengths, dtype=np.int64),
-        bin_size=_bin_size(source, contents),
-        feature_names=_feature_names(source, contents, values.shape[-1]),
+        bin_size=bin_size,
+        feature_names=names,
         feature_units=(contents.unit,) * values.shape[-1] if contents.unit else (),
-        trial_names=contents.trial_labels if unique else (),
-        conditions=np.array(contents.trial_labels) if labelled and not unique else None,
-        orientation=orientation.sentence + contents.remark,
+        trial_names=names_of_trials if unique else (),
+        conditions=as_labels(contents.trial_labels) if labelled and not unique else None,
+        start_times=start_times,
+        orientation=orientation.sentence + contents.remark + remark,
     )
+    if not len(contents.invalid):
+        return recording
+    if bin_size is None or start_times is None:
+        warn_user(
+            f"{source} says that parts of it are not to be used, and not when its bins are: nothing was left out."
+        )
+        return recording
+    return hide_unobserved(recording, invalid=contents.invalid, length=0)
 
 
 def is_numeric(array: Array) -> bool:
@@ -144,30 +167,37 @@ def _check_values(source: str, values: NDArray[np.floating]) -> None:
         raise ValueError(f"{source} must hold at least one entry that is not missing, got NaN only.")
 
 
-def _bin_size(source: str, contents: Contents) -> float | None:
-    if contents.bin_size is not None or contents.times is None or len(contents.times) < 2:
-        return contents.bin_size
-    return even_step(source, np.diff(contents.times))
+def _timed(
+    source: str, contents: Contents, values: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], float | None, NDArray[np.float64] | None, str]:
+    """Return the values in the order of time, the bin size, the time of the begin, and a sentence on these."""
+    times, starts, length = contents.times, None, values.shape[1]
+    if times is not None and len(times) != length:
+        warn_user(f"{source} holds {len(times)} times, and {length} time bins were read; the times are left out.")
+        times = None
+    if contents.start is not None and len(values) == 1:
+        starts = np.array([contents.start])
+    if times is None or length < 2:
+        return values, contents.bin_size, starts, ""
+    order, remark = time_order(source, times)
+    if order is not None:
+        times, values = times[order], np.ascontiguousarray(values[:, order])
+    steps = np.diff(times)
+    # That they go back was told already.
+    step = agreed_step(source, contents.bin_size, None if (steps < 0).any() else even_step(source, steps))
+    if len(values) == 1 and np.isfinite(times[0]):
+        starts = np.array([float(times[0])])
+    return values, step, starts, remark
 
 
-def even_step(source: str, steps: NDArray[np.floating]) -> float | None:
-    """Return the one step from each time to the next, or None, with a warning, where steps differ.
-
-    Example:
-        >>> even_step("The file", np.array([0.5, 0.5]))
-        0.5
-    """
-    if not len(steps):
-        return None
-    bin_size = float(np.median(steps))
-    # Times are often rounded, to milliseconds say: within a tenth of a bin they are still even.
-    if bin_size > 0 and np.allclose(steps, bin_size, rtol=0.1, atol=0.0):
-        return float(np.mean(steps))
-    warn_user(
-        f"The times in {source} are not evenly spaced, so that the bin size is not known; every row is taken as one "
-        "bin. Resample the recording if that is not what you want."
-    )
-    return None
+def _warn_of_clocks(source: str, names: tuple[str, ...], values: NDArray[np.floating]) -> None:
+    """Say so if a feature, but not all of them, is a clock as far as its values tell."""
+    rising = [feature for feature in range(values.shape[-1]) if rises_evenly(values[0, :, feature])]
+    if rising and len(rising) < values.shape[-1]:
+        warn_user(
+            f"In {source} feature {names[rising[0]]!r} rises by the same step in every time bin, as times do: if it is "
+            "a clock, leave it out, with `recording.select(features=...)`."
+        )
 
 
 def _feature_names(source: str, contents: Contents, num_features: int) -> tuple[str, ...]:

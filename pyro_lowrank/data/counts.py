@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import check_positive
+
+Times = NDArray[np.float64]
 
 
 def rebin(recording: Recording, bin_size: float) -> Recording:
@@ -73,36 +75,65 @@ def rebin(recording: Recording, bin_size: float) -> Recording:
     )
 
 
-def hide_unobserved(recording: Recording, observed: Mapping[str, NDArray[np.float64]], remark: str = "") -> Recording:
-    """Return a recording whose features are missing in the bins in which they were not observed throughout.
+def hide_unobserved(
+    recording: Recording,
+    observed: Sequence[Times | None] = (),
+    invalid: Times | None = None,
+    *,
+    length: float | None = None,
+) -> Recording:
+    """Return a recording that is missing in the bins that were not observed throughout.
 
     Args:
         recording: with a bin size and `start_times`.
-        observed: begins and ends in seconds, `intervals x 2`, by name of the feature; one without was always observed.
-        remark: a sentence to add to `Recording.orientation`.
+        observed: of each feature, begins and ends in seconds, `intervals x 2`, none if it never was, or None if it
+            always was; nothing if all always were.
+        invalid: begins and ends in seconds, `intervals x 2`, of what is not to be used of any feature.
+        length: seconds of what a bin holds, 0 for a sample; the bin size if None.
 
     Example:
-        >>> recording = Recording(np.ones((1, 2, 1)), bin_size=0.5, feature_names=("a",), start_times=np.zeros(1))
-        >>> hide_unobserved(recording, {"a": np.array([[0.0, 0.7]])}).data[0, :, 0]
+        >>> recording = Recording(np.ones((1, 2, 1)), bin_size=0.5, start_times=np.zeros(1))
+        >>> hide_unobserved(recording, [np.array([[0.0, 0.7]])]).data[0, :, 0]
         array([ 1., nan])
+        >>> hide_unobserved(recording, invalid=np.array([[0.2, 0.3]])).data[0, :, 0]
+        array([nan,  1.])
     """
     assert recording.bin_size is not None
     assert recording.start_times is not None
     data = recording.data.copy()
     begins = recording.start_times[:, np.newaxis] + recording.bin_size * np.arange(data.shape[1])
-    slack = 1e-6 * recording.bin_size
-    for name, intervals in observed.items():
-        ordered = intervals[np.argsort(intervals[:, 0])]
-        # Intervals that touch or overlap are one.
-        ends = np.maximum.accumulate(ordered[:, 1])
-        apart = np.append(True, ordered[1:, 0] > ends[:-1] + slack)
-        starts, ends = ordered[apart, 0], ends[np.append(apart[1:], True)]
-        place = np.searchsorted(starts, begins + slack, side="right") - 1
-        seen = (place >= 0) & (begins + recording.bin_size <= ends[place] + slack)
-        data[..., recording.feature_names.index(name)][~seen] = np.nan
+    ends = begins + (recording.bin_size if length is None else length)
+    # Clocks that count from 1970 are rounded to a quarter of a microsecond.
+    slack = 1e-6 * recording.bin_size + 8 * float(np.finfo(np.float64).eps) * float(np.abs(begins).max())
+    for feature, intervals in enumerate(observed):
+        if intervals is not None and not len(intervals):
+            data[..., feature] = np.nan
+        elif intervals is not None:
+            starts, stops = joined_intervals(intervals, slack)
+            place = np.searchsorted(starts, begins + slack, side="right") - 1
+            data[..., feature][(place < 0) | (ends > stops[place] + slack)] = np.nan
+    if invalid is not None and len(invalid):
+        # A sample at the very begin or end belongs to it, a bin that touches it does not.
+        edge = slack if length == 0 else -slack
+        starts, stops = joined_intervals(invalid)
+        place = np.searchsorted(starts, ends + edge) - 1
+        data[(place >= 0) & (stops[place] > begins - edge)] = np.nan
     hidden = int(recording.mask.sum() - (~np.isnan(data)).sum())
-    told = f" {hidden} entries are missing: their units were not observed then." if hidden else ""
-    return replace(recording, data=data, orientation=f"{recording.orientation}{told}{remark}")
+    told = f" {hidden} entries are missing: the recording says that they were not observed." if hidden else ""
+    return replace(recording, data=data, orientation=recording.orientation + told)
+
+
+def joined_intervals(intervals: Times, slack: float = 0.0) -> tuple[Times, Times]:
+    """Return begins and ends of intervals in order, those that touch or overlap joined.
+
+    Example:
+        >>> joined_intervals(np.array([[2.0, 3.0], [0.0, 1.0], [1.0, 1.5]]))
+        (array([0., 2.]), array([1.5, 3. ]))
+    """
+    ordered = intervals[np.argsort(intervals[:, 0])]
+    ends = np.maximum.accumulate(ordered[:, 1])
+    apart = np.append(True, ordered[1:, 0] > ends[:-1] + slack)
+    return ordered[apart, 0], ends[np.append(apart[1:], True)]
 
 
 def _blocks(array: NDArray[np.floating], factor: int) -> NDArray[np.floating]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_lowrank.data.overlaps import check_apart, has_common_clock, trial_groups
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.data.splits import Split, cut_pieces, split_trials
+from pyro_lowrank.data.splits import NO_OVERLAP, Split, cut_pieces, group_labels, split_trials
 from pyro_lowrank.errors import check_positive_int
 
 
@@ -15,8 +16,8 @@ def trial_folds(
 ) -> tuple[Split, ...]:
     """Hold out every trial once, in folds drawn at random.
 
-    Trials of one name, such as the windows that `cut_windows` makes of one trial, stay in one fold. With `by`, every
-    condition is spread over the folds as evenly as it can be.
+    Trials of one name, such as the windows that `cut_windows` makes of one trial, and trials that overlap in time stay
+    in one fold. With `by`, every condition is spread over the folds as evenly as it can be.
 
     Args:
         recording: with at least two trials.
@@ -25,7 +26,8 @@ def trial_folds(
         by: one label per trial, `recording.conditions` as a rule; None for a draw from all.
 
     Raises:
-        ValueError: if there are fewer trials than folds, or trials of one name differ in `by`.
+        ValueError: if there are fewer trials than folds, trials of one name or time differ in `by`, or a
+            label is missing.
 
     Example:
         >>> recording = Recording(np.zeros((10, 20, 3)), conditions=np.repeat(["left", "right"], 5))
@@ -34,24 +36,20 @@ def trial_folds(
         [['left', 'right'], ['left', 'right']]
     """
     check_positive_int("folds", folds, minimum=2)
-    names, first, group = np.unique(np.array(recording.trial_names), return_index=True, return_inverse=True)
+    groups, names = trial_groups(recording)
     if len(names) < folds:
+        overlapping = " that do not overlap in time" if len(set(recording.trial_names)) > len(names) else ""
         raise ValueError(
-            f"`folds` must be at most the number of trials, {len(names)}, got {folds}; use `time_folds` for blocks of "
-            "time of long trials."
+            f"`folds` must be at most the number of trials{overlapping}, {len(names)}, got {folds}; use `time_folds` "
+            "for blocks of time of long trials."
         )
-    labels = np.zeros(recording.num_trials, dtype=np.int64) if by is None else np.asarray(by)
-    if labels.shape != (recording.num_trials,):
-        raise ValueError(f"`by` must have one label for each of {recording.num_trials} trials, got {labels.shape}.")
-    mixed = names[group[labels != labels[first][group]]]
-    if len(mixed):
-        raise ValueError(f"`by` must give all parts of a trial one label, and those of '{mixed[0]}' differ.")
+    labels = group_labels(recording, groups, names, by)
     rng = np.random.default_rng(seed)
     # Dealt like cards, one condition after the other, so that no fold gets more than one trial more than another.
-    order = np.concatenate([rng.permutation(np.flatnonzero(labels[first] == label)) for label in np.unique(labels)])
+    order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
     fold_of = np.empty(len(names), dtype=np.int64)
     fold_of[order] = np.arange(len(names)) % folds
-    return tuple(split_trials(recording, np.flatnonzero(fold_of[group] == fold)) for fold in range(folds))
+    return tuple(split_trials(recording, np.flatnonzero(fold_of[groups] == fold)) for fold in range(folds))
 
 
 def time_folds(recording: Recording, folds: int = 5, *, gap: int = 0) -> tuple[Split, ...]:
@@ -65,7 +63,7 @@ def time_folds(recording: Recording, folds: int = 5, *, gap: int = 0) -> tuple[S
         gap: time bins on both sides of a block that are not trained on, so that slow signals do not reach across.
 
     Raises:
-        ValueError: if a trial is too short.
+        ValueError: if a trial is too short, or a block that is held out is shown by another trial.
 
     Example:
         >>> folds = time_folds(Recording(np.zeros((1, 100, 3)), bin_size=0.01), 4, gap=5)
@@ -90,5 +88,7 @@ def time_folds(recording: Recording, folds: int = 5, *, gap: int = 0) -> tuple[S
             held_out.append((trial, begin, end))
             around = [(trial, 0, begin - gap), (trial, end + gap, int(edge[-1]))]
             train += [piece for piece in around if piece[2] > piece[1]]
-        splits.append(Split(cut_pieces(recording, train), cut_pieces(recording, held_out)))
+        split = Split(cut_pieces(recording, train), cut_pieces(recording, held_out))
+        check_apart(split.held_out, split.train, common_clock=has_common_clock(recording), instead=NO_OVERLAP)
+        splits.append(split)
     return tuple(splits)

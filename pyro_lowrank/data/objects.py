@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pyro_lowrank.data.contents import even_step, recording_of
+from pyro_lowrank.data.clocks import even_step
+from pyro_lowrank.data.contents import recording_of
+from pyro_lowrank.data.counts import hide_unobserved, joined_intervals
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.readers import xarray_contents
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.spikes import bin_spikes, check_epochs
+from pyro_lowrank.errors import warn_user
 
 if TYPE_CHECKING:
     import mne
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 
 # The unit of a channel by MNE's number for it.
 _MNE_UNITS = {6: "M", 107: "V", 112: "T", 201: "T/m"}
+# What marks the begin of a part: of recordings that MNE, EEGLAB or BrainVision's recorder joined.
+_BOUNDARY = re.compile(r"(?i)^edge|\bboundary$|^new segment")
 
 
 def from_pynapple(
@@ -35,7 +42,8 @@ def from_pynapple(
     Args:
         data: the object.
         bin_size: seconds per bin, for a `TsGroup`; sampled data have their own.
-        epochs: an `IntervalSet`, or begins and ends in seconds, `epochs x 2`; the time support if None.
+        epochs: an `IntervalSet`, or begins and ends in seconds, `epochs x 2`; the time support if None. What lies in
+            an epoch and outside the time support is missing.
         conditions: one label per epoch.
 
     Raises:
@@ -47,12 +55,14 @@ def from_pynapple(
         UserWarning: if samples are not evenly spaced, so that the bin size is not known.
     """
     nap = require("pynapple", "pynapple", "Reading an object of pynapple")
-    intervals = check_epochs(data.time_support if epochs is None and hasattr(data, "time_support") else epochs)
+    support = check_epochs(data.time_support) if hasattr(data, "time_support") else None
+    intervals = support if epochs is None and support is not None else check_epochs(epochs)
     if isinstance(data, nap.TsGroup):
         if bin_size is None:
             raise ValueError("Spike times have to be binned: pass `bin_size`, in seconds.")
         trains = {str(unit): np.asarray(data[unit].index) for unit in data.index}
-        return bin_spikes(trains, bin_size=bin_size, epochs=intervals, conditions=conditions)
+        recording = bin_spikes(trains, bin_size=bin_size, epochs=intervals, conditions=conditions)
+        return hide_unobserved(recording, [support] * len(trains))
     if not isinstance(data, nap.Tsd | nap.TsdFrame):
         raise TypeError(f"`data` must be a TsGroup, Tsd or TsdFrame of pynapple, got {type(data).__name__}.")
     if bin_size is not None:
@@ -61,68 +71,137 @@ def from_pynapple(
         )
     times, values = np.asarray(data.index, dtype=np.float64), np.asarray(data.values)
     values = values[:, np.newaxis] if values.ndim == 1 else values
-    trials, starts, steps = [], [], []
+    # Neighbours on two sides of what was not observed are none.
+    stretch = np.searchsorted(joined_intervals(support)[0], times, "right") if support is not None else 0 * times
+    spans = []
     for number, (start, stop) in enumerate(intervals):
         # Pynapple's intervals hold both their ends.
         low, high = np.searchsorted(times, start, "left"), np.searchsorted(times, stop, "right")
         if low == high:
             raise ValueError(f"Epoch {number}, from {start:g} to {stop:g} s, holds no sample.")
-        trials.append(values[low:high])
-        starts.append(float(times[low]))
-        steps.append(np.diff(times[low:high]))
+        spans.append(slice(int(low), int(high)))
+    steps = np.concatenate([np.diff(times[span])[np.diff(stretch[span]) == 0] for span in spans])
+    step = even_step(f"the {type(data).__name__}", steps)
+    gaps = [bool(np.diff(stretch[span]).any()) for span in spans]
+    if any(gaps) and step is None:
+        raise ValueError(
+            f"Epoch {gaps.index(True)} goes over a gap in the time support, and the samples are not evenly spaced: how "
+            "many are missing is not known. Pass epochs within the support, or resample (`interpolate`)."
+        )
     names = tuple(str(name) for name in data.columns) if isinstance(data, nap.TsdFrame) else ()
+    over = f" {sum(gaps)} of them go over gaps in the time support, which are missing." if any(gaps) else ""
     return Recording.from_trials(
-        trials,
-        bin_size=even_step(f"the {type(data).__name__}", np.concatenate(steps)),
+        [
+            _with_gaps(times[span], values[span], step) if gap else values[span]
+            for span, gap in zip(spans, gaps, strict=True)
+        ],
+        bin_size=step,
         feature_names=names,
         conditions=conditions,
-        start_times=starts,
-        orientation=f"{type(data).__name__} of {values.shape[1]} columns in {len(trials)} epochs.",
+        start_times=[float(times[span.start]) for span in spans],
+        orientation=f"{type(data).__name__} of {values.shape[1]} columns in {len(spans)} epochs.{over}",
     )
 
 
-def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> Recording:
-    """Return the signals of an MNE `Raw`, as one trial, or of `Epochs`, a trial each, in SI units (volts, tesla).
+def _with_gaps(times: NDArray[np.float64], values: NDArray[Any], step: float | None) -> NDArray[Any]:
+    """Return samples on a grid that goes on over gaps, where they are NaN."""
+    assert step is not None
+    place = np.round((times - times[0]) / step).astype(np.int64)
+    filled = np.full((int(place[-1]) + 1, values.shape[1]), np.nan)
+    filled[place] = values
+    return filled
 
-    Stretches of a `Raw` that an annotation calls bad, and channels marked bad, are missing (NaN), so that their
-    neighbours can be used. The conditions are the names of the events.
+
+def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> Recording:
+    """Return the signals of an MNE `Raw`, or of `Epochs`, a trial each, in SI units (volts, tesla).
+
+    Stretches that an annotation calls bad, and channels marked bad, are missing (NaN), so that their neighbours can be
+    used. A `Raw` that was joined of several is cut where MNE, or the program that recorded it, marks a boundary: each
+    part is a trial. The conditions are the names of the events, or their codes where they have none.
 
     Args:
-        data: the object.
-        picks: channels, as MNE's own methods take them; those of data (no stimulus channels) by default.
+        data: the object; it need not be loaded.
+        picks: channels, as MNE's own methods take them; by default those of data, no stimulus channels, or, where
+            there are none, all but stimulus channels.
 
     Raises:
         ModuleNotFoundError: if the extra `mne` is not installed.
         TypeError: if the object is of another kind.
+        ValueError: if no channel or no epoch is left.
+
+    Warns:
+        UserWarning: if there are no channels of data, and others were taken.
     """
     mne = require("mne", "mne", "Reading an object of MNE")
     if not isinstance(data, mne.io.BaseRaw | mne.BaseEpochs):
         raise TypeError(f"`data` must be a Raw or Epochs of MNE, got {type(data).__name__}.")
-    info = data.info
-    chosen = data.copy().pick(picks, exclude=()) if picks is not None else data
-    names = tuple(chosen.ch_names)
-    conditions = None
+    chosen = data.copy()
+    if isinstance(chosen, mne.BaseEpochs):
+        # Those that are not loaded cannot be picked from, nor counted: some may be dropped.
+        chosen.load_data()
+        if not len(chosen):
+            raise ValueError("There is no epoch left: all were dropped; `epochs.drop_log` tells why.")
+    _pick(chosen, picks)
+    bad = [name in data.info["bads"] for name in chosen.ch_names]
     if isinstance(chosen, mne.io.BaseRaw):
-        values = chosen.get_data(reject_by_annotation="NaN")[np.newaxis]
-        starts = np.array([chosen.first_time])
+        trials, starts, conditions = *_parts(chosen), None
     else:
-        values = chosen.get_data(copy=True)
-        # Events count the samples of the raw recording, whatever became of the epochs' own rate.
-        starts = chosen.events[:, 0] / getattr(chosen, "_raw_sfreq", info["sfreq"]) + chosen.tmin
-        labels = {code: name for name, code in chosen.event_id.items()}
-        conditions = np.array([labels[code] for code in chosen.events[:, 2]])
-    bad = [name in info["bads"] for name in names]
-    values = np.array(values.transpose(0, 2, 1))
-    values[..., bad] = np.nan
-    return Recording(
-        values,
-        bin_size=1.0 / float(info["sfreq"]),
-        feature_names=names,
-        feature_units=tuple(_MNE_UNITS.get(int(channel["unit"]), "") for channel in chosen.info["chs"]),
+        trials, starts, conditions = _epochs(chosen)
+    for trial in trials:
+        trial[:, bad] = np.nan
+    sampled = float(chosen.info["sfreq"])
+    parts = f", in {len(trials)} parts that were joined" if conditions is None and len(trials) > 1 else ""
+    return Recording.from_trials(
+        trials,
+        bin_size=1.0 / sampled,
+        feature_names=chosen.ch_names,
+        feature_units=[_MNE_UNITS.get(int(channel["unit"]), "") for channel in chosen.info["chs"]],
         conditions=conditions,
         start_times=starts,
-        orientation=f"{type(data).__name__} of {len(names)} channels at {info['sfreq']:g} Hz.",
+        orientation=f"{type(data).__name__} of {len(chosen.ch_names)} channels at {sampled:g} Hz{parts}.",
     )
+
+
+def _pick(data: Any, picks: Any) -> None:
+    """Reduce an object of MNE to some channels."""
+    try:
+        data.pick("all" if picks is None else picks, exclude=())
+    except ValueError as error:
+        if not (isinstance(picks, str) and picks == "data"):
+            raise
+        kinds = data.get_channel_types()
+        others = [name for name, kind in zip(data.ch_names, kinds, strict=True) if kind != "stim"]
+        if not others:
+            raise ValueError("`data` has stimulus channels alone; pass `picks='stim'` if these are wanted.") from error
+        told = ", ".join(sorted(set(kinds) - {"stim"}))
+        warn_user(f"There are no channels of data; those there are ({told}) were taken, and `picks` chooses others.")
+        data.pick(others, exclude=())
+
+
+def _parts(raw: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64]]:
+    """Return the parts that a raw recording was joined of, `time x channels`, and the seconds at which they begin."""
+    values = raw.get_data(reject_by_annotation="NaN").T
+    marks = raw.annotations
+    onsets = [onset for onset, said in zip(marks.onset, marks.description, strict=True) if _BOUNDARY.search(said)]
+    places = raw.time_as_index(onsets, use_rounding=True, origin=marks.orig_time)
+    # On the clock of the recording where that began at no known date.
+    places = places - (raw.first_samp if marks.orig_time is None else 0)
+    cuts = [int(place) for place in np.unique(places) if 0 < place < len(values)]
+    begins = raw.first_time + np.array([0, *cuts]) / float(raw.info["sfreq"])
+    return np.split(values, cuts), begins
+
+
+def _epochs(epochs: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64], NDArray[np.str_]]:
+    """Return the epochs, `time x channels`, the seconds at which they begin, and the names of their events."""
+    values = np.array(epochs.get_data(copy=False).transpose(0, 2, 1))
+    for trial, marks in zip(values, epochs.get_annotations_per_epoch(), strict=True):
+        for onset, duration, said, *_ in marks:
+            if said.lower().startswith("bad"):
+                trial[(epochs.times >= onset) & (epochs.times <= onset + duration)] = np.nan
+    # Events count the samples of the raw recording, whatever became of the epochs' own rate.
+    starts = epochs.events[:, 0] / getattr(epochs, "_raw_sfreq", epochs.info["sfreq"]) + epochs.tmin
+    labels = {code: name for name, code in epochs.event_id.items()}
+    return list(values), starts, np.array([str(labels.get(code, code)) for code in epochs.events[:, 2]])
 
 
 def from_xarray(data: xarray.DataArray, *, time_axis: int | None = None, trials_axis: int | None = None) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +43,16 @@ class Orientation:
 
 
 def role_of(dim: str) -> str | None:
-    """Return the role that the name of a dimension stands for, or None where it stands for none.
+    """Return the role that the name of a dimension stands for, or None where it stands for none, or for two.
 
     Example:
-        >>> role_of("Channel"), role_of("t"), role_of("dim_0")
-        ('features', 'time', None)
+        >>> role_of("Channel"), role_of("t"), role_of("unit_id"), role_of("dim_0")
+        ('features', 'time', 'features', None)
     """
-    return next((role for role in ROLES if dim.lower() in DIM_NAMES[role]), None)
+    exact = next((role for role in ROLES if dim.lower() in DIM_NAMES[role]), None)
+    words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", dim).lower()))
+    found = [role for role in ROLES if words & DIM_NAMES[role]]
+    return exact or (found[0] if len(found) == 1 else None)
 
 
 def orient(
@@ -56,18 +60,20 @@ def orient(
     *,
     dims: tuple[str, ...] = (),
     num_names: int = 0,
+    num_times: int = 0,
     time_axis: int | None = None,
     trials_axis: int | None = None,
 ) -> Orientation:
     """Decide which axis of an array of one to three dimensions is time, which trials, which features.
 
-    The caller's word counts first, then the names of the dimensions, then the number of features the file names,
-    then the shape: of two axes the longer is time, three axes are `trials x time x features`.
+    The caller's word counts first, then the names of the dimensions, then the number of times and of features that the
+    file tells, then the shape: of two axes the longer is time, three axes are `trials x time x features`.
 
     Args:
         shape: lengths of the axes.
         dims: names of the axes, or nothing where they have none.
         num_names: number of names that the file gives its features; 0 where it gives none.
+        num_times: number of times that the file tells; 0 where it tells none.
         time_axis: axis of time, if known.
         trials_axis: axis of trials, if known.
 
@@ -86,7 +92,8 @@ def orient(
         if axis is not None:
             taken[role], reasons[role] = _checked_axis(axis, shape, role, taken), " as asked"
     _take_named(dims, taken, reasons)
-    _take_counted(shape, num_names, taken, reasons)
+    _take_counted("time", shape, num_times, f" because the file holds {num_times} times", taken, reasons)
+    _take_counted("features", shape, num_names, f" because the file names {num_names} features", taken, reasons)
     if "time" not in taken:
         taken["time"], reasons["time"] = _choose_time(shape, taken)
     # With two axes the one that is left holds features; with three the first one left holds trials.
@@ -123,11 +130,13 @@ def _take_named(dims: tuple[str, ...], taken: dict[str, int], reasons: dict[str,
         taken[role], reasons[role] = axis, " by its name"
 
 
-def _take_counted(shape: tuple[int, ...], num_names: int, taken: dict[str, int], reasons: dict[str, str]) -> None:
+def _take_counted(
+    role: str, shape: tuple[int, ...], number: int, reason: str, taken: dict[str, int], reasons: dict[str, str]
+) -> None:
     free = _free(shape, taken)
-    fitting = [axis for axis in free if shape[axis] == num_names]
-    if "features" not in taken and len(free) > 1 and len(fitting) == 1:
-        taken["features"], reasons["features"] = fitting[0], f" because the file names {num_names} features"
+    fitting = [axis for axis in free if shape[axis] == number]
+    if role not in taken and len(free) > 1 and len(fitting) == 1:
+        taken[role], reasons[role] = fitting[0], reason
 
 
 def _free(shape: tuple[int, ...], taken: dict[str, int]) -> list[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from pyro_lowrank.data.contents import Contents, SpikeTrains, recording_of
 from pyro_lowrank.data.counts import hide_unobserved, rebin
 from pyro_lowrank.data.matlab import read_mat
 from pyro_lowrank.data.nwb import read_nwb
-from pyro_lowrank.data.readers import read_csv, read_netcdf, read_npy, read_npz
+from pyro_lowrank.data.readers import read_netcdf, read_npy, read_npz
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.data.spikes import bin_spikes
+from pyro_lowrank.data.spikes import bin_spikes, bin_trials, check_epochs, check_spikes
+from pyro_lowrank.data.tables import read_csv
+from pyro_lowrank.errors import check_positive
 
-READERS = {
+READERS: dict[str, Callable[[Path, str | None], Contents | SpikeTrains]] = {
     ".csv": read_csv,
     ".mat": read_mat,
     ".nc": read_netcdf,
@@ -45,20 +49,25 @@ def read_recording(
     `trials x time x features`. `Recording.orientation` tells the outcome. Nothing is ever unpickled.
 
     Spike times are binned, see `bin_spikes`: those of an `.nwb` file in the epochs of its table of trials, or, without
-    one, from its first spike to its last. Where the file says when a unit was observed, it is missing otherwise.
+    one, from its first spike to its last. Where the file says when a unit was observed, or which times are not valid,
+    it is missing otherwise. Rows that are not in the order of time are sorted.
+
+    A damaged or hostile file, in whatever way, raises `ValueError` with its name before much time or memory is spent;
+    numbers that lie in another file are not read.
 
     Shapes: `Recording.data` is `trials x time x features`, with one trial or one feature where the file has no
     such axis.
 
     Args:
         path: the file. A `.csv` file has a row per time bin; its header, if any, names the features, an empty cell
-            is a missing entry, and a column called `time` or `t` holds seconds; one that counts the rows is left out.
-            A cell array in a `.mat` file holds the trials, `time x features` or the other way round, or vectors with
-            the spike times of one unit each.
-        key: which array of a `.npz` or `.mat` file, variable of a `.nc` file or time series of an `.nwb` file; needed
-            where several have two or more axes. Without it an `.nwb` file is read for its units.
+            is a missing entry, a column of times (`time`, `t_ms`, `Timestamp`, dates) gives the bin size, and one that
+            counts the rows is left out. A cell array in a `.mat` file holds the trials, `time x features` or the other
+            way round, or vectors with the spike times of one unit each, or trials x units of these.
+        key: which array of a `.npz` file, variable of a `.mat` (`struct.field` for a field) or `.nc` file or time
+            series of an `.nwb` file, by its name or path; needed where several have two or more axes. Without it an
+            `.nwb` file is read for its units.
         time_axis: axis of time in the file's array.
-        trials_axis: axis of trials in the file's array.
+        trials_axis: axis of trials in the file's array, or among cells of spike times.
         bin_size: seconds per bin, for spike times; counts in shorter bins are summed.
         epochs: for spike times, begins and ends in seconds, `epochs x 2`, in place of those in the file.
         conditions: the column of the table of trials that tells the condition; one called `condition` if None.
@@ -86,15 +95,19 @@ def read_recording(
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"`path` must end in one of {', '.join(READERS)}, got {path.name!r}; save it as one of these.")
-    contents = reader(path, key)
-    if isinstance(contents, SpikeTrains):
-        return _binned(path, contents, bin_size, epochs, conditions)
-    assert isinstance(contents, Contents)
-    for name, value in (("epochs", epochs), ("conditions", conditions)):
-        if value is not None:
-            raise ValueError(f"`{name}` is for spike times, and {path} holds an array.")
-    recording = recording_of(str(path), contents, time_axis=time_axis, trials_axis=trials_axis)
-    return recording if bin_size is None else rebin(recording, bin_size)
+    contents = read_mat(path, key, trials_axis) if reader is read_mat else reader(path, key)
+    try:
+        if isinstance(contents, SpikeTrains):
+            return _binned(path, contents, bin_size, epochs, conditions)
+        for name, value in (("epochs", epochs), ("conditions", conditions)):
+            if value is not None:
+                raise ValueError(f"`{name}` is for spike times, and {path} holds an array.")
+        recording = recording_of(str(path), contents, time_axis=time_axis, trials_axis=trials_axis)
+        return recording if bin_size is None else rebin(recording, bin_size)
+    except (TypeError, ValueError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _binned(
@@ -105,7 +118,7 @@ def _binned(
             f"{path} holds spike times, which have to be binned: pass `bin_size` in seconds, such as 0.02 (on the "
             "command line, `--bin 0.02`)."
         )
-    if not contents.trains:
+    if not contents.names:
         raise ValueError(f"{path} holds no unit: there are no spikes to bin.")
     labels = contents.labels.get("condition" if conditions is None else conditions)
     if labels is None and conditions is not None:
@@ -114,26 +127,74 @@ def _binned(
             f"`conditions` must name a column of the trials in {path}, got {conditions!r}; it has {columns}."
         )
     own = epochs is None and contents.epochs is not None
+    if epochs is None and contents.epochs is None and contents.no_epochs:
+        raise ValueError(f"{path}: {contents.no_epochs}; pass `epochs`, such as epochs=[(0.0, 1.5), (2.0, 3.5)].")
+    if contents.by_trial:
+        return _binned_by_trial(path, contents, bin_size, epochs)
     remark = contents.remark
+    trains = [check_spikes(train, name) for train, name in zip(contents.trains, contents.names, strict=True)]
     if epochs is None:
         epochs = contents.epochs
     if epochs is None:
-        epochs = _extent(path, contents.trains, bin_size)
-        remark += " The file has no trials: one epoch from the first spike to the last."
+        epochs = _extent(path, np.concatenate(trains), contents.observed, bin_size, len(trains))
+        seen = any(intervals is not None and len(intervals) for intervals in contents.observed)
+        reach = "of all that was observed" if seen else "from the first spike to the last"
+        remark += f" The file has no trials: one epoch {reach}."
     recording = bin_spikes(
         contents.trains,
+        contents.names,
         bin_size=bin_size,
         epochs=epochs,
         trial_names=contents.trial_names if own else (),
         conditions=labels if own else None,
     )
-    return hide_unobserved(recording, contents.observed, remark)
+    recording = hide_unobserved(recording, contents.observed, contents.invalid)
+    return replace(recording, orientation=recording.orientation + remark)
 
 
-def _extent(path: Path, trains: Any, bin_size: float) -> NDArray[np.float64]:
-    spikes = np.concatenate(list(trains.values()))
+def _binned_by_trial(path: Path, contents: SpikeTrains, bin_size: float, epochs: Any) -> Recording:
+    """Bin spike times that start again with each trial; `epochs` are on the clocks of the trials."""
+    number, remark, starts = len(contents.trains), contents.remark, None
+    spikes = np.concatenate(
+        [check_spikes(*each) for row in contents.trains for each in zip(row, contents.names, strict=True)]
+    )
+    if epochs is not None:
+        intervals = check_epochs(epochs)
+        if len(intervals) not in (1, number):
+            raise ValueError(
+                f"{path} holds {number} trials with spike times since the begin of each: `epochs` must be one begin "
+                f"and end for all of them, or one for each, got {len(intervals)}."
+            )
+        intervals = np.broadcast_to(intervals, (number, 2))
+    elif contents.epochs is not None:
+        starts = contents.epochs[:, 0]
+        intervals = check_epochs(contents.epochs) - starts[:, np.newaxis]
+    else:
+        first, last = _extent(path, spikes, (), bin_size, len(contents.names), from_zero=True)[0]
+        intervals = np.tile([first, last], (number, 1))
+        remark += f" The file does not tell how long they are: from {first:g} to {last:g} s, where the last spike is."
+    recording = bin_trials(contents.trains, contents.names, bin_size=bin_size, epochs=intervals, start_times=starts)
+    return replace(recording, orientation=recording.orientation + remark)
+
+
+def _extent(
+    path: Path, spikes: NDArray[np.float64], observed: Any, bin_size: float, units: int, *, from_zero: bool = False
+) -> NDArray[np.float64]:
+    """One epoch from the first spike, or what was observed, to the last."""
+    bin_size = check_positive("bin_size", bin_size)
     if not spikes.size:
         raise ValueError(f"{path} holds no spikes, and no trials to count them in.")
-    first = float(np.floor(spikes.min() / bin_size) * bin_size)
+    seen = [intervals for intervals in observed if intervals is not None and len(intervals)]
+    low = min([spikes.min(), *(intervals.min() for intervals in seen), *[0.0] * from_zero])
+    first = float(np.floor(low / bin_size) * bin_size)
     # Whole bins, the last of which holds the last spike.
-    return np.array([[first, first + bin_size * (np.floor((spikes.max() - first) / bin_size) + 1)]])
+    last = first + bin_size * (np.floor((spikes.max() - first) / bin_size) + 1)
+    end = max([last, *(intervals.max() for intervals in seen)])
+    bins = (end - first) / bin_size
+    if bins * units > max(5e6, 1000 * spikes.size):
+        raise ValueError(
+            f"The {spikes.size} spikes in {path} reach from {spikes.min():g} to {spikes.max():g} s, which is "
+            f"{bins:.3g} bins of {bin_size:g} s: is one of them wrong, or `bin_size` not in seconds? If neither, pass "
+            "`epochs`."
+        )
+    return np.array([[first, end]])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_lowrank.arrays import as_labels, missing_labels
 from pyro_lowrank.errors import check_positive
 
 Floats = NDArray[np.floating]
@@ -28,11 +29,12 @@ class Recording:
         inputs: the inputs, or None. They cannot be missing.
         trial_lengths: time bins of each trial before the padding, `trials`; all of them if empty.
         bin_size: seconds per time bin, or None where it is not known.
-        feature_names: one name per feature; `feature_0`, `feature_1`, ... if empty.
+        feature_names: one name per feature; `feature_0`, `feature_1`, ... if empty. A name that several have chooses
+            all of them.
         feature_units: the unit of measurement of each feature, such as `"V"`; empty where not known.
         input_names: one name per input; `input_0`, ... if empty.
         trial_names: one name per trial; `trial_0`, ... if empty. Trials of one name are parts of the same trial.
-        conditions: one label per trial, or None.
+        conditions: one label per trial, NaN or None for a trial that has none; or None altogether.
         start_times: seconds at which the first bin of each trial begins, on the clock of the recording, or None.
         orientation: sentences that say how the recording was read: which axis was taken as what, what was left out.
 
@@ -82,7 +84,7 @@ class Recording:
         for name in ("conditions", "start_times"):
             value = getattr(self, name)
             if value is not None:
-                value = np.asarray(value)
+                value = as_labels(value) if name == "conditions" else np.asarray(value)
                 if value.shape != (trials,):
                     raise ValueError(f"`{name}` must have one entry for each of {trials} trials, got {value.shape}.")
                 set_field(self, name, value)
@@ -145,7 +147,7 @@ class Recording:
             feature_units=tuple(feature_units),
             input_names=tuple(input_names),
             trial_names=tuple(trial_names),
-            conditions=None if conditions is None else np.asarray(conditions),
+            conditions=None if conditions is None else as_labels(conditions),
             start_times=None if start_times is None else np.asarray(start_times, dtype=np.float64),
             orientation=orientation,
         )
@@ -229,10 +231,7 @@ class Recording:
         else:
             array = np.atleast_1d(np.asarray(chosen))
             if array.dtype.kind in "UO":
-                unknown = [str(name) for name in array if name not in names]
-                if unknown:
-                    raise ValueError(f"There are no {kind} {unknown}; the recording has {_listed(names)}.")
-                array = np.array([names.index(str(name)) for name in array], dtype=np.int64)
+                array = places_of(kind, array, names)
             if array.dtype == bool and array.shape != numbers.shape:
                 raise ValueError(f"A mask of {kind} must have {len(names)} entries, got {array.shape}.")
             if array.dtype != bool and array.size and not (-len(names) <= array.min() <= array.max() < len(names)):
@@ -253,12 +252,31 @@ class Recording:
         if self.inputs is not None:
             lines.append(f"  inputs          {', '.join(self.input_names)}")
         if self.conditions is not None:
-            lines.append(f"  conditions      {len(np.unique(self.conditions))}")
+            without = set(missing_labels(self.conditions))
+            labels = {label for trial, label in enumerate(self.conditions.tolist()) if trial not in without}
+            lines.append(f"  conditions      {len(labels)}{f', {len(without)} trials have none' * bool(without)}")
         recorded = int(self.trial_lengths.sum()) * features
         missing = recorded - int(self.mask.sum())
         if missing:
             lines.append(f"  missing         {missing} of {recorded} entries ({missing / recorded:.1%})")
         return "\n".join(lines)
+
+
+def places_of(kind: str, chosen: Iterable[object], names: tuple[str, ...]) -> Integers:
+    """Return the places of all that have one of some names, in the order chosen, or raise if a name has none.
+
+    Example:
+        >>> places_of("features", ["Other"], ("C3", "Other", "Other"))
+        array([1, 2])
+    """
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    wanted = [str(name) for name in chosen]
+    unknown = [name for name in wanted if name not in places]
+    if unknown:
+        raise ValueError(f"There are no {kind} {unknown}; the recording has {_listed(names)}.")
+    return np.array([place for name in wanted for place in places[name]], dtype=np.int64)
 
 
 def padded(name: str, trials: Sequence[ArrayLike], fill: float) -> tuple[Floats, Integers]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_lowrank.arrays import distinct, missing_labels
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import check_positive, warn_user
 
@@ -76,36 +77,104 @@ def bin_spikes(
     spikes, unit, names = _flatten(times, units, unit_ids)
     if not names:
         raise ValueError("`times` hold no unit: there is nothing to bin.")
-    resolution = _resolution(times)
-    lengths = _lengths(intervals, bin_size)
-    _check_size(lengths, len(names), bin_size, intervals)
+    _warn_of_restarts(spikes, unit, names)
     order = np.argsort(spikes, kind="stable")
     spikes, unit = spikes[order], unit[order]
-    counts = np.full((len(intervals), int(lengths.max()), len(names)), np.nan, dtype=np.float32)
+    counter = _Counter(intervals, names, bin_size, _resolution(times))
     inside = np.zeros(len(spikes), dtype=bool)
-    for trial, ((start, stop), length) in enumerate(zip(intervals, lengths, strict=True)):
+    for trial, (start, stop) in enumerate(intervals):
         low, high = np.searchsorted(spikes, [start - bin_size, stop + bin_size])
-        bins = _whole_bins(spikes[low:high], start, bin_size, resolution)
-        within = (bins >= 0) & (bins < length)
-        inside[low:high] |= within
-        cells = bins[within] * len(names) + unit[low:high][within]
-        counts[trial, :length] = np.bincount(cells, minlength=length * len(names)).reshape(length, len(names))
+        inside[low:high] |= counter.count(trial, spikes[low:high], unit[low:high])
     outside = int((~inside).sum())
     _check_inside(spikes, outside, intervals)
-    _warn_of_absurd(counts, lengths, bin_size, names)
-    left_out = f"; {outside} of {len(spikes)} spikes lie outside of them" if outside else ""
-    return Recording.from_trials(
-        [trial[:length] for trial, length in zip(counts, lengths, strict=True)],
-        inputs,
-        bin_size=bin_size,
-        feature_names=names,
-        feature_units=("counts",) * len(names),
+    return counter.recording(
+        f"{outside} of {len(spikes)} spikes lie outside of them" if outside else "",
+        inputs=inputs,
         input_names=input_names,
         trial_names=trial_names,
         conditions=conditions,
         start_times=intervals[:, 0],
-        orientation=f"Spikes of {_count(len(names), 'unit')} in {_count(len(intervals), 'epoch')}{left_out}.",
     )
+
+
+def bin_trials(
+    trials: Sequence[Sequence[NDArray[Any]]],
+    names: tuple[str, ...],
+    *,
+    bin_size: float,
+    epochs: Times,
+    start_times: Times | None = None,
+    conditions: ArrayLike | None = None,
+) -> Recording:
+    """Count the spikes of trials that each have a clock of their own, as `bin_spikes` does on one clock.
+
+    Args:
+        trials: of each trial, of each unit, spike times in seconds.
+        names: of the units.
+        bin_size: seconds per bin.
+        epochs: begin and end of each trial on its own clock, `trials x 2`.
+        start_times: seconds at which each trial begins on the clock of the session, or None.
+        conditions: one label per trial.
+
+    Example:
+        >>> bin_trials([[[0.1, 0.2]], [[0.7]]], ("a",), bin_size=0.5, epochs=np.array([[0, 1], [0, 1]])).data[..., 0]
+        array([[2., 0.],
+               [0., 1.]], dtype=float32)
+    """
+    counter = _Counter(epochs, names, check_positive("bin_size", bin_size), _resolution(trials[0]))
+    outside = total = 0
+    for trial, times in enumerate(trials):
+        spikes, unit, _ = _flatten(times, [f"{name} in trial {trial}" for name in names], None)
+        within = counter.count(trial, spikes, unit)
+        outside, total = outside + int((~within).sum()), total + len(within)
+    left_out = f"{outside} of {total} spikes lie outside of them" if outside else ""
+    return counter.recording(left_out, conditions=conditions, start_times=start_times)
+
+
+class _Counter:
+    """Counts of units in the bins of epochs, filled epoch by epoch."""
+
+    def __init__(self, intervals: Times, names: tuple[str, ...], bin_size: float, resolution: float) -> None:
+        self.intervals, self.names, self.bin_size, self.resolution = intervals, names, bin_size, resolution
+        self.lengths = _lengths(intervals, bin_size)
+        _check_size(self.lengths, len(names), bin_size, intervals)
+        shape = (len(intervals), int(self.lengths.max()), len(names))
+        self.counts = np.full(shape, np.nan, dtype=np.float32)
+
+    def count(self, trial: int, spikes: Times, unit: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Count the spikes of an epoch; return which of them lie in it."""
+        length, number = int(self.lengths[trial]), len(self.names)
+        bins = _whole_bins(spikes, self.intervals[trial, 0], self.bin_size, self.resolution)
+        within = (bins >= 0) & (bins < length)
+        cells = bins[within] * number + unit[within]
+        self.counts[trial, :length] = np.bincount(cells, minlength=length * number).reshape(length, number)
+        return within
+
+    def recording(
+        self,
+        left_out: str,
+        *,
+        inputs: Sequence[ArrayLike] | None = None,
+        input_names: Sequence[str] = (),
+        trial_names: Sequence[str] = (),
+        conditions: ArrayLike | None = None,
+        start_times: Times | None = None,
+    ) -> Recording:
+        """Return the counts, epochs as trials."""
+        _warn_of_absurd(self.counts, self.lengths, self.bin_size, self.names)
+        told = f"Spikes of {_count(len(self.names), 'unit')} in {_count(len(self.intervals), 'epoch')}"
+        return Recording.from_trials(
+            [trial[:length] for trial, length in zip(self.counts, self.lengths, strict=True)],
+            inputs,
+            bin_size=self.bin_size,
+            feature_names=self.names,
+            feature_units=("counts",) * len(self.names),
+            input_names=input_names,
+            trial_names=trial_names,
+            conditions=conditions,
+            start_times=start_times,
+            orientation=f"{told}{'; ' * bool(left_out)}{left_out}.",
+        )
 
 
 def check_epochs(epochs: Any) -> Times:
@@ -140,7 +209,8 @@ def _flatten(
     if isinstance(times, Mapping):
         if units is not None:
             raise ValueError("`units` came with a mapping of spike times, whose keys name the units; leave it out.")
-        units, times = list(times), list(times.values())
+        # 1 and "1" are two keys of one name.
+        units, times = distinct([str(name) for name in times]), list(times.values())
     if (isinstance(times, np.ndarray) and times.dtype != object) or all(np.ndim(part) == 0 for part in times):
         return _of_each_spike(times, units, unit_ids)
     if unit_ids is not None:
@@ -150,7 +220,7 @@ def _flatten(
         names = tuple(str(name) for name in np.asarray(units, dtype=object).tolist())
         if len(names) != len(times):
             raise ValueError(f"`units` must name {len(times)} units, one per array of spike times, got {len(names)}.")
-    parts = [_finite(part, f" of unit {name}") for part, name in zip(times, names, strict=True)]
+    parts = [check_spikes(part, name) for part, name in zip(times, names, strict=True)]
     joined = np.concatenate(parts) if parts else np.empty(0)
     return joined, np.repeat(np.arange(len(parts)), [len(part) for part in parts]), names
 
@@ -169,6 +239,12 @@ def _of_each_spike(
         raise ValueError(
             f"`units` must tell the unit of each spike, {len(spikes)} of them, got an array of shape {each.shape}."
         )
+    missing = missing_labels(each)
+    if missing:
+        raise ValueError(
+            f"`units` must tell the unit of each spike, and {len(missing)} of {len(spikes)} have none, the first is "
+            f"spike {missing[0]}; leave these out."
+        )
     found, position = np.unique(each, return_inverse=True)
     if unit_ids is None:
         return spikes, position.astype(np.int64), tuple(str(name) for name in found)
@@ -185,7 +261,21 @@ def _of_each_spike(
             else "`unit_ids` is empty."
         )
     index = np.array([place[name] for name in found.tolist()], dtype=np.int64)
-    return spikes, index[position] if len(index) else position.astype(np.int64), tuple(map(str, wanted))
+    return (
+        spikes,
+        index[position] if len(index) else position.astype(np.int64),
+        distinct([str(name) for name in wanted]),
+    )
+
+
+def check_spikes(times: Any, unit: str) -> Times:
+    """Return the spike times of a unit in seconds, or raise with the first that is not finite.
+
+    Example:
+        >>> check_spikes([1, 2], "a")
+        array([1., 2.])
+    """
+    return _finite(times, f" of unit {unit}")
 
 
 def _finite(times: Any, whose: str) -> Times:
@@ -195,7 +285,10 @@ def _finite(times: Any, whose: str) -> Times:
     array = array.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(array))
     if len(bad):
-        raise ValueError(f"Spike times{whose} must be finite, got {array[bad[0]]} at index {bad[0]}.")
+        raise ValueError(
+            f"Spike times{whose} must be finite, got {array[bad[0]]} at index {bad[0]}"
+            f"{f' and {len(bad) - 1} others' if len(bad) > 1 else ''}; leave such entries out."
+        )
     return array
 
 
@@ -241,6 +334,23 @@ def _check_inside(spikes: Times, outside: int, intervals: Times) -> None:
         raise ValueError(
             f"None of the {len(spikes)} spikes, from {spikes[0]:g} to {spikes[-1]:g} s, falls into an epoch; the "
             f"epochs reach from {intervals.min():g} to {intervals.max():g} s. Are both in seconds, on the same clock?"
+        )
+
+
+def _warn_of_restarts(spikes: Times, unit: NDArray[np.int64], names: tuple[str, ...]) -> None:
+    """Say so if the times of a unit rise and start again, rather than being in no order at all."""
+    order = np.argsort(unit, kind="stable")
+    same = np.diff(unit[order]) == 0
+    back = same & (np.diff(spikes[order]) < 0)
+    number = np.bincount(unit[order][1:][back], minlength=len(names))
+    steps = np.bincount(unit[order][1:][same], minlength=len(names))
+    again = np.flatnonzero((number > 0) & (4 * number <= steps))
+    if len(again):
+        most = int(again[number[again].argmax()])
+        warn_user(
+            f"The spike times of {_count(len(again), 'unit')} go back here and there, those of {names[most]} "
+            f"{number[most]} times among {steps[most] + 1} spikes: do they start again with each trial? Then all "
+            "trials were counted on top of each other; add the begin of its trial to each, or pass times that rise."
         )
 
 

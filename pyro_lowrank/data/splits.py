@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.arrays import label_codes
+from pyro_lowrank.data.overlaps import check_apart, has_common_clock, trial_groups
+from pyro_lowrank.data.recording import Recording, places_of
 from pyro_lowrank.errors import check_positive_int
 
 
@@ -51,8 +53,9 @@ def split_trials(
 ) -> Split:
     """Hold out whole trials, drawn at random.
 
-    Trials of one name, such as the windows that `cut_windows` makes of one trial, stay on one side, so that nothing
-    leaks. With `by`, as large a share of every condition is held out, up to rounding.
+    Trials of one name, such as the windows that `cut_windows` makes of one trial, and trials that overlap in time (by
+    `start_times` and `bin_size`) stay on one side, so that nothing leaks. With `by`, as large a share of every
+    condition is held out, up to rounding.
 
     Args:
         recording: with at least two trials.
@@ -61,7 +64,8 @@ def split_trials(
         by: one label per trial, `recording.conditions` as a rule; None for a draw from all.
 
     Raises:
-        ValueError: if one side would be empty, an index does not exist, or trials of one name differ in `by`.
+        ValueError: if one side would be empty, an index does not exist, trials of one name or time differ in `by`, a
+            label is missing, or the trials listed share time or a name with others.
 
     Example:
         >>> recording = Recording(np.zeros((10, 20, 3)), conditions=np.repeat(["left", "right"], 5))
@@ -69,40 +73,25 @@ def split_trials(
         >>> train.num_trials, sorted(held_out.conditions.tolist())
         (8, ['left', 'right'])
     """
-    names = np.array(recording.trial_names)
     if np.ndim(held_out):
         chosen = np.zeros(recording.num_trials, dtype=bool)
         chosen[_checked_indices("trials", held_out, recording.num_trials)] = True
-        shared = sorted(set(names[chosen]) & set(names[~chosen]))
-        if shared:
-            raise ValueError(
-                f"`held_out` holds some parts of trial '{shared[0]}' and leaves others to train on: the two would "
-                "share data; hold out all of its parts or none."
-            )
         return _split(recording, chosen)
-    groups, first = np.unique(names, return_index=True)
-    if len(groups) < 2:
-        raise ValueError(
-            f"Only whole trials can be held out, and the recording has one, '{groups[0]}'; use `split_time`"
-            f"{', before the windows are cut.' if len(names) > 1 else '.'}"
-        )
+    groups, names = trial_groups(recording)
+    if len(names) < 2:
+        raise ValueError(_of_one_group(recording, names[0]))
     share = _checked_share(held_out)
-    labels = np.zeros(recording.num_trials, dtype=np.int64) if by is None else np.asarray(by)
-    if labels.shape != (recording.num_trials,):
-        raise ValueError(f"`by` must have one label for each of {recording.num_trials} trials, got {labels.shape}.")
-    mixed = [name for name, label in zip(names, labels, strict=True) if label != labels[first][groups == name][0]]
-    if mixed:
-        raise ValueError(f"`by` must give all parts of a trial one label, and those of '{mixed[0]}' differ.")
+    labels = group_labels(recording, groups, names, by)
     rng = np.random.default_rng(seed)
-    drawn: list[str] = []
+    drawn: list[int] = []
     for label in np.unique(labels):
-        candidates = groups[labels[first] == label]
+        candidates = np.flatnonzero(labels == label)
         # Rounded to the nearest, but never all of a condition.
         number = min(math.floor(share * len(candidates) + 0.5), len(candidates) - 1)
         drawn += rng.permutation(candidates)[:number].tolist()
     # A share too small for any condition still holds out one trial.
-    drawn = drawn or rng.permutation(groups)[:1].tolist()
-    return _split(recording, np.isin(names, drawn))
+    drawn = drawn or rng.permutation(len(names))[:1].tolist()
+    return _split(recording, np.isin(groups, drawn))
 
 
 def split_time(recording: Recording, held_out: float = 0.2, *, gap: int = 0) -> Split:
@@ -114,7 +103,7 @@ def split_time(recording: Recording, held_out: float = 0.2, *, gap: int = 0) -> 
         gap: time bins between the two parts that belong to neither, so that slow signals do not reach across.
 
     Raises:
-        ValueError: if a trial is too short for both parts.
+        ValueError: if a trial is too short for both parts, or the end of one is held out and shown by another.
 
     Example:
         >>> train, held_out = split_time(Recording(np.zeros((1, 100, 3)), bin_size=0.01), 0.2, gap=5)
@@ -136,6 +125,7 @@ def split_time(recording: Recording, held_out: float = 0.2, *, gap: int = 0) -> 
     second = cut_pieces(
         recording, [(trial, int(lengths[trial] - ends[trial]), int(lengths[trial])) for trial in trials]
     )
+    check_apart(second, first, common_clock=has_common_clock(recording), instead=NO_OVERLAP)
     return Split(first, second)
 
 
@@ -200,7 +190,7 @@ def split_features(
             unknown = [str(name) for name in listed if name not in names]
             if unknown:
                 raise ValueError(f"`held_out` names features that the recording does not have: {', '.join(unknown)}.")
-            listed = np.array([names.index(str(name)) for name in listed])
+            listed = places_of("features", listed, names)
         chosen = _checked_indices("features", listed, len(names))
     else:
         number = _checked_number(held_out, len(names))
@@ -213,10 +203,54 @@ def split_features(
     return FeatureSplit(held_in=held_in, held_out=chosen)
 
 
+NO_OVERLAP = "cut trials that do not overlap, or hold out whole trials with `split_trials`."
+
+
+def group_labels(
+    recording: Recording, groups: NDArray[np.int64], names: NDArray[np.str_], by: ArrayLike | None
+) -> NDArray[np.int64]:
+    """Return the label of each group of trials as a number, or raise if trials of one group differ.
+
+    Example:
+        >>> group_labels(Recording(np.zeros((2, 4, 1))), np.array([0, 1]), np.array(["a", "b"]), ["x", "y"])
+        array([0, 1])
+    """
+    codes = np.zeros(recording.num_trials, dtype=np.int64) if by is None else label_codes("by", by, len(groups))
+    labels = codes[np.unique(groups, return_index=True)[1]]
+    mixed = groups[codes != labels[groups]]
+    if len(mixed):
+        raise ValueError(
+            f"`by` must give all parts of a trial one label, as trials that share time, and those of "
+            f"'{names[mixed[0]]}' differ."
+        )
+    return labels
+
+
+def _of_one_group(recording: Recording, name: str) -> str:
+    if len(set(recording.trial_names)) > 1:
+        return (
+            f"Each of the {recording.num_trials} trials overlaps in time with others, so that none can be held out "
+            "without the others showing it; cut trials that do not overlap, or hold out the end of the recording "
+            "before it is cut (`split_time`). (If `start_times` are not on one clock, make the recording without them.)"
+        )
+    before = ", before the windows are cut" if recording.num_trials > 1 else ""
+    return f"Only whole trials can be held out, and the recording has one, '{name}'; use `split_time`{before}."
+
+
 def _split(recording: Recording, held_out: NDArray[np.bool_]) -> Split:
     if held_out.all():
         raise ValueError(f"`held_out` holds all {recording.num_trials} trials: none is left to train on.")
-    return Split(recording.select(trials=~held_out), recording.select(trials=held_out))
+    names = np.array(recording.trial_names)
+    shared = sorted(set(names[held_out]) & set(names[~held_out]))
+    if shared:
+        raise ValueError(
+            f"`held_out` holds some parts of trial '{shared[0]}' and leaves others to train on: the two would "
+            "share data; hold out all of its parts or none."
+        )
+    split = Split(recording.select(trials=~held_out), recording.select(trials=held_out))
+    instead = "hold out both or none."
+    check_apart(split.held_out, split.train, common_clock=has_common_clock(recording), instead=instead)
+    return split
 
 
 def cut_pieces(recording: Recording, places: list[tuple[int, int, int]]) -> Recording:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_lowrank.metrics.recordings import scaled
+
 
 @dataclass(frozen=True)
 class Agreement:
     """Of two lists of numbers, entry by entry.
 
     Attributes:
-        correlation: Pearson's.
+        correlation: Pearson's; NaN where one of the two does not vary.
         rmse: root of the mean squared difference, in the units of the numbers.
         relative: mean absolute difference over the mean absolute real number.
         number: of entries that both have.
@@ -54,8 +56,8 @@ def agreement(real: ArrayLike, generated: ArrayLike) -> Agreement:
     a, b = a[there], b[there]
     if len(a) < 2:
         raise ValueError(f"There must be two entries or more that both have, got {len(a)}.")
-    spread = a.std() * b.std()
-    correlation = float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else float("nan")
+    both = scaled(np.stack([a, b]), 1)
+    correlation = float((both[0] * both[1]).mean()) if both.any(1).all() else float("nan")
     size = np.abs(a).mean()
     relative = float(np.abs(a - b).mean() / size) if size > 0 else float("nan")
     return Agreement(correlation, float(np.sqrt(((a - b) ** 2).mean())), relative, len(a))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_lowrank.arrays import label_codes, varies_along
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.metrics.estimate import Estimate, mean_of
 from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete
@@ -52,9 +53,7 @@ def decoding_r2(
             f"`x` and `targets` must have the same trials and time bins, got {inputs.shape[:2]} and "
             f"{outputs.shape[:2]}."
         )
-    labels = np.arange(len(inputs)) if groups is None else np.asarray(groups)
-    if labels.shape != (len(inputs),):
-        raise ValueError(f"`groups` must hold one label for each of {len(inputs)} trials, got shape {labels.shape}.")
+    labels = np.arange(len(inputs)) if groups is None else label_codes("groups", groups, len(inputs))
     names = np.unique(labels)
     if len(names) < 3:
         raise ValueError(f"Cross-validation within folds needs three trials or groups or more, got {len(names)}.")
@@ -81,17 +80,21 @@ def _scores(x: Floats, y: Floats, test: NDArray[np.bool_], penalties: Floats) ->
     y_train, y_test = (y[which].reshape(-1, y.shape[-1]) for which in (~test, test))
     here, there = (~np.isnan(part).any(1) for part in (y_train, y_test))
     x_train, y_train, x_test, y_test = x_train[here], y_train[here], x_test[there], y_test[there]
-    mean, spread = x_train.mean(0), x_train.std(0)
-    spread = np.where(spread > 0, spread, 1.0)
+    mean, varying = x_train.mean(0), varies_along(x_train, 0)
+    # A feature that does not vary in the training tells nothing: its weight is zero.
+    spread = np.where(varying, x_train.std(0), np.inf)
     x_train, x_test = (x_train - mean) / spread, (x_test - mean) / spread
     centre = y_train.mean(0)
     # One decomposition serves all penalties.
     values, vectors = np.linalg.eigh(x_train.T @ x_train)
     projected = vectors.T @ (x_train.T @ (y_train - centre))
     total = ((y_test - centre) ** 2).sum(0)
+    # Where a target stays at its mean there is nothing to explain.
+    varying = varies_along(np.concatenate([y_train, y_test]), 0) & (total > 0)
+    total = np.where(varying, total, np.nan)
     rows = []
     for penalty in penalties:
         weights = vectors @ (projected / (np.maximum(values, 0) + 1e-3 * penalty * len(x_train))[:, np.newaxis])
         error = ((y_test - centre - x_test @ weights) ** 2).sum(0)
-        rows.append(1 - error / np.where(total > 0, total, np.nan))
+        rows.append(1 - error / total)
     return np.array(rows)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import Any
 
-from pyro_lowrank.metrics.estimate import Estimate, mean_of, ratio_of
-from pyro_lowrank.metrics.recordings import Floats, as_trials
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_lowrank.arrays import label_codes, varies_along
+from pyro_lowrank.metrics.estimate import Estimate, mean_of
+from pyro_lowrank.metrics.recordings import Floats, as_trials, mean_seen
 
 _SMALLEST_RATE = 1e-9
 
@@ -20,7 +23,7 @@ def bits_per_spike(spikes: ArrayLike, rates: ArrayLike) -> Estimate:
 
     where the mean rate of each feature is that of the spikes themselves. Co-smoothing: of features that were held out;
     forward prediction: of the time bins after those that were seen. The standard error is the jackknife's over trials,
-    NaN for one trial.
+    with the mean rates of those that are left, NaN for one trial.
 
     Args:
         spikes: counts, `trials x time x features` or `time x features`; NaN is left out.
@@ -40,7 +43,20 @@ def bits_per_spike(spikes: ArrayLike, rates: ArrayLike) -> Estimate:
     References:
         Pei, Ye et al. (2021), "Neural Latents Benchmark '21", NeurIPS Datasets and Benchmarks.
     """
-    return ratio_of(*spike_gains(spikes, rates))
+    n, rate = _counts_and_rates(spikes, rates)
+    likelihood = np.nansum(_log_likelihood(n, rate), (1, 2))
+    counts, bins = np.nansum(n, 1), (~np.isnan(n)).sum(1)
+    counts, bins, likelihood = (_all_and_all_but_each(x) for x in (counts, bins, likelihood))
+    mean = np.maximum(counts / np.maximum(bins, 1), _SMALLEST_RATE)
+    null = (counts * np.log(mean) - bins * mean).sum(1)
+    spikes_left = counts.sum(1)
+    if not spikes_left[0] > 0:
+        return Estimate(np.nan, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (likelihood - null) / spikes_left / np.log(2)
+    if len(n) < 2 or not (spikes_left > 0).all():
+        return Estimate(found[0], np.nan)
+    return Estimate(found[0], float(np.sqrt((len(n) - 1) * found[1:].var())))
 
 
 def spike_gains(spikes: ArrayLike, rates: ArrayLike, null: ArrayLike | None = None) -> tuple[Floats, Floats]:
@@ -59,7 +75,7 @@ def spike_gains(spikes: ArrayLike, rates: ArrayLike, null: ArrayLike | None = No
         (array([0.5573..., 0.        ]), array([2., 0.]))
     """
     n, rate = _counts_and_rates(spikes, rates)
-    reference = np.broadcast_to(np.nanmean(n, (0, 1)) if null is None else np.asarray(null), n.shape)
+    reference = np.broadcast_to(mean_seen(n, (0, 1)) if null is None else np.asarray(null), n.shape)
     gain = np.nansum(_log_likelihood(n, rate) - _log_likelihood(n, reference), (1, 2))
     return np.asarray(gain / np.log(2)), np.asarray(np.nansum(n, (1, 2)))
 
@@ -75,7 +91,7 @@ def variance_gains(y: ArrayLike, predicted: ArrayLike, null: ArrayLike | None = 
         null: of each feature, `features`; the mean of the recording itself if None.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or a prediction is missing where something was recorded.
 
     Example:
         >>> variance_gains([[[0.0], [2.0]]], [[[0.0], [2.0]]])
@@ -84,9 +100,15 @@ def variance_gains(y: ArrayLike, predicted: ArrayLike, null: ArrayLike | None = 
     recorded, expected = as_trials("y", y), as_trials("predicted", predicted)
     if recorded.shape != expected.shape:
         raise ValueError(f"`y` and `predicted` must have the same shape, got {np.shape(y)} and {np.shape(predicted)}.")
-    reference = np.nanmean(recorded, (0, 1)) if null is None else np.asarray(null)
+    _check_predicted("predicted", expected, "y", recorded)
+    reference = mean_seen(recorded, (0, 1)) if null is None else np.asarray(null)
     total = np.nansum((recorded - reference) ** 2, (1, 2))
     return np.asarray(total - np.nansum((recorded - expected) ** 2, (1, 2))), np.asarray(total)
+
+
+def _all_and_all_but_each(x: NDArray[Any]) -> Floats:
+    """Sum over trials: of all, then without the first, and so on, `1 + trials x ...`."""
+    return np.asarray(x.sum(0) - np.concatenate([np.zeros_like(x[:1]), x]), dtype=np.float64)
 
 
 def _log_likelihood(n: Floats, rate: Floats) -> Floats:
@@ -100,8 +122,9 @@ def psth_r2(spikes: ArrayLike, rates: ArrayLike, conditions: ArrayLike) -> Estim
 
     .. math:: R^2 = 1 - \frac{\sum_{c,t} (\bar n_{ct} - \bar\lambda_{ct})^2}{\sum_{c,t} (\bar n_{ct} - \bar n)^2}
 
-    for each feature, with averages over the trials of a condition. Features that do not vary are left out; the standard
-    error is that over features. Smooth the spikes first, as one would for a figure.
+    for each feature, with averages over the trials of a condition, those that were recorded in a time bin. Features
+    that do not vary are left out; the standard error is that over features. Smooth the spikes first, as one would for a
+    figure.
 
     Args:
         spikes: counts, `trials x time x features`.
@@ -122,16 +145,14 @@ def psth_r2(spikes: ArrayLike, rates: ArrayLike, conditions: ArrayLike) -> Estim
         Pei, Ye et al. (2021), "Neural Latents Benchmark '21", NeurIPS Datasets and Benchmarks.
     """
     n, rate = _counts_and_rates(spikes, rates)
-    labels = np.asarray(conditions)
-    if labels.shape != n.shape[:1]:
-        raise ValueError(f"`conditions` must hold one label for each of {len(n)} trials, got shape {labels.shape}.")
-    groups = [labels == label for label in np.unique(labels)]
-    real = np.concatenate([np.nanmean(n[group], 0) for group in groups])
-    predicted = np.concatenate([rate[group].mean(0) for group in groups])
-    total = np.nansum((real - np.nanmean(real, 0)) ** 2, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each = 1 - np.nansum((real - predicted) ** 2, 0) / np.where(total > 0, total, np.nan)
-    return mean_of(each)
+    codes = label_codes("conditions", conditions, len(n))
+    # Both averages are over the same trials of each time bin.
+    rate = np.where(np.isnan(n), np.nan, rate)
+    groups = [codes == code for code in np.unique(codes)]
+    real, predicted = (np.concatenate([mean_seen(x[group], 0) for group in groups]) for x in (n, rate))
+    varying = varies_along(real, 0)
+    total = np.where(varying, np.nansum((real - mean_seen(real, 0)) ** 2, 0), np.nan)
+    return mean_of(1 - np.nansum((real - predicted) ** 2, 0) / total)
 
 
 def _counts_and_rates(spikes: ArrayLike, rates: ArrayLike) -> tuple[Floats, Floats]:
@@ -143,6 +164,15 @@ def _counts_and_rates(spikes: ArrayLike, rates: ArrayLike) -> tuple[Floats, Floa
     for name, array in (("spikes", n), ("rates", rate)):
         if (array < 0).any():
             raise ValueError(f"`{name}` must not be negative, got {np.nanmin(array):g}.")
-    if (np.isnan(rate) & ~np.isnan(n)).any():
-        raise ValueError("`rates` has NaN where `spikes` has counts.")
+    _check_predicted("rates", rate, "spikes", n)
     return n, rate
+
+
+def _check_predicted(name: str, predicted: Floats, recorded_name: str, recorded: Floats) -> None:
+    lacking = int((np.isnan(predicted) & ~np.isnan(recorded)).sum())
+    if lacking:
+        what = "counts" if recorded_name == "spikes" else "numbers"
+        raise ValueError(
+            f"`{name}` has NaN where `{recorded_name}` has {what}, in {lacking} entries: predict these too, or make "
+            f"them NaN in `{recorded_name}`."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pyro_lowrank.arrays import extremes, varies
 from pyro_lowrank.errors import check_positive_int
 
 Floats = NDArray[np.float64]
@@ -49,17 +50,45 @@ def check_complete(name: str, x: Floats) -> None:
 def standardised(x: ArrayLike) -> Floats:
     """Return each feature with mean 0 and standard deviation 1 over trials and time, in the shape of `x`.
 
+    A feature that does not vary is 0.
+
     Args:
         x: `... x time x features`.
 
     Example:
-        >>> standardised([[0.0], [2.0]]).ravel()
-        array([-1.,  1.])
+        >>> standardised([[0.0, 0.1], [2.0, 0.1]])
+        array([[-1.,  0.],
+               [ 1.,  0.]])
     """
-    flat = as_trials("x", x)
-    centred = flat - np.nanmean(flat, (0, 1))
-    spread = np.sqrt(np.nanmean(centred**2, (0, 1)))
-    return (centred / np.where(spread > 0, spread, 1.0)).reshape(np.shape(x))
+    return scaled(as_trials("x", x), (0, 1)).reshape(np.shape(x))
+
+
+def scaled(x: Floats, axes: int | tuple[int, ...]) -> Floats:
+    """Return numbers with mean 0 and standard deviation 1 along some axes, 0 where they do not vary; NaN stays.
+
+    Example:
+        >>> scaled(np.array([[0.0, 0.1], [2.0, 0.1]]), 0)
+        array([[-1.,  0.],
+               [ 1.,  0.]])
+    """
+    low, high = extremes(x, axes)
+    varying = varies(low, high)
+    # Of the range, whose square neither overflows nor underflows.
+    unit = (x - np.where(varying, low, x)) / np.where(varying, high - low, 1.0)
+    centred = unit - mean_seen(unit, axes, keepdims=True)
+    return np.asarray(centred / np.where(varying, np.sqrt(mean_seen(centred**2, axes, keepdims=True)), 1.0))
+
+
+def mean_seen(x: Floats, axes: int | tuple[int, ...], *, keepdims: bool = False) -> Floats:
+    """Return the mean along some axes of what is not missing; NaN where all is.
+
+    Example:
+        >>> mean_seen(np.array([[1.0, np.nan], [3.0, np.nan]]), 0)
+        array([ 2., nan])
+    """
+    here = ~np.isnan(x)
+    number = here.sum(axes, keepdims=keepdims)
+    return np.asarray(np.where(here, x, 0.0).sum(axes, keepdims=keepdims) / np.where(number, number, np.nan))
 
 
 def hann_smoothed(x: ArrayLike, window: int = 15) -> Floats:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_lowrank.arrays import varies_along
 from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.metrics.estimate import Estimate, mean_of
-from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete, check_pair
+from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete, check_pair, scaled
 
 
 def power_spectrum_hellinger(real: ArrayLike, generated: ArrayLike, *, smoothing: float = 20.0) -> Estimate:
@@ -18,8 +19,8 @@ def power_spectrum_hellinger(real: ArrayLike, generated: ArrayLike, *, smoothing
         D_H = \frac{1}{D} \sum_d \sqrt{1 - \sum_f \sqrt{S_d(f)\, \tilde S_d(f)}}
 
     Each feature of each trial is standardised; S is its squared Fourier magnitude, smoothed over frequency bins with a
-    Gaussian, averaged over trials, with unit sum. Of an odd number of time bins the last is left out. The standard
-    error is that over features.
+    Gaussian, averaged over trials, with unit sum. Of an odd number of time bins the last is left out. A feature that
+    varies in neither recording counts as 0, in one of them as 1. The standard error is that over features.
 
     Args:
         real: `trials x time x features` or `time x features`.
@@ -49,17 +50,17 @@ def power_spectrum_hellinger(real: ArrayLike, generated: ArrayLike, *, smoothing
         )
     check_complete("real", first)
     check_complete("generated", second)
-    overlap = np.sqrt(_spectrum(first, smoothing) * _spectrum(second, smoothing)).sum(0)
+    p, q = _spectrum(first, smoothing), _spectrum(second, smoothing)
+    # Two features without any power are equal, whatever their levels.
+    overlap = np.where(p.any(0) | q.any(0), np.sqrt(p * q).sum(0), 1.0)
     return mean_of(np.sqrt(np.clip(1 - overlap, 0, None)))
 
 
 def _spectrum(x: Floats, smoothing: float) -> Floats:
-    """Smoothed power with unit sum, `frequencies x features`."""
+    """Smoothed power with unit sum, `frequencies x features`; zero for a feature that does not vary."""
     from scipy.ndimage import gaussian_filter1d
 
-    x = x[:, : x.shape[1] // 2 * 2]
-    spread = x.std(1, keepdims=True)
-    standard = (x - x.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    standard = scaled(x[:, : x.shape[1] // 2 * 2], 1)
     power = gaussian_filter1d(np.abs(np.fft.rfft(standard, axis=1)) ** 2, smoothing, axis=1)
     total = power.sum(1, keepdims=True)
     mean = (power / np.where(total > 0, total, 1.0)).mean(0)
@@ -71,7 +72,8 @@ def coherence(x: ArrayLike, *, bin_size: float = 1.0, segment: int = 256) -> tup
 
     .. math:: C_{ij}(f) = |S_{ij}(f)|^2 / (S_{ii}(f) S_{jj}(f))
 
-    with cross-spectra S averaged over Hann-windowed segments that overlap by half, of all trials.
+    with cross-spectra S averaged over Hann-windowed segments that overlap by half, of all trials. It is 0 where a
+    feature does not vary.
 
     Args:
         x: `trials x time x features` or `time x features`.
@@ -109,7 +111,9 @@ def coherence(x: ArrayLike, *, bin_size: float = 1.0, segment: int = 256) -> tup
         )
     window = hann(segment, sym=False)[:, np.newaxis]
     pieces = np.concatenate([array[:, start : start + segment] for start in starts])
-    spectra = np.fft.rfft((pieces - pieces.mean(1, keepdims=True)) * window, axis=1)
+    # A piece that does not vary has no power, whatever rounding leaves of it.
+    centred = np.where(varies_along(pieces, 1, keepdims=True), pieces - pieces.mean(1, keepdims=True), 0.0)
+    spectra = np.fft.rfft(centred * window, axis=1)
     cross = np.einsum("sfi,sfj->fij", spectra, spectra.conj())
     power = np.einsum("fii->fi", cross).real
     floor = np.finfo(np.float64).tiny

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_lowrank.arrays import varies_along
 from pyro_lowrank.errors import check_positive, check_positive_int
-from pyro_lowrank.metrics.recordings import Floats, as_trials
+from pyro_lowrank.metrics.recordings import Floats, as_trials, mean_seen, scaled
 
 
 def mean_rates(spikes: ArrayLike, *, bin_size: float = 1.0) -> Floats:
@@ -87,8 +88,9 @@ def pairwise_correlations(x: ArrayLike) -> Floats:
                [-1.,  1.]])
     """
     flat = as_trials("x", x).reshape(-1, np.shape(x)[-1])
+    varying = varies_along(flat, 0)
     # Centred first: products of large numbers would lose the digits that matter.
-    flat = flat - np.nanmean(flat, 0)
+    flat = scaled(flat, 0)
     here = (~np.isnan(flat)).astype(np.float64)
     filled = np.nan_to_num(flat)
     number = here.T @ here
@@ -96,9 +98,9 @@ def pairwise_correlations(x: ArrayLike) -> Floats:
         first = filled.T @ here / number  # Mean of i over the bins where j is there too.
         covariance = filled.T @ filled / number - first * first.T
         variance = (filled**2).T @ here / number - first**2
-        # Rounding leaves a little where a feature does not vary.
-        scale = np.nanmax(np.abs(variance), initial=0.0) * 1e-14
-        variance = np.where(variance > scale, variance, np.nan)
+        # Rounding leaves a little where a feature does not vary, in all of its bins or in those of a pair.
+        size = np.abs(filled).max(0)[:, np.newaxis] ** 2
+        variance = np.where(varying[:, np.newaxis] & (variance > 1e-14 * size), variance, np.nan)
         return np.asarray(covariance / np.sqrt(variance * variance.T))
 
 
@@ -107,7 +109,8 @@ def autocorrelation(x: ArrayLike, *, max_lag: int) -> Floats:
 
     .. math:: r(l) = \frac{\langle (x_t - \bar x)(x_{t+l} - \bar x) \rangle}{\langle (x_t - \bar x)^2 \rangle}
 
-    with means over all pairs of time bins of all trials that are both there, and one mean of each feature.
+    with means over all pairs of time bins of all trials that are both there, and one mean of each feature. NaN where a
+    feature does not vary.
 
     Args:
         x: `trials x time x features` or `time x features`.
@@ -123,8 +126,7 @@ def autocorrelation(x: ArrayLike, *, max_lag: int) -> Floats:
     array = as_trials("x", x)
     if check_positive_int("max_lag", max_lag, minimum=0) >= array.shape[1]:
         raise ValueError(f"`max_lag` must be below the {array.shape[1]} time bins of a trial, got {max_lag}.")
-    centred = array - np.nanmean(array, (0, 1))
-    length = array.shape[1]
-    products = [np.nanmean(centred[:, : length - lag] * centred[:, lag:], (0, 1)) for lag in range(max_lag + 1)]
+    standard, length = scaled(array, (0, 1)), array.shape[1]
+    products = [mean_seen(standard[:, : length - lag] * standard[:, lag:], (0, 1)) for lag in range(max_lag + 1)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.stack(products) / products[0]

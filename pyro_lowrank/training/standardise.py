@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_lowrank.arrays import varies
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.readout import AffineReadout
@@ -38,10 +39,17 @@ class Standardisation:
     @classmethod
     def of(cls, y: Tensor) -> Standardisation:
         """Return the map that gives each feature of `y`, `trials x time x features`, mean 0 and variance 1."""
-        mean = y.nanmean((0, 1))
-        scale = (y - mean).square().nanmean((0, 1)).sqrt()
-        # A feature without any entry has neither.
-        return cls(mean.nan_to_num(nan=0.0), torch.where(scale > 0, scale, 1.0))
+        low = y.nan_to_num(nan=torch.inf).amin((0, 1))
+        high = y.nan_to_num(nan=-torch.inf).amax((0, 1))
+        changes = varies(low, high)
+        # Of the range, whose square neither overflows nor underflows.
+        middle, span = low + (high - low) / 2, torch.where(changes, high - low, 1.0)
+        unit = (y - middle) / span
+        mean = unit.nanmean((0, 1))
+        scale = span * (unit - mean).square().nanmean((0, 1)).sqrt()
+        # A feature that never changes is its own mean, and one without any entry has none.
+        constant = torch.where(low <= high, low, 0.0)
+        return cls(torch.where(changes, middle + span * mean, constant), torch.where(changes, scale, 1.0))
 
     def apply(self, y: Tensor) -> Tensor:
         """Return the standardised recording."""

@@ -1,4 +1,4 @@
-"""Small files with spikes."""
+"""Small files with spikes, and texts."""
 
 from __future__ import annotations
 

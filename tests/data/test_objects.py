@@ -152,3 +152,109 @@ def test_a_missing_extra_is_named(read: Any, library: str, extra: str, monkeypat
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ModuleNotFoundError, match=rf'needs {library}, .* pip install "pyro-lowrank\[{extra}\]"'):
         read(object())
+
+
+# --- what was observed, and where parts were joined ------------------------------------------------------------------
+
+
+def test_spikes_outside_the_time_support_are_not_silence(nap: Any) -> None:
+    support = nap.IntervalSet([0.0, 8.0], [4.0, 12.0])
+    group = nap.TsGroup({0: nap.Ts(TRAINS[0]), 1: nap.Ts(TRAINS[1])}, time_support=support)
+    recording = from_pynapple(group, bin_size=0.5, epochs=(0, 13))
+    assert np.flatnonzero(~recording.mask[0, :, 0]).tolist() == [8, 9, 10, 11, 12, 13, 14, 15, 24, 25]
+    np.testing.assert_array_equal(recording.mask[..., 0], recording.mask[..., 1])
+    assert "20 entries are missing" in recording.orientation
+    whole = bin_spikes([TRAINS[0]], bin_size=0.5, epochs=(0, 13)).data[0, :, 0]
+    np.testing.assert_array_equal(recording.data[0, :8, 0], whole[:8])
+    assert from_pynapple(group, bin_size=0.5).mask.all()
+
+
+def test_samples_on_two_sides_of_a_gap_are_no_neighbours(nap: Any) -> None:
+    times = np.r_[np.arange(100), np.arange(150, 300)] / 50
+    values = np.random.default_rng(0).normal(size=(250, 2))
+    frame = nap.TsdFrame(t=times, d=values, time_support=nap.IntervalSet([0.0, 3.0], [1.99, 6.0]))
+    recording = from_pynapple(frame, epochs=(0, 6))
+    assert recording.data.shape == (1, 300, 2)
+    assert np.flatnonzero(~recording.mask[0, :, 0]).tolist() == list(range(100, 150))
+    np.testing.assert_array_equal(recording.data[0, recording.mask[0, :, 0]], values)
+    assert recording.bin_size == pytest.approx(0.02)
+    assert "1 of them go over gaps in the time support, which are missing" in recording.orientation
+    assert from_pynapple(frame).trial_lengths.tolist() == [100, 150]
+    uneven = nap.Tsd(t=np.r_[times[:100] ** 1.5, times[100:]], d=values[:, 0], time_support=frame.time_support)
+    with (
+        pytest.warns(UserWarning, match="not evenly spaced"),
+        pytest.raises(ValueError, match="Epoch 0 goes over a gap in the time support, and the samples are not evenly"),
+    ):
+        from_pynapple(uneven, epochs=(0, 6))
+
+
+@pytest.mark.parametrize("known_date", [False, True])
+def test_joined_recordings_are_trials_of_their_own(raw: Any, known_date: bool) -> None:
+    mne = sys.modules["mne"]
+    if known_date:
+        raw.set_meas_date(1_700_000_000)
+    other, third = raw.copy().crop(0.0, 0.99), raw.copy()
+    joined = mne.concatenate_raws([raw.copy(), other, third], verbose="error")
+    recording = from_mne(joined)
+    assert recording.trial_lengths.tolist() == [200, 100, 200]
+    for trial, part in zip(recording.trials(), (raw, other, third), strict=True):
+        np.testing.assert_array_equal(trial, part.get_data()[:3].T)
+    assert recording.start_times == pytest.approx([0.5, 2.5, 3.5])
+    assert "in 3 parts that were joined" in recording.orientation
+
+
+@pytest.mark.parametrize("mark", ["boundary", "EDGE boundary", "New Segment/", "BAD boundary"])
+def test_boundaries_that_recorders_mark(raw: Any, mark: str) -> None:
+    mne = sys.modules["mne"]
+    raw.set_annotations(mne.Annotations([0.0, 0.5, 1.2], [0.0, 0.1, 0.0], ["New Segment/", "BAD_x", mark]))
+    recording = from_mne(raw)
+    assert recording.num_trials == 2
+    assert recording.trial_lengths.sum() == 200
+    raw.set_annotations(mne.Annotations([1.2], [0.0], ["stimulus at the boundary of two"]))
+    assert from_mne(raw).num_trials == 1
+
+
+def test_epochs_that_are_not_loaded_are_read(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    events = np.array([[100, 0, 1], [150, 0, 2], [200, 0, 1]])
+    options: dict[str, Any] = {"tmin": -0.1, "tmax": 0.2, "baseline": None, "verbose": "error"}
+    epochs = mne.Epochs(raw, events, {"left": 1, "right": 2}, **options)
+    recording = from_mne(epochs)
+    np.testing.assert_array_equal(recording.data[1], raw.get_data()[:3, 90:121].T)
+    assert not epochs.preload, "the user's object is left as it was"
+    assert from_mne(epochs, picks=["Cz"]).data.shape == (3, 31, 1)
+    # Codes that have lost their names.
+    epochs.load_data().event_id = {"left": 1}
+    found = from_mne(epochs).conditions
+    assert found is not None
+    assert found.tolist() == ["left", "2", "left"]
+    with (
+        pytest.warns(RuntimeWarning, match="All epochs were dropped"),
+        pytest.raises(ValueError, match="There is no epoch left: all were dropped"),
+    ):
+        from_mne(mne.Epochs(raw, events, tmin=-5.0, tmax=5.0, baseline=None, verbose="error"))
+
+
+def test_bad_stretches_of_epochs_are_missing(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    raw.set_annotations(mne.Annotations([0.5], [0.05], ["BAD_blink"]))
+    events = np.array([[100, 0, 1], [200, 0, 1]])
+    options: dict[str, Any] = {"tmin": -0.1, "tmax": 0.2, "baseline": None, "verbose": "error"}
+    recording = from_mne(mne.Epochs(raw, events, reject_by_annotation=False, **options))
+    assert recording.mask.all(-1).sum(1).tolist() == [25, 31]
+    assert from_mne(mne.Epochs(raw, events, **options)).num_trials == 1
+
+
+def test_channels_of_other_kinds_are_read_and_told() -> None:
+    mne = pytest.importorskip("mne", reason="the extra `mne` is not installed")
+    values = np.random.default_rng(0).normal(size=(3, 200))
+    raw = mne.io.RawArray(values, mne.create_info(["a", "b", "s"], 100.0, ["misc", "misc", "stim"]), verbose="error")
+    with pytest.warns(UserWarning, match=r"no channels of data; those there are \(misc\) were taken"):
+        recording = from_mne(raw)
+    np.testing.assert_array_equal(recording.data[0], values[:2].T)
+    assert from_mne(raw, picks="misc").feature_names == ("a", "b")
+    with pytest.raises(ValueError, match="could not be interpreted"):
+        from_mne(raw, picks="eeg")
+    with pytest.raises(ValueError, match="stimulus channels alone"):
+        from_mne(raw.copy().pick(["s"]))
+    assert from_mne(raw, picks=None).data.shape == (1, 200, 3)

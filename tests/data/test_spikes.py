@@ -142,6 +142,7 @@ def test_silent_units_are_kept() -> None:
         (([0.1, 0.2],), {}, "pass `units`, the unit of each spike; for a single unit pass"),
         (([0.1, 0.2], [1]), {}, r"`units` must tell the unit of each spike, 2 of them, got an array of shape \(1,\)"),
         (([0.1, 0.2], [1, 7]), {"unit_ids": [1, 2]}, "hold 1 id that are not in `unit_ids`, such as 7"),
+        (([0.1, 0.2], [1.0, np.nan]), {}, "and 1 of 2 have none, the first is spike 1; leave these out"),
         (([0.1, 0.2], ["1", "1"]), {"unit_ids": [1]}, "such as '1'; `unit_ids` has 1, such as 1"),
         (([[0.1], [0.2]], ["a"]), {}, "`units` must name 2 units, one per array of spike times, got 1"),
         (([[0.1, np.nan]],), {}, "Spike times of unit unit_0 must be finite, got nan at index 1"),
