@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import CodeType, FunctionType
 from typing import Any, TypeVar
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-HAS_NUMBA = importlib.util.find_spec("numba") is not None
-"""Whether loops can be compiled."""
-
-NO_NUMBA = "Numba is not installed"
-"""Why they cannot."""
 
 _log = logging.getLogger("pyro_lowrank")
 
@@ -60,8 +55,7 @@ def first_class(signature: Any, *, fastmath: bool | set[str] = False) -> Callabl
     """Compile a function for one signature, now, as a value that compiled loops can be handed.
 
     A loop that is handed its parts is compiled once for all of them: only their signature is fixed. The function makes
-    no arrays. What it takes from the function around it must be numbers, tuples of them or functions of a module: they
-    tell one result on disk from another.
+    no arrays. What it takes from the function around it must be numbers, tuples of them or functions of a module.
 
     Args:
         signature: of Numba.
@@ -94,12 +88,43 @@ def _options(fastmath: bool | set[str], allocates: bool) -> dict[str, Any]:
 
 def _kept_on_disk(compile_it: Callable[[bool], Any], function: Callable[..., Any]) -> Any:
     """Compile with a cache on disk, or without one where there can be none."""
+    # Numba names its files by this, and itself looks for changes in the function's own file only.
+    function.__qualname__ += f"_{fingerprint(function)}"
     try:
         return compile_it(True)
     except RuntimeError:
         # No folder to keep it in can be written to, or the source is not a file.
         _log.debug("%s is compiled anew in every process: nowhere to keep it.", function.__qualname__)
         return compile_it(False)
+
+
+def fingerprint(function: Any) -> str:
+    """Return a digest of a function's code, and of the functions and numbers that it reaches by name.
+
+    Example::
+
+        >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 1) != fingerprint(lambda x: x + 2)
+        True
+    """
+    return hashlib.blake2b(repr(_content(function, set())).encode(), digest_size=6).hexdigest()
+
+
+def _content(value: Any, seen: set[int]) -> Any:
+    """Return what tells a function, or anything that one reaches, from another of the same name."""
+    value = getattr(value, "py_func", value)
+    if isinstance(value, CodeType):
+        constants = [_content(constant, seen) for constant in value.co_consts]
+        return value.co_code, value.co_names, constants
+    if isinstance(value, tuple):
+        return [_content(part, seen) for part in value]
+    if not isinstance(value, FunctionType):
+        return repr(value) if isinstance(value, int | float | str) or type(value).__module__ == "numpy" else None
+    if id(value) in seen:
+        return None
+    seen.add(id(value))
+    cells = [_content(cell.cell_contents, seen) for cell in value.__closure__ or ()]
+    names = [name for name in value.__code__.co_names if name in value.__globals__]
+    return _content(value.__code__, seen), cells, [_content(value.__globals__[name], seen) for name in names]
 
 
 class _Workers:

@@ -59,7 +59,9 @@ class SMCPosterior:
         assert history.log_weights is not None
         assert history.ancestors is not None
         return cls(
-            particles={name: value.movedim(0, min(batch_dims, value.dim() - 1)) for name, value in history.states.items()},
+            particles={
+                name: value.movedim(0, min(batch_dims, value.dim() - 1)) for name, value in history.states.items()
+            },
             log_weights=history.log_weights,
             ancestors=history.ancestors,
             log_evidence_increments=history.increments,

@@ -9,7 +9,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lowrank.compilation import HAS_NUMBA
 from pyro_lowrank.shapes import holds_numbers
 
 # Below this many numbers tensor operations take no longer.
@@ -18,7 +17,7 @@ _WORTH_COMPILING = 10_000
 
 def log_prob(density: Any, value: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Return `density.log_prob(value, ...)`: compiled if it is that of many independent normals, without gradients."""
-    simple = HAS_NUMBA and not torch.is_grad_enabled() and not args and not kwargs
+    simple = not torch.is_grad_enabled() and not args and not kwargs
     found = _of_normals(density, value) if simple else None
     return density.log_prob(value, *args, **kwargs) if found is None else found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,6 @@ from pyro_lowrank.guides.base import Guide, Proposal
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian, Emission
 from pyro_lowrank.observations.observed import Observed
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,14 @@ class Pair:
         return Sequences(Observed.of(y), None if u is None else self.transition.effective_inputs(u), u)
 
 
-def detached(value: T) -> T:
+def detached(value: Any) -> Any:
     """Return nested dataclasses with tensors that gradients do not pass through; modules are left as they are."""
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, tuple):
-        return type(value)(map(detached, value))  # type: ignore[return-value]
+        return tuple(map(detached, value))
     if is_dataclass(value) and not isinstance(value, type):
-        changed: Any = {each.name: detached(getattr(value, each.name)) for each in fields(value) if each.init}
-        return replace(value, **changed)
+        return replace(value, **{each.name: detached(getattr(value, each.name)) for each in fields(value) if each.init})
     return value
 
 

@@ -101,9 +101,7 @@ class PlainKernel:
         (slice_t,) = self._slices(now, sequence, memory.get("input"), encoding)
         return slice_t, remembered
 
-    def _slices(
-        self, seen: Observed, v: Tensor | None, v_before: Tensor | None, encoding: Encoding
-    ) -> list[Slice]:
+    def _slices(self, seen: Observed, v: Tensor | None, v_before: Tensor | None, encoding: Encoding) -> list[Slice]:
         bins = seen.bins()
         # `unbind` once: indexing time bin by time bin costs a backward pass as long as the data for each of them.
         encodings = {name: value.unbind(-2) for name, value in encoding.items()}

@@ -56,10 +56,11 @@ def compiled_pair(pair: Pair | None, backend: str, *, with_inputs: bool) -> Comp
 
         return CompiledPair(pair, with_inputs=with_inputs)
     except NoCompiledForm as reason:
-        return _left_to_tensors(reason, backend)
+        _leave_to_tensors(reason, backend)
+        return None
 
 
-def _left_to_tensors(reason: NoCompiledForm, backend: str) -> None:
+def _leave_to_tensors(reason: NoCompiledForm, backend: str) -> None:
     if backend == "compiled":
         raise NoCompiledForm(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.") from reason
     _say_once(str(reason))
@@ -108,7 +109,8 @@ class BuiltInRun:
         try:
             self._check_loops()
         except NoCompiledForm as reason:
-            self._loops = _left_to_tensors(reason, self.backend)
+            _leave_to_tensors(reason, self.backend)
+            self._loops = None
 
     def _check_loops(self) -> None:
         if self.compiled is None:
@@ -150,7 +152,9 @@ class BuiltInRun:
         assert history.log_weights is not None
         transitions = BuiltInTransitions.of(self.pair, self.data, self.backend)
         states = [{"z": z} for z in history.states["z"].unbind(0)]
-        return Paths(along(history.states["z"], backward_paths(transitions, states, history.log_weights, uniforms, last)))
+        return Paths(
+            along(history.states["z"], backward_paths(transitions, states, history.log_weights, uniforms, last))
+        )
 
     def log_density(self, paths: Paths) -> Tensor:
         """Return log p(z, y), and log q(z | y) where the guide learns, averaged over paths, `trials`."""

@@ -49,7 +49,8 @@ class BuiltInTransitions:
 
     def kept(self) -> BuiltInTransitions:
         """Return a copy of what training may change afterwards."""
-        return replace(self, **dict(zip(("transition", "emission"), copy.deepcopy((self.transition, self.emission)))))
+        transition, emission = copy.deepcopy((self.transition, self.emission))
+        return replace(self, transition=transition, emission=emission)
 
     @cached_property
     def _mean(self) -> Mean:

@@ -177,7 +177,7 @@ def test_gradients_are_exact_and_reach_the_degrees_of_freedom() -> None:
     model = model_of(rank=2, family="gaussian")
     y = model.simulate(num_trials=2, num_steps=3).y
     guide = modest_encoder(model)
-    elbo = plr.SMC_ELBO(num_particles=3, resampler=plr.NoResampling())(model, guide)
+    elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient())(model, guide)
     name = "model.dynamics.noise_freedom_unconstrained"
     scale = "model.dynamics.noise_scale_unconstrained"
 

@@ -144,7 +144,9 @@ def test_real_teacher_varies_less_than_under_the_transition(shared_data: Any) ->
 def test_gradients_are_exact(family: str) -> None:
     model = model_of(family)
     y = model.simulate(num_trials=2, num_steps=3).y
-    elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient())(model, plr.LaplaceGuide(model))
+    elbo = plr.SMC_ELBO(3, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient())(
+        model, plr.LaplaceGuide(model)
+    )
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
     def loss(*parameters: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def gradients(model: plr.StateSpaceModel, value: Tensor) -> Tensor:
     ("elbo", "copies", "steps"),
     [
         (plr.SMC_ELBO(50_000, resampler=plr.NoResampling(), gradient=plr.PathwiseGradient()), 5, 2),
-        (plr.SMC_ELBO(1000), 100, 4),
+        (plr.SMC_ELBO(1000, gradient=plr.FisherGradient(num_paths=100)), 100, 4),
         (plr.SMC_ELBO(1000, gradient=plr.StopGradient()), 100, 4),
         (plr.SMC_ELBO(1000, gradient=plr.StopGradient(), ess_threshold=0.5), 100, 4),
     ],

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
-from pyro_lowrank.training.teacher import oscillator_teacher
 from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.training.teacher import oscillator_teacher
 from tests.builders import network, shaken
 
 

@@ -137,7 +137,7 @@ def test_it_is_the_score_on_a_grid(family: str) -> None:
 
 
 def test_a_bootstrap_filter_that_the_pathwise_gradient_misleads() -> None:
-    """Of the transition noise of one latent: Fisher's is within a tenth of the score, pathwise is off by more than it."""
+    """Of the noise of one latent: Fisher's is within a seventh of the score, pathwise is off by more than it."""
     model = linear_model(rank=1, features=3, noise_scale=0.5)
     y = model.simulate(10, 20).y
     noise = model.get_parameter("dynamics.noise_scale_unconstrained")

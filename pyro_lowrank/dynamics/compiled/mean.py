@@ -113,7 +113,10 @@ class _Mean(torch.autograd.Function):
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
             pulled = _pull(mean, seen, up)[: grad.shape[:-1].numel()].view(*grad.shape[:-1], -1)
             grad_z = decay * grad + pulled[..., : z.shape[-1]]
-            found = [grad_z.sum_to_size(z.shape), None if v is None else pulled[..., z.shape[-1] :].sum_to_size(v.shape)]
+            found = [
+                grad_z.sum_to_size(z.shape),
+                None if v is None else pulled[..., z.shape[-1] :].sum_to_size(v.shape),
+            ]
         grad_decay = (grad * points).flatten(0, -2).sum(0)
         return None, None, *found, grad_decay, *_add(mean, seen, up, bias.shape[-1])
 
@@ -136,9 +139,7 @@ def _add(mean: CompiledMean, seen: Any, grad: Any, units: int) -> tuple[Tensor, 
     weights, add = mean.weights, gradient_adder(mean.form)
     cut = chunks(len(seen), _work(mean, seen))
     sums = [[np.zeros_like(each) for each in (weights.left, weights.right, weights.bias)] for _ in cut]
-    tasks = [
-        partial(_add_blocks, add, weights, seen[c], grad[c], *total) for c, total in zip(cut, sums, strict=True)
-    ]
+    tasks = [partial(_add_blocks, add, weights, seen[c], grad[c], *total) for c, total in zip(cut, sums, strict=True)]
     run_side_by_side(tasks)
     left, right, bias = (torch.from_numpy(sum(parts)[..., :units]) for parts in zip(*sums, strict=True))
     return left.mT, right, bias

@@ -19,6 +19,7 @@ from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO, scalar, softplu
 FAST = {"reassoc", "nsz", "contract", "arcp"}
 """The order of sums may change; infinities and NaN are kept."""
 
+
 class Weights(NamedTuple):
     """A network, as the loops read it; units are padded with ones that nobody notices.
 

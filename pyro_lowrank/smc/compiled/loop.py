@@ -16,8 +16,15 @@ from pyro_lowrank.smc.compiled.weights import normalise, resample
 def new_scratch(num_rows: int, like: Any) -> Scratch:
     """Return the arrays that the loop works in, for latents `B x T x R x K`."""
     rank, particles = like.shape[2:]
-    floats = [np.empty(shape, like.dtype) for shape in ((rank, particles), num_rows, particles, particles)]
-    return Scratch(*floats, np.empty(particles, np.bool_), np.empty(particles, np.int64))
+    dtype = like.dtype
+    return Scratch(
+        means=np.empty((rank, particles), dtype),
+        rows=np.empty(num_rows, dtype),
+        cumulative=np.empty(particles, dtype),
+        shares=np.empty(particles, dtype),
+        done=np.empty(particles, np.bool_),
+        which=np.empty(particles, np.int64),
+    )
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -108,9 +115,16 @@ def run_loop(
 
 
 @compiled(fastmath=FAST, allocates=False)
-def run_bin(propose: Any, weigh: Any, curve: Any, tables: Any, features: Any, draws: Any, means: Any, rows: Any, out: Any) -> None:
+def run_bin(
+    propose: Any, weigh: Any, curve: Any, tables: Any, features: Any, draws: Any, means: Any, rows: Any, out: Any
+) -> None:
     """Propose and weigh one time bin of each trial; `means` are `B x R x K`, else as for `run_loop`."""
     for b in range(means.shape[0]):
-        white, log_densities, log_weights, z = draws.white[b, 0], draws.log_densities[b, 0], out.log_weights[b, 0], out.z[b, 0]
+        white, log_densities, log_weights, z = (
+            draws.white[b, 0],
+            draws.log_densities[b, 0],
+            out.log_weights[b, 0],
+            out.z[b, 0],
+        )
         propose(curve, tables, features, b, 0, means[b], white, log_densities, log_weights, z, rows)
         weigh(features, b, 0, out.z[b, 0], out.log_weights[b, 0], rows)

@@ -109,11 +109,15 @@ class CompiledPair:
 
         In the order of the plain loop, which resamples after the first time bin.
         """
-        first = self.proposal.draw(white[:1], recorded[:1])
-        positions = draw_positions()
-        drawn, log_densities = zip(first, self.proposal.draw(white[1:], recorded[1:]), strict=True)
-        white, log_density = torch.cat(drawn), torch.cat(log_densities)
-        return Draws(array(white.permute(2, 0, 3, 1)), array(log_density.permute(2, 0, 1)), array(positions))
+        first, log_density = self.proposal.draw(white[:1], recorded[:1])
+        positions = array(draw_positions())
+        if log_density is None:
+            trials = white.shape[2]
+            return Draws(array(white.permute(2, 0, 3, 1)), np.zeros((trials, len(white), 0), self.dtype), positions)
+        rest, log_densities = self.proposal.draw(white[1:], recorded[1:])
+        assert log_densities is not None
+        drawn, densities = torch.cat([first, rest]), torch.cat([log_density, log_densities])
+        return Draws(array(drawn.permute(2, 0, 3, 1)), array(densities.permute(2, 0, 1)), positions)
 
     def inputs(self, data: Sequences) -> Any:
         """Return the effective inputs as the units see them, `trials x time x inputs`."""
@@ -176,7 +180,13 @@ def run_compiled(
     def run(c: slice) -> None:
         _run_loop(
             *(*functions, compiled.mean.weights, first[c], inputs[c]),
-            *(_of_trials(tables, c), _of_features(features, c), _of_trials(draws, c), dtype(-1 if keeps else threshold), with_paths),
+            *(
+                _of_trials(tables, c),
+                _of_features(features, c),
+                _of_trials(draws, c),
+                dtype(-1 if keeps else threshold),
+                with_paths,
+            ),
             *(new_scratch(compiled.num_rows(particles), out.z), _of_trials(out, c)),
         )
 
@@ -208,9 +218,7 @@ def _of_trials(record: Any, trials: slice) -> Any:
 
 
 def _of_features(features: Features, trials: slice) -> Features:
-    return features._replace(
-        offset=features.offset[trials], y=features.y[trials], present=features.present[trials]
-    )
+    return features._replace(offset=features.offset[trials], y=features.y[trials], present=features.present[trials])
 
 
 def _history(out: Out, store: bool) -> History:

@@ -104,7 +104,8 @@ class CompiledLikelihood:
         """Compile what adds the log likelihood of a time bin to the log weights."""
         likelihood, activation, num_hinges = self.likelihood, identity, 0
         if isinstance(self.emission.readout, RatesMap):
-            activation, hinges = compiled_activation(self.emission.readout.units.activation)
+            units: Any = self.emission.readout.units
+            activation, hinges = compiled_activation(units.activation)
             num_hinges = len(hinges) - 1
         number = len(likelihood.parameters(self.emission))
         at_zero = likelihood.log_density if likelihood.at_zero is None else likelihood.at_zero
@@ -141,8 +142,15 @@ class CompiledLikelihood:
             offset = v @ network.input_weights.mT if inputs else y.new_zeros(())
             of_rates = torch.stack([each.expand(y.shape[-1]) for each in (network.bias, readout.scale, readout.bias)])
             hinges = np.array(compiled_activation(network.activation)[1], hinges.dtype)
-        tensors = weight.mT, offset.expand(y.shape), of_rates
-        return Features(*map(array, tensors), hinges, array(stacked), array(y), array(seen.present))
+        return Features(
+            weight=array(weight.mT),
+            offset=array(offset.expand(y.shape)),
+            readout=array(of_rates),
+            hinges=hinges,
+            parameters=array(stacked),
+            y=array(y),
+            present=array(seen.present),
+        )
 
 
 def no_features(like: Tensor) -> Features:
@@ -176,7 +184,12 @@ def no_curver(dtype: Any) -> Any:
 
 @cache
 def _weigher(
-    log_density: Function, at_zero: Function, activation: Function, num_hinges: int, nothing: tuple[Any, ...], dtype: Any
+    log_density: Function,
+    at_zero: Function,
+    activation: Function,
+    num_hinges: int,
+    nothing: tuple[Any, ...],
+    dtype: Any,
 ) -> Any:
     num_parameters = len(nothing)
 

@@ -67,9 +67,8 @@ def _constant(emission: NegativeBinomialEmission, y: Tensor) -> Tensor:
     return (torch.lgamma(count + size) - torch.lgamma(size) - torch.lgamma(count + 1)).to(y.dtype)
 
 
-_SHARED = {"parameters": _parameters, "constant": _constant}
-_SOFTPLUS = Likelihood(log_density=_softplus, aim=_softplus_aim, curvature=_softplus_curvature, **_SHARED)
-_EXP = Likelihood(log_density=_exp, aim=_exp_aim, curvature=_exp_curvature, **_SHARED)
+_SOFTPLUS = Likelihood(_softplus, _constant, _parameters, aim=_softplus_aim, curvature=_softplus_curvature)
+_EXP = Likelihood(_exp, _constant, _parameters, aim=_exp_aim, curvature=_exp_curvature)
 
 
 @register(NegativeBinomialEmission)

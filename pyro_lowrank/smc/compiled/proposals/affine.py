@@ -106,9 +106,7 @@ class AffineForm(CompiledProposal):
         """Return how many rows of scratch it needs."""
         return max(2, self.transition.rank)
 
-    def _tables(
-        self, seen: Observed, vectors: Tensor, constant: Tensor, matrices: Tensor, index: Tensor
-    ) -> Tables:
+    def _tables(self, seen: Observed, vectors: Tensor, constant: Tensor, matrices: Tensor, index: Tensor) -> Tables:
         nothing = seen.y.new_zeros(len(matrices), self.transition.rank, 0)
         return Tables(*map(array, (vectors, constant, matrices, nothing, index)))
 
@@ -131,7 +129,9 @@ class OptimalForm(AffineForm):
         shift = (covariances[which] @ reduced.linear.unsqueeze(-1)).squeeze(-1)
         index = which * patterns + (0 if reduced.index is None else reduced.index)
         vectors = torch.stack([reduced.reference, shift, reduced.linear], 2)
-        return self._tables(seen, vectors, reduced.constant, torch.stack([gain, scale, curvature], 2).flatten(0, 1), index)
+        return self._tables(
+            seen, vectors, reduced.constant, torch.stack([gain, scale, curvature], 2).flatten(0, 1), index
+        )
 
 
 @register(BootstrapProposal)
@@ -146,7 +146,9 @@ class BootstrapForm(AffineForm):
         nothing = torch.zeros_like(scale)
         vectors = seen.y.new_zeros(*seen.y.shape[:2], 3, self.transition.rank)
         matrices = torch.stack([nothing, scale, nothing], 1)
-        return self._tables(seen, vectors, seen.y.new_zeros(seen.y.shape[:2]), matrices, first_or_rest(seen, first=first))
+        return self._tables(
+            seen, vectors, seen.y.new_zeros(seen.y.shape[:2]), matrices, first_or_rest(seen, first=first)
+        )
 
 
 @register(EncoderProposal)

@@ -43,12 +43,13 @@ class CompiledProposal(ABC):
     def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
         """Return what it knows of a recording; `first` tells whether that starts at the first time bin of a trial."""
 
-    def draw(self, white: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn standard normal numbers, `time x particles x trials x rank`, into the draws; return their log densities.
+    def draw(self, white: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Turn standard normal numbers, `time x particles x trials x rank`, into the draws.
 
-        `recorded` tells where there are data, `time x trials`.
+        Return their log densities, too, or None if it does not ask for them. `recorded` tells where there are data,
+        `time x trials`.
         """
-        return white, white.new_zeros(white.shape[:-1])
+        return white, None
 
     def num_rows(self) -> int:
         """Return how many rows of scratch it needs, of `lanes.WIDTH` numbers or as many as there are particles."""

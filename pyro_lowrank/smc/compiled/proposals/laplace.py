@@ -180,7 +180,7 @@ class LaplaceForm(CompiledProposal):
         index = first_or_rest(seen, first=first)
         return Tables(*map(array, (vectors, constant, roots.unsqueeze(1), (self.weight @ roots).mT, index)))
 
-    def draw(self, white: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
+    def draw(self, white: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor | None]:
         """Turn standard normal numbers into draws of the proposal in units of its scale."""
         noise = self.transition.noise
         assert not isinstance(noise, StudentTNoise)
