@@ -74,8 +74,8 @@ class Scheme:
                 raise TypeError(f"`{name}` must be a {kind.__name__}, got {getattr(self, name)!r}.")
         if self.cut_every is not None and not self.gradient.along_particles:
             raise ValueError(
-                f"`cut_every` bounds how far gradients reach back, and {type(self.gradient).__name__} sends none through "
-                "time: leave it out, or pass gradient=PathwiseGradient()."
+                f"`cut_every` bounds how far gradients reach back, and {type(self.gradient).__name__} sends none "
+                "through time: leave it out, or pass gradient=PathwiseGradient()."
             )
         if not 0 < self.ess_threshold <= 1:
             raise ValueError(
