@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.means import Mean
-from pyro_lowrank.guides.base import Bin
+from pyro_lowrank.guides.base import Bin, Encoding
 from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.pair import Pair, Sequences
@@ -69,7 +69,7 @@ def _affine_gaussian(affine: AffineGaussian, seen: Observed, offset: Tensor, z: 
     return -0.5 * ((residual.square() @ (1 / variance)) + spread + normaliser).sum(-1)
 
 
-def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor) -> Tensor:
+def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor, encoding: Encoding) -> Tensor:
     """Return the log density of the proposals along paths, averaged over these, `trials`.
 
     Args:
@@ -77,8 +77,8 @@ def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor) -> Tensor
         data: the recording and its inputs.
         z: paths, `paths x trials x time x rank`.
         mean: of the transition along them, `paths x trials x (time - 1) x rank`.
+        encoding: of the recording by the proposal.
     """
-    encoding = pair.proposal.encode(data.seen, data.v, first=True)
     transition = pair.transition
     total = z.new_zeros(z.shape[:2])
     first_mean = transition.first_mean(data.v_at(0)).detach().expand(*z.shape[:2], -1).unsqueeze(2)

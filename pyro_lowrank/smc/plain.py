@@ -64,9 +64,11 @@ class PlainKernel:
         shape = (num_steps, self.num_particles, num_trials, self.pair.transition.rank)
         return torch.randn(shape, dtype=like.dtype, device=like.device)
 
-    def slices(self, data: Sequences) -> list[Slice]:
-        """Cut whole sequences into time bins."""
-        return self._slices(data.seen, data.v, None, self.pair.proposal.encode(data.seen, data.v, first=True))
+    def slices(self, data: Sequences, encoding: Encoding | None = None) -> list[Slice]:
+        """Cut whole sequences, whose encoding by the proposal may be known, into time bins."""
+        if encoding is None:
+            encoding = self.pair.proposal.encode(data.seen, data.v, first=True)
+        return self._slices(data.seen, data.v, None, encoding)
 
     def next_slice(self, y_t: Tensor, u_t: Tensor | None, memory: State, *, first: bool) -> tuple[Slice, State]:
         """Return the slice of one more time bin, `trials x ...`, and what to remember of the recording and its inputs.

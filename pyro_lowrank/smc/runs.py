@@ -104,6 +104,10 @@ class BuiltInRun:
     compiled: CompiledPair | None = field(init=False)
 
     def __post_init__(self) -> None:
+        # A guide that learns looks at the recording with gradients; the filter looks at the same.
+        known = self.pair.learns and not self.scheme.gradient.along_particles and torch.is_grad_enabled()
+        seen, v = self.data.seen, self.data.v
+        self._encoding = self.pair.proposal.encode(seen, v, first=True) if known else None
         self.compiled = compiled_pair(self.pair, self.backend, with_inputs=self.data.v is not None)
         self._loops = self.compiled
         try:
@@ -128,11 +132,20 @@ class BuiltInRun:
         """Run the filter."""
         kernel = PlainKernel(self.pair, self.num_particles, mean=self._mean())
         if self._loops is None:
-            return run_loop(kernel, kernel.slices(self.data), self.scheme, store=self.store or with_paths)
+            slices = kernel.slices(self.data, self._encoding)
+            return run_loop(kernel, slices, self.scheme, store=self.store or with_paths)
         from pyro_lowrank.smc.compiled.run import run_compiled
 
         white = kernel.draw_white(self.data.shape[1], self.data.shape[0])
-        return run_compiled(self._loops, self.data, white, self.scheme, store=self.store, with_paths=with_paths)
+        return run_compiled(
+            self._loops,
+            self.data,
+            white,
+            self.scheme,
+            store=self.store,
+            with_paths=with_paths,
+            encoding=self._encoding,
+        )
 
     def _mean(self) -> Mean | None:
         if self.compiled is None:
@@ -159,12 +172,12 @@ class BuiltInRun:
     def log_density(self, paths: Paths) -> Tensor:
         """Return log p(z, y), and log q(z | y) where the guide learns, averaged over paths, `trials`."""
         found = log_joint(self.pair, self.data, paths.z, lambda z, v: self._mean_along(z, v, paths.means))
-        if not self.pair.learns:
+        if self._encoding is None:
             return found
         with torch.no_grad():
             before = None if self.data.v is None else self.data.v[:, :-1]
             means = self._mean_along(paths.z[:, :, :-1], before, paths.means)
-        return found + log_proposal(self.pair, self.data, paths.z, means)
+        return found + log_proposal(self.pair, self.data, paths.z, means, self._encoding)
 
     def _mean_along(self, z: Tensor, v: Tensor | None, known: Tensor | None) -> Tensor:
         if self.compiled is None:

@@ -69,8 +69,8 @@ def test_log_proposal_is_the_density_that_particles_are_drawn_from() -> None:
     pair = Pair.of(model, guide)
     data, z = pair.read(y), torch.randn(2, 3, 5, 2, dtype=torch.float64)
     means = pair.transition.mean(z[:, :, :-1])
-    found = log_proposal(pair, data, z, means)
     encoding, total = pair.proposal.encode(data.seen, None, first=True), torch.zeros(2, 3, dtype=torch.float64)
+    found = log_proposal(pair, data, z, means, encoding)
     for t in range(5):
         noise = pair.transition.noise if t else pair.transition.initial_noise
         mean = means[:, :, t - 1] if t else pair.transition.first_mean().expand(2, 3, 2)
@@ -84,7 +84,8 @@ def test_the_proposal_teaches_the_model_nothing() -> None:
     guide = plr.EncoderGuide(model, plr.ConvEncoder(3, 2, (1,), (), dtype=torch.float64))
     pair = Pair.of(model, guide, through_proposal=False)
     data, z = pair.read(model.simulate(3, 5).y), torch.randn(2, 3, 5, 2, dtype=torch.float64)
-    log_proposal(pair, data, z, pair.transition.mean(z[:, :, :-1])).sum().backward()
+    encoding = pair.proposal.encode(data.seen, None, first=True)
+    log_proposal(pair, data, z, pair.transition.mean(z[:, :, :-1]), encoding).sum().backward()
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(parameter.grad.abs().sum() > 0 for parameter in guide.parameters())
     assert detached(pair).transition.noise.scale.requires_grad is False

@@ -48,9 +48,9 @@ def _pick(shares: Any, uniform: Any) -> Any:
 
 @compiled(fastmath=FAST, allocates=False)
 def draw_paths(
-    z: Any, means: Any, log_weights: Any, inverse: Any, last: Any, uniforms: Any, white: Any, logits: Any, paths: Any
+    z: Any, means: Any, log_weights: Any, inverse: Any, last: Any, uniforms: Any, white: Any, logits: Any, out: Any
 ) -> None:
-    """Write indices of particles, `B x T x draws`, up to the last bin of each trial.
+    """Write paths, up to the last bin of each trial.
 
     Args:
         z: latents, `B x T x R x K`.
@@ -61,9 +61,10 @@ def draw_paths(
         uniforms: in [0, 1), `B x T x draws`.
         white: scratch, `2 R x K`.
         logits: scratch, `2 x K`.
-        paths: written to.
+        out: written to: the indices of the particles, `B x T x draws`; their latents and the means out of them,
+            `draws x B x T x R`.
     """
-    rank = z.shape[2]
+    rank, (paths, path_z, path_means) = z.shape[2], out
     for b in range(z.shape[0]):
         for t in range(last[b], -1, -1):
             if t < last[b]:
@@ -82,7 +83,10 @@ def draw_paths(
                             apart = there - white[r, k]
                             logits[0, k] -= HALF * apart * apart
                     _shares(logits[0], logits[1])
-                paths[b, t, p] = _pick(logits[1], uniforms[b, t, p])
+                k = _pick(logits[1], uniforms[b, t, p])
+                paths[b, t, p] = k
+                for r in range(rank):
+                    path_z[p, b, t, r], path_means[p, b, t, r] = z[b, t, r, k], means[b, t, r, k]
 
 
 def new_scratch(z: Any) -> tuple[Any, Any]:

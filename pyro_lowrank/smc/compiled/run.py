@@ -19,6 +19,7 @@ from pyro_lowrank.dynamics.compiled.mean import CompiledMean
 from pyro_lowrank.dynamics.compiled.units import mover
 from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.compiled import paths
@@ -89,12 +90,14 @@ class CompiledPair:
                 curve = self.likelihood.curver(self.dtype) if self.proposal.needs_curvature else curve
             return move, propose, weigh, curve
 
-    def arrays(self, data: Sequences, *, first: bool = True) -> tuple[Tables, Features]:
-        """Return what the proposal and the likelihood know of a recording."""
+    def arrays(
+        self, data: Sequences, *, first: bool = True, encoding: Encoding | None = None
+    ) -> tuple[Tables, Features]:
+        """Return what the proposal, whose encoding may be known, and the likelihood know of a recording."""
         proposal, seen = self.pair.proposal, data.seen
         if isinstance(proposal, ForwardProposal):
             seen = seen.hidden(proposal.unseen(seen))
-        tables = self.proposal.tables(seen, data.v, first=first)
+        tables = self.proposal.tables(seen, data.v, first=first, encoding=encoding)
         if self.likelihood is None:
             return tables, no_features(data.seen.y)
         constant = tables.constant + array(self.likelihood.constant(data.seen))
@@ -148,7 +151,14 @@ def check_scheme(scheme: Scheme) -> None:
 
 
 def run_compiled(
-    compiled: CompiledPair, data: Sequences, white: Tensor, scheme: Scheme, *, store: bool, with_paths: bool
+    compiled: CompiledPair,
+    data: Sequences,
+    white: Tensor,
+    scheme: Scheme,
+    *,
+    store: bool,
+    with_paths: bool,
+    encoding: Encoding | None = None,
 ) -> History:
     """Return the history of a run; it draws the same random numbers, in the same order, as the plain loop.
 
@@ -159,6 +169,7 @@ def run_compiled(
         scheme: when and how to resample.
         store: keep the particles of every time bin.
         with_paths: keep what drawing paths needs.
+        encoding: of the proposal, if it is known.
     """
     (trials, steps), (particles, rank) = data.shape, (white.shape[1], white.shape[3])
     keeps = isinstance(scheme.resampler, NoResampling)
@@ -171,7 +182,7 @@ def run_compiled(
             return random.new_zeros(trials, steps, 0)
         return scheme.resampler.positions(random.movedim(1, 0), particles).movedim(0, 1)
 
-    tables, features = compiled.arrays(data)
+    tables, features = compiled.arrays(data, encoding=encoding)
     draws = compiled.draws(white, data.seen.recorded.mT, draw_positions)
     first = array(compiled.pair.transition.first_mean(data.v_at(0)).expand(trials, rank))
     inputs, functions = compiled.inputs(data), compiled.functions
@@ -263,17 +274,19 @@ def compiled_paths(compiled: CompiledPair, out: Out, last: Tensor, uniforms: Ten
     root = compiled.pair.transition.noise.scale_tril
     inverse = array(torch.linalg.solve_triangular(root, torch.eye(root.shape[-1], dtype=root.dtype), upper=False))
     ends, uniform = array(last), array(uniforms.permute(2, 0, 1))
+    trials, steps, draws = uniform.shape
     index = np.zeros(uniform.shape, np.int64)
+    # After the last bin of a trial there is no path: zeros, of which nothing is asked.
+    found = [np.zeros((draws, trials, steps, out.z.shape[2]), compiled.dtype) for _ in range(2)]
 
     def draw(c: slice) -> None:
         arrays = out.z[c], out.means[c], out.log_weights[c]
-        _draw_paths(*arrays, inverse, ends[c], uniform[c], *paths.new_scratch(out.z), index[c])
+        parts = (index[c], *(each[:, c] for each in found))
+        _draw_paths(*arrays, inverse, ends[c], uniform[c], *paths.new_scratch(out.z), parts)
 
-    run_side_by_side([partial(draw, c) for c in chunks(len(index), index.size * out.z.shape[3] * 4)])
-    return tuple(  # type: ignore[return-value]
-        torch.from_numpy(np.take_along_axis(each, index[:, :, None], -1)).permute(3, 0, 1, 2)
-        for each in (out.z, out.means)
-    )
+    run_side_by_side([partial(draw, c) for c in chunks(trials, index.size * out.z.shape[3] * 4)])
+    z, means = map(torch.from_numpy, found)
+    return z, means
 
 
 def propose_one_bin(

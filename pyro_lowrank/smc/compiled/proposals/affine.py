@@ -25,6 +25,7 @@ from pyro_lowrank.compilation import first_class
 from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO
 from pyro_lowrank.dynamics.compiled.arrays import array
 from pyro_lowrank.dynamics.compiled.units import FAST
+from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.bootstrap import BootstrapProposal
 from pyro_lowrank.guides.encoder import EncoderProposal
 from pyro_lowrank.guides.optimal import OptimalProposal
@@ -117,7 +118,7 @@ class OptimalForm(AffineForm):
 
     weighing, weighs_data = QUADRATIC, True
 
-    def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
+    def tables(self, seen: Observed, v: Tensor | None, *, first: bool, encoding: Encoding | None = None) -> Tables:
         """Return what it knows of a recording."""
         noises = (self.transition.initial_noise, self.transition.noise)[0 if first else 1 :]
         reduced = self.proposal.reduce(seen, v, noises)
@@ -140,7 +141,7 @@ class BootstrapForm(AffineForm):
 
     weighing = NO_WEIGHT
 
-    def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
+    def tables(self, seen: Observed, v: Tensor | None, *, first: bool, encoding: Encoding | None = None) -> Tables:
         """Return what it knows of a recording."""
         scale = torch.stack([self.transition.initial_noise.scale_tril, self.transition.noise.scale_tril])
         nothing = torch.zeros_like(scale)
@@ -157,9 +158,10 @@ class EncoderForm(AffineForm):
 
     weighing = RATIO
 
-    def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
+    def tables(self, seen: Observed, v: Tensor | None, *, first: bool, encoding: Encoding | None = None) -> Tables:
         """Return what it knows of a recording."""
-        encoding = self.proposal.encode(seen, v, first=first)
+        if encoding is None:
+            encoding = self.proposal.encode(seen, v, first=first)
         shape = (*seen.y.shape[:2], self.transition.rank, self.transition.rank)
         gain, scale = (encoding[name].reshape(shape) for name in ("gain", "scale_tril"))
         roots = torch.stack([self.transition.initial_noise.scale_tril, self.transition.noise.scale_tril])

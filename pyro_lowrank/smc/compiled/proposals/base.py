@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
-from pyro_lowrank.guides.base import Proposal
+from pyro_lowrank.guides.base import Encoding, Proposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood
 from pyro_lowrank.smc.compiled.records import Tables
@@ -40,8 +40,11 @@ class CompiledProposal(ABC):
         """Compile what writes the latents of a time bin and adds to their log weights, see `records.Signatures`."""
 
     @abstractmethod
-    def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
-        """Return what it knows of a recording; `first` tells whether that starts at the first time bin of a trial."""
+    def tables(self, seen: Observed, v: Tensor | None, *, first: bool, encoding: Encoding | None = None) -> Tables:
+        """Return what it knows of a recording.
+
+        `first` tells whether that starts at the first time bin of a trial; `encoding` is the proposal's, if known.
+        """
 
     def draw(self, white: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor | None]:
         """Turn standard normal numbers, `time x particles x trials x rank`, into the draws.

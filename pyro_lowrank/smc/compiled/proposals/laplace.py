@@ -32,6 +32,7 @@ from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
@@ -172,7 +173,7 @@ class LaplaceForm(CompiledProposal):
         rank = self.transition.rank
         return 4 * rank + 2 * rank**2 + 4
 
-    def tables(self, seen: Observed, v: Tensor | None, *, first: bool) -> Tables:
+    def tables(self, seen: Observed, v: Tensor | None, *, first: bool, encoding: Encoding | None = None) -> Tables:
         """Return what it knows of a recording."""
         roots = torch.stack([self.transition.initial_noise.scale_tril, self.transition.noise.scale_tril])
         shape = seen.y.shape[:2]
