@@ -48,7 +48,7 @@ def objective(name: str, num_particles: int) -> plr.SMC_ELBO:
     if name.endswith("score_function"):
         multinomial = plr.MultinomialResampling()
         return plr.SMC_ELBO(num_particles, gradient=plr.ScoreFunctionGradient(), resampler=multinomial)
-    return plr.SMC_ELBO(num_particles)
+    return plr.SMC_ELBO(num_particles, gradient=plr.PathwiseGradient())
 
 
 def guide(name: str, model: plr.StateSpaceModel):

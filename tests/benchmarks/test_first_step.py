@@ -1,0 +1,43 @@
+"""How long the first optimiser step takes with an empty cache of compiled loops, then of another rank and number type.
+
+Run with `python -m pytest tests/benchmarks/test_first_step.py -m benchmark -s`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = r"""
+import sys, time, torch
+import pyro_lowrank as plr
+
+def step(rank, dtype):
+    shape = {"rank": rank, "features": 16, "dtype": dtype}
+    gaussian = sys.argv[1] == "OptimalGuide"
+    observation = plr.GaussianObservation(**shape) if gaussian else plr.PoissonObservation(**shape)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=rank, units=64, dtype=dtype), observation)
+    encoder = [plr.ConvEncoder(16, rank, dtype=dtype)] if sys.argv[1] == "EncoderGuide" else []
+    guide = getattr(plr, sys.argv[1])(model, *encoder)
+    y = torch.ones(4, 20, 16, dtype=dtype)
+    start, spent = time.perf_counter(), time.process_time()
+    plr.SMC_ELBO(16)(model, guide)(y).backward()
+    return f"{time.perf_counter() - start:.1f} s ({time.process_time() - spent:.1f} s of processor time)"
+
+print("first", step(3, torch.float32), "| rank 2", step(2, torch.float32), "| float64", step(3, torch.float64))
+"""
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("guide", ["OptimalGuide", "BootstrapGuide", "LaplaceGuide", "EncoderGuide"])
+def test_first_step_from_an_empty_cache(guide: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, guide], env=environment, capture_output=True, text=True, timeout=600, check=True
+    )
+    print(f"\n{guide}: {done.stdout.strip()}")
+    assert list(tmp_path.rglob("*.nbi")), "nothing was compiled into the cache, so that nothing was measured"
