@@ -171,11 +171,11 @@ class _Search:
         if not self.is_bounded or not self.counts_degree or self.boxes >= self.max_boxes:
             return None
         value = np.random.default_rng(2).normal(size=self.whole.rank) * self.whole.error_slope.max(1)
-        limit, _ = recession(self.whole, value)
         rest = replace(self.options, max_boxes=self.max_boxes - self.boxes, progress=None)
-        inner = _Search(limit, rest, self.until, False)
-        inner.has_budget = self.has_budget
         try:
+            limit, _ = recession(self.whole, value)
+            inner = _Search(limit, rest, self.until, False)
+            inner.has_budget = self.has_budget
             found = inner.run()
         except KeyboardInterrupt:
             return None

@@ -68,7 +68,7 @@ def enumerate_regions(network: Network, options: Options = Options()) -> Found: 
             finished = True
     except OverflowError:
         # Numbers of the arrangement that are too large for doubles.
-        walk.zeros.is_certain = False
+        finished = False
     except KeyboardInterrupt:
         interrupted = True
     return checked(network, walk.found(finished=finished, interrupted=interrupted), walk.network.scale)

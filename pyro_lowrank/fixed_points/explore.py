@@ -15,7 +15,7 @@ from pyro_lowrank.fixed_points.enclosure import (
     MIDDLE,
     RADIUS,
     SCORE,
-    SINGULAR,
+    SHRUNK,
     Workplace,
     contract,
     excess,
@@ -75,54 +75,56 @@ def prepare(rank: int) -> None:
 
 
 @compiled(allocates=False)
-def _shrink(kind: Any, worker: Any, level: Any, smallest: Any) -> Any:
-    """Shrink a box for as long as it loses half of its volume.
-
-    Returns 0 if it holds no zero, 1 if it is a leaf (linear, small, or with a zero for sure), 2 if it is to be split.
-    """
-    s = worker.place.s
-    rank, source = s.shape[1], level - 1
+def _take(worker: Any, known: Any) -> Any:
+    """Take a box off the stack; return the level of what is settled on it, or -1 if it lies within a known cube."""
+    counts, s = worker.counts, worker.place.s
+    rank = s.shape[1]
     row = 3 * rank
-    while True:
-        kept = settle(kind, worker.place, source, level)
-        source = level
-        outcome = contract(worker.place, level)
-        worker.counts[SOLVES] += outcome != EXCLUDED
-        if outcome < 0:
-            return 0
-        share, small, inside = 1.0, True, outcome != SINGULAR
+    counts[BOXES] -= 1
+    counts[SEEN] += 1
+    top = counts[BOXES]
+    for k in range(rank):
+        s[row + LOW, k], s[row + HIGH, k] = worker.stack[top, 0, k], worker.stack[top, 1, k]
+    for p in range(known.shape[0]):
+        inside = True
         for k in range(rank):
-            low, high, radius = s[row + LOW, k], s[row + HIGH, k], s[row + RADIUS, k]
-            middle = s[row + MIDDLE, k]
-            share *= (high - low) / (2.0 * radius) if radius > 0.0 else 1.0
-            small &= high - low <= smallest[k]
-            inside &= low > middle - radius and high < middle + radius
-        if kept == 0 or small or (inside and kind != PIECEWISE):
-            return 1
-        if share > 0.5:
-            return 1 if kept <= FEW and kind == PIECEWISE else 2
+            inside &= s[row + LOW, k] >= known[p, k] - known[p, rank]
+            inside &= s[row + HIGH, k] <= known[p, k] + known[p, rank]
+        if inside:
+            return -1
+    return worker.level[top]
 
 
 @compiled(allocates=False)
-def _recede(kind: Any, worker: Any, level: Any, smallest: Any, difference: Any) -> Any:
-    """Find how far out a zero may lie in a box of directions; return 0 if that is known, 2 if it is to be split."""
-    s, rank = worker.place.s, worker.place.s.shape[1]
-    settle(kind, worker.place, level - 1, level)
-    best, largest, small = 0.0, 0.0, True
-    for i in range(rank):
-        beyond, size = excess(worker.place, level, i)
-        best, largest = max(best, beyond / difference[i]), max(largest, size / difference[i])
-        small &= 2.0 * s[3 * rank + RADIUS, i] <= smallest[i]
-    if best > 0.0 and (best >= 0.5 * largest or 1.0 / best <= worker.radius[0] or small):
-        worker.radius[0] = max(worker.radius[0], 1.0 / best)
-        return 0
-    worker.counts[FAILED] |= small
-    return 0 if small else 2
+def _split(worker: Any, level: Any, smallest: Any) -> Any:
+    """Put the halves of a box on the stack, across the side that tightens the enclosure most, or the longest."""
+    stack, counts, s = worker.stack, worker.counts, worker.place.s
+    rank, top = s.shape[1], counts[BOXES]
+    row = 3 * rank
+    best, side, longest, fallback = 0.0, -1, -1.0, 0
+    for k in range(rank):
+        width = s[row + HIGH, k] - s[row + LOW, k]
+        score = s[row + SCORE, k] * width / (2.0 * s[row + RADIUS, k] + TINY)
+        if width > smallest[k] and score > best:
+            best, side = score, k
+        if width / smallest[k] > longest:
+            longest, fallback = width / smallest[k], k
+    side = side if side >= 0 else fallback
+    for half in range(2):
+        worker.level[top + half] = level
+        for k in range(rank):
+            stack[top + half, 0, k], stack[top + half, 1, k] = s[row + LOW, k], s[row + HIGH, k]
+    middle = 0.5 * (s[row + LOW, side] + s[row + HIGH, side])
+    stack[top, 1, side], stack[top + 1, 0, side] = middle, middle
+    counts[BOXES] += 2
 
 
 @compiled(allocates=False)
 def explore(kind: Any, worker: Any, limit: Any, smallest: Any, known: Any, difference: Any) -> None:
     """Look at up to `limit` boxes of the stack, or until there are no more, or as many leaves as fit.
+
+    A box is shrunk for as long as it loses half of its volume. It is a leaf if it is linear, small, or holds a zero for
+    sure. A box of directions is done when it is known how far out zeros in them may lie.
 
     Args:
         kind: of the network's units.
@@ -132,54 +134,48 @@ def explore(kind: Any, worker: Any, limit: Any, smallest: Any, known: Any, diffe
         known: centres and half the sides of cubes about which all is known, `cubes x (rank + 1)`.
         difference: of the recession map, if boxes are of directions, `rank`; else of length 0.
     """
-    stack, counts, s = worker.stack, worker.counts, worker.place.s
-    rank = s.shape[1]
-    row, end = 3 * rank, counts[SEEN] + limit
+    place, counts, s = worker.place, worker.counts, worker.place.s
+    rank, end, recedes = s.shape[1], counts[SEEN] + limit, difference.shape[0] > 0
+    row = 3 * rank
     while counts[BOXES] > 0 and counts[SEEN] < end and counts[LEFT] < worker.leaves.shape[0] and counts[FAILED] == 0:
-        counts[BOXES] -= 1
-        counts[SEEN] += 1
-        top = counts[BOXES]
-        level = worker.level[top] + 1
-        for k in range(rank):
-            s[row + LOW, k], s[row + HIGH, k] = stack[top, 0, k], stack[top, 1, k]
-        outcome = 1
-        for p in range(known.shape[0]):
-            inside = True
+        source = _take(worker, known)
+        level = source + 1
+        is_deepest = level >= place.opens.shape[0]
+        is_open = source >= 0 and not is_deepest
+        counts[FAILED] |= is_deepest and recedes
+        is_leaf = is_deepest
+        while is_open:
+            kept = settle(kind, place, source, level)
+            source, is_open = level, False
+            best, largest, share, small, inside = 0.0, 0.0, 1.0, True, kind != PIECEWISE
+            outcome = SHRUNK if recedes else contract(place, level)
+            counts[SOLVES] += outcome != EXCLUDED
+            if outcome < 0:
+                continue
             for k in range(rank):
-                inside &= s[row + LOW, k] >= known[p, k] - known[p, rank]
-                inside &= s[row + HIGH, k] <= known[p, k] + known[p, rank]
-            if inside:
-                outcome = 0
-                break
-        if outcome == 1 and level < worker.place.opens.shape[0]:
-            if difference.shape[0] > 0:
-                outcome = _recede(kind, worker, level, smallest, difference)
+                low, high, radius = s[row + LOW, k], s[row + HIGH, k], s[row + RADIUS, k]
+                small &= high - low <= smallest[k]
+                if recedes:
+                    s[row + SCORE, k] = 0.0
+                    beyond, size = excess(place, level, k)
+                    best, largest = max(best, beyond / difference[k]), max(largest, size / difference[k])
+                else:
+                    share *= (high - low) / (2.0 * radius) if radius > 0.0 else 1.0
+                    inside &= low > s[row + MIDDLE, k] - radius and high < s[row + MIDDLE, k] + radius
+            if recedes and best > 0.0 and (best >= 0.5 * largest or 1.0 / best <= worker.radius[0] or small):
+                worker.radius[0] = max(worker.radius[0], 1.0 / best)
+            elif recedes and small:
+                counts[FAILED] = 1
+            elif not recedes and (kept == 0 or small or (inside and outcome == SHRUNK)):
+                is_leaf = True
+            elif not recedes and share <= 0.5:
+                is_open = True
+            elif not recedes and kept <= FEW and kind == PIECEWISE:
+                is_leaf = True
             else:
-                outcome = _shrink(kind, worker, level, smallest)
-        elif outcome == 1 and difference.shape[0] > 0:
-            counts[FAILED] = 1
-        if outcome == 1:
+                _split(worker, level, smallest)
+        if is_leaf:
             for k in range(rank):
                 worker.leaves[counts[LEFT], 0, k] = s[row + LOW, k]
                 worker.leaves[counts[LEFT], 1, k] = s[row + HIGH, k]
             counts[LEFT] += 1
-        elif outcome == 2:
-            # The side whose halving tightens the enclosure most, or the longest.
-            best, side, longest, fallback = 0.0, -1, -1.0, 0
-            for k in range(rank):
-                width = s[row + HIGH, k] - s[row + LOW, k]
-                score = 0.0
-                if difference.shape[0] == 0:
-                    score = s[row + SCORE, k] * width / (2.0 * s[row + RADIUS, k] + TINY)
-                if width > smallest[k] and score > best:
-                    best, side = score, k
-                if width / smallest[k] > longest:
-                    longest, fallback = width / smallest[k], k
-            side = side if side >= 0 else fallback
-            for half in range(2):
-                worker.level[top + half] = level
-                for k in range(rank):
-                    stack[top + half, 0, k], stack[top + half, 1, k] = s[row + LOW, k], s[row + HIGH, k]
-            middle = 0.5 * (s[row + LOW, side] + s[row + HIGH, side])
-            stack[top, 1, side], stack[top + 1, 0, side] = middle, middle
-            counts[BOXES] += 2

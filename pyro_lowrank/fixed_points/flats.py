@@ -40,13 +40,17 @@ class Piece:
         """What the corners span, as many as it has dimensions, and the coordinates that tell points on it apart."""
         return reduced_rows(_differences(self.corners))[0]
 
+    @property
+    def middle(self) -> Exactly:
+        """The mean of its corners."""
+        return tuple(sum(xs, Fraction(0)) / len(self.corners) for xs in zip(*self.corners, strict=True))
+
     def to_set(self) -> FixedSet:
         """Return it in doubles."""
         corners = np.array([rounded(corner) for corner in self.corners])
-        middle = tuple(sum(xs, Fraction(0)) / len(self.corners) for xs in zip(*self.corners, strict=True))
         basis = np.array([rounded(tuple(row)) for row in self.directions])
         return FixedSet(
-            point=rounded(middle),
+            point=rounded(self.middle),
             directions=np.linalg.qr((basis / np.abs(basis).max(1, keepdims=True)).T)[0].T,
             vertices=corners,
             is_bounded=self.is_bounded,
@@ -155,7 +159,7 @@ def unite(pieces: list[Piece], exact: Exact, until: float = np.inf) -> list[Piec
             if old is not None and old != new:
                 numbers = {key: new if number == old else number for key, number in numbers.items()}
     joined = _join_all([replace(ordered[row], component=numbers[row]) for row in kept], until)
-    joined.sort(key=lambda piece: (-extent(piece.corners), tuple(rounded(piece.corners[0]).round(9))))
+    joined.sort(key=lambda piece: (-extent(piece.corners), piece.middle))
     firsts = list(dict.fromkeys(piece.component for piece in joined))
     return [replace(piece, component=firsts.index(piece.component)) for piece in joined]
 

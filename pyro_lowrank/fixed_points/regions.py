@@ -12,6 +12,9 @@ from pyro_lowrank.fixed_points.rounding import inverses, rounding, sizes
 
 Pieces = NDArray[np.int64]
 
+_ROUGH = 2.0**-20
+"""Zeros whose error is larger than this share of them are found without rounding."""
+
 
 class Solved(NamedTuple):
     """The one zero of each region's affine map, or that doubles cannot tell it."""
@@ -44,6 +47,9 @@ class AffinePieces:
         self._edges = np.concatenate([-infinity, network.knots, infinity], 1)
         self._reach = np.abs(network.weights).T
         self._room = rounding(4) * network.knot_sizes
+        # Whether nothing was added up to make the constant of a region where no unit adds any.
+        whole = network.origin.network
+        self._has_no_constant = network.units == whole.units and not whole.constant.any()
 
     def matrices(self, pieces: Pieces) -> tuple[Array, Array]:
         """Return the matrix, `regions x rank x rank`, and constant, `regions x rank`, of G on each region."""
@@ -82,7 +88,11 @@ class AffinePieces:
         first = (np.abs(inverse) @ rest[..., None])[..., 0]
         error = first + left.sum(2) * (first.max(1, initial=0) / (1 - norms))[:, None]
         points[rows], errors[rows], signs[rows] = z, error, determinants.sign[rows]
-        inside[rows], unsure[rows] = self._locate(pieces[rows], z, error)
+        is_inside, is_open = self._locate(pieces[rows], z, error)
+        # A zero that is mostly rounding is left open too, but the origin where there is no constant.
+        is_exact = self._has_no_constant & ~self.network.intercepts[self._unit, pieces[rows]].any(1)
+        is_rough = (error.max(1, initial=0) > _ROUGH * np.abs(z).max(1, initial=0)) & ~is_exact
+        inside[rows], unsure[rows] = is_inside & ~is_rough, is_open | (is_inside & is_rough)
         return Solved(points, errors, signs, inside, unsure)
 
     def _locate(self, pieces: Pieces, points: Array, errors: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -56,7 +56,7 @@ def search(network: Network, options: Options = Options()) -> Found:  # noqa: B0
     hunt = (
         _Walks(network, generator, max_boxes, options.num_starts, options.constrained)
         if network.kind == PIECEWISE
-        else _Newton(network, generator, min(max_boxes, options.num_starts))
+        else _Newton(network, generator, min(max_boxes, options.num_starts), until)
     )
     interrupted = False
     try:
@@ -88,7 +88,7 @@ def walk_on(network: Network, zeros: RegionZeros, *, num_starts: int, until: flo
 
 def newton_points(network: Network, *, num_starts: int, until: float) -> tuple[Array, int]:
     """Return zeros of a network of smooth units that Newton's method finds, and the number of solves."""
-    hunt = _Newton(network, np.random.default_rng(0), num_starts)
+    hunt = _Newton(network, np.random.default_rng(0), num_starts, until)
     for _ in hunt.rounds():
         if time.monotonic() > until:
             break
@@ -173,8 +173,8 @@ class _Walks:
 class _Newton:
     """Newton's method from many starts."""
 
-    def __init__(self, network: Network, generator: np.random.Generator, num_starts: int) -> None:
-        self.network, self.generator, self.num_starts = network, generator, num_starts
+    def __init__(self, network: Network, generator: np.random.Generator, num_starts: int, until: float) -> None:
+        self.network, self.generator, self.num_starts, self.until = network, generator, num_starts, until
         self.zeros = Collection()
         self.starts = self.solves = self.stale = 0
 
@@ -213,7 +213,7 @@ class _Newton:
         size = np.linalg.norm(self.network.value(z), axis=1)
         for _ in range(NEWTON_STEPS):
             active = (size > np.linalg.norm(self.network.error(z), axis=1)) & np.isfinite(size)
-            if not active.any():
+            if not active.any() or time.monotonic() > self.until:
                 break
             step = self._steps(z[active])
             trial, value = z[active] + step, np.full(len(step), np.inf)

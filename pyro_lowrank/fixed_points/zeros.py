@@ -48,16 +48,22 @@ class RegionZeros:
         """Number of regions solved."""
         self.singular = 0
         """Number of those with a singular matrix."""
-        self.is_certain = True
-        """Whether it was clear in every region which zeros it holds."""
+        self._is_certain = True
         self._inside: dict[bytes, tuple[Array, int]] = {}
         self._exact: dict[Exactly, tuple[Sides, int]] = {}
+        # Zeros that the last places of the weights decide about, for all that one of their regions tells.
+        self._undetermined: set[Exactly] = set()
         self._pieces: dict[bytes, Piece] = {}
         whole, self._kept, self._scale = network.origin
         self._units = whole.units
 
     def __len__(self) -> int:
         return len(self._inside) + len(self._exact)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it was clear in every region which zeros it holds; known for good after they are collected."""
+        return self._is_certain and self._undetermined <= self._exact.keys()
 
     @property
     def pieces(self) -> list[Piece]:
@@ -98,15 +104,14 @@ class RegionZeros:
             sides = self.exact.sides(point)
             solved.inside[row] = sides.touch(pieces)
             if solved.inside[row] and not (was_regular or self._is_determined(pieces, point)):
-                # The last places of the weights decide whether there is a zero at all: that is left open.
-                self.is_certain = False
+                self._undetermined.add(point)
             elif solved.inside[row]:
                 self._exact[point] = sides, zero[1]
             else:
                 solved.points[row] = rounded(point) / self._scale
         except OverflowError:
             # Too far out for doubles, or too many corners.
-            self.is_certain, solved.signs[row] = False, 0
+            self._is_certain, solved.signs[row] = False, 0
 
     def _is_determined(self, pieces: NDArray[np.int64], point: Exactly) -> bool:
         """Whether a zero stays where it is, up to half of its size, if every weight changes by its last place."""
@@ -149,7 +154,7 @@ class RegionZeros:
             try:
                 points.append(rounded(point))
             except OverflowError:
-                self.is_certain = False
+                self._is_certain = False
                 continue
             bends = self.exact.bends(sides)
             on_knot[len(points) - 1, self._kept] = bends
@@ -160,7 +165,7 @@ class RegionZeros:
         try:
             sets = tuple(piece.to_set() for piece in unite(list(self._pieces.values()), self.exact, until))
         except OverflowError:
-            self.is_certain, sets = False, ()
+            self._is_certain, sets = False, ()
         # Adding zero makes an end of minus zero.
         array = np.array(points, dtype=np.float64).reshape(-1, self.network.rank) + 0.0
         return Collected(array, on_knot[: len(array)], sets, None if sets else total)
