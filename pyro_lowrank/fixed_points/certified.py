@@ -74,7 +74,7 @@ def certify(network: Network, options: Options = Options()) -> Found:  # noqa: B
     References:
         Neumaier (1990), "Interval methods for systems of equations"; Pals et al. (2024), NeurIPS.
     """
-    prepare(network.rank)
+    prepare()
     search = _Search(network, options, options.until(_SHARE))
     return checked(network, search.run(), search.network.scale)
 
@@ -202,15 +202,8 @@ class _Search:
             workers = self._workers(workers, boxes, number)
             leaves = self._chunk(workers, smallest)
             boxes = np.concatenate([_boxes_left(worker) for worker in workers])
-            for index, box in enumerate(leaves):
-                if time.monotonic() > self.until:
-                    boxes = np.concatenate([boxes, np.array(leaves[index:])])
-                    break
-                rest = self._decide(box)
-                if rest is not None and self.regions is None and (rest[1] - rest[0] > smallest).any():
-                    boxes = np.concatenate([boxes, _halves(rest)])
-                elif rest is not None:
-                    undecided.append(rest)
+            later, never = self._prove_all(leaves, smallest) if self.regions is None else self._visit_all(leaves)
+            boxes, undecided = np.concatenate([boxes, *(box[None] for box in later)]), undecided + never
             self.options.tell(self.boxes, len(self.proved) if self.regions is None else len(self.regions))
         return np.array(undecided).reshape(-1, 2, self.network.rank)
 
@@ -245,21 +238,37 @@ class _Search:
             self.limit = int(np.clip(self.limit * _PAUSE / max(seconds, 1e-4), self.limit // 4 + 100, 4 * self.limit))
         return [worker.leaves[i].copy() for worker in workers for i in range(worker.counts[LEFT])]
 
-    def _decide(self, box: Array) -> Array | None:
-        """Find the zeros of a leaf; return what is left undecided of it."""
-        if self.regions is None:
-            return self._prove(box)
-        first, last = self._pieces_of(box)
-        visit = self._visit_around if _regions_between(first, last) > _MOST_REGIONS else self._visit_between
-        return None if visit(first, last) else box
+    def _prove_all(self, leaves: list[Array], smallest: Array) -> tuple[list[Array], list[Array]]:
+        """Prove the zeros in boxes of smooth units; return what is to be looked at again, and what is too small to."""
+        later: list[Array] = []
+        never: list[Array] = []
+        for index, box in enumerate(leaves):
+            if time.monotonic() > self.until:
+                return later + leaves[index:], never
+            rest = self._prove(box)
+            if rest is not None and (rest[1] - rest[0] > smallest).any():
+                later += list(_halves(rest))
+            elif rest is not None:
+                never.append(rest)
+        return later, never
+
+    def _visit_all(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
+        """Find the zeros in boxes of few linear regions; return those that no time is left for, or that have many."""
+        never, few, rows = [], [], []
+        for index, box in enumerate(leaves):
+            if time.monotonic() > self.until:
+                return few + leaves[index:], never
+            first, last = self._pieces_of(box)
+            if _regions_between(first, last) <= _MOST_REGIONS:
+                few.append(box)
+                rows.append(_combinations(first, last))
+            elif not self._visit_around(first, last):
+                never.append(box)
+        return [] if not rows or self._visit(np.concatenate(rows)) else few, never
 
     def _visit_between(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
         """Visit every combination of pieces from the first to the last of each unit; return whether there was time."""
-        open_units = np.flatnonzero(first < last)
-        choices = list(itertools.product(*(range(first[j], last[j] + 1) for j in open_units)))
-        rows = np.repeat(first[None].astype(np.int64), len(choices), 0)
-        rows[:, open_units] = np.array(choices, dtype=np.int64).reshape(len(choices), len(open_units))
-        return self._visit(rows)
+        return self._visit(_combinations(first, last))
 
     def _visit_around(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
         """Visit the regions where so many knots meet, or nearly; return whether they are not too many for the time."""
@@ -276,7 +285,7 @@ class _Search:
     def _visit(self, pieces: NDArray[np.int64]) -> bool:
         """Visit regions that were not yet; return whether there was time."""
         assert self.regions is not None
-        new = [row for row in pieces if row.tobytes() not in self.visited]
+        new = [row for key, row in {row.tobytes(): row for row in pieces}.items() if key not in self.visited]
         for start in range(0, len(new), _REGIONS):
             if time.monotonic() > self.until:
                 return False
@@ -343,6 +352,15 @@ def _halves(box: Array) -> Array:
     low, high = box.copy(), box.copy()
     low[1, side] = high[0, side] = box[:, side].mean()
     return np.stack([low, high])
+
+
+def _combinations(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Every combination of pieces from the first to the last of each unit, `regions x units`."""
+    open_units = np.flatnonzero(first < last)
+    choices = list(itertools.product(*(range(first[j], last[j] + 1) for j in open_units)))
+    rows = np.repeat(first[None].astype(np.int64), len(choices), 0)
+    rows[:, open_units] = np.array(choices, dtype=np.int64).reshape(len(choices), len(open_units))
+    return rows
 
 
 def _regions_between(first: NDArray[np.int64], last: NDArray[np.int64]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,11 +55,11 @@ class Worker(NamedTuple):
     """How far out a zero may lie in the directions looked at so far, 1."""
 
 
-def new_worker(network: Network, capacity: int) -> Worker:
+def new_worker(network: Network, capacity: int, depth: int = DEPTH) -> Worker:
     """Return the storage of a thread that starts with at most `capacity` boxes."""
-    size, rank = capacity + DEPTH + 2, network.rank
+    size, rank = capacity + depth + 2, network.rank
     return Worker(
-        new_workplace(network, DEPTH),
+        new_workplace(network, depth),
         np.zeros((size, 2, rank)),
         np.zeros(size, dtype=np.int64),
         np.zeros((LEAVES, 2, rank)),
@@ -67,11 +68,12 @@ def new_worker(network: Network, capacity: int) -> Worker:
     )
 
 
-def prepare(rank: int) -> None:
+@functools.cache
+def prepare() -> None:
     """Compile what a search needs, once per process, before any time is taken."""
-    worker = new_worker(build_network(0.5, np.zeros((1, rank)), np.zeros((rank, 1)), [0.0]), 1)
+    worker = new_worker(build_network(0.5, [[0.0]], [[0.0]], [0.0]), 1)
     compile_explore: Any = explore
-    compile_explore(PIECEWISE, worker, 0, np.ones(rank), np.zeros((0, rank + 1)), np.zeros(0))
+    compile_explore(PIECEWISE, worker, 0, np.ones(1), np.zeros((0, 2)), np.zeros(0))
 
 
 @compiled(allocates=False)

@@ -121,7 +121,7 @@ def analyse(network: Network, options: Options) -> FixedPoints:
     """
     method = {"certified": certify, "enumerate": enumerate_regions, "search": search}[options.method]
     if options.method == "certified":
-        prepare(network.rank)
+        prepare()
     start = time.perf_counter()
     found = method(network, options)
     return complete_result(network, found, method=options.method, seconds=time.perf_counter() - start)

@@ -141,8 +141,6 @@ def unite(pieces: list[Piece], exact: Exact, until: float = np.inf) -> list[Piec
 
     After some time, by `time.monotonic`, they are joined no more.
     """
-    if not pieces:
-        return []
     ordered = sorted(pieces, key=lambda piece: -extent(piece.corners))
     regions = np.array([piece.region for piece in ordered]).astype(_SMALL)
     contact = _Contact(exact)

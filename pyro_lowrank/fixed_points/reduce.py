@@ -75,11 +75,14 @@ def _powers_of_two(gains: Array, offsets: Array) -> Array:
     off = gains - np.diag(np.diag(gains))
     powers = np.zeros(rank)
     for _ in range(_TURNS if rank > 1 else 0):
+        before = powers.copy()
         for i in range(rank):
             scaled = off * np.exp2(powers - powers[:, None])
             row, column = scaled[i].sum(), scaled[:, i].sum()
             if row > 0 and column > 0:
                 powers[i] += np.rint(0.5 * np.log2(row / column))
+        if (powers == before).all():
+            break
     balanced = gains * np.exp2(powers - powers[:, None])
     own = np.diag(balanced)
     size = np.where(own > 0, offsets * np.exp2(-powers) / np.where(own > 0, own, 1.0), 0.0)

@@ -14,7 +14,7 @@ from pyro_lowrank.fixed_points.rounding import EPS, TINY, rounding
 FAR = 1e3
 """Where no bound can be proved, boxes of this many times the size of the constants are searched."""
 
-_SMALLEST, _MOST = 1e-7, 1_000_000
+_DEPTH, _SMALLEST, _MOST = 100, 1e-7, 1_000_000
 _explore: Any = explore
 # Boxes between two looks at the clock.
 _CHUNK = 2000
@@ -122,7 +122,7 @@ def _from_recession(network: Network, until: float, most: float) -> Array | None
     # smallest about its own zeros.
     difference = np.maximum(difference, max(1e-3 * float(difference.max()), TINY))
     faces = 2 * rank
-    worker = new_worker(limit, faces)
+    worker = new_worker(limit, faces, _DEPTH)
     worker.stack[:faces, 0], worker.stack[:faces, 1] = -1.0, 1.0
     for face in range(faces):
         worker.stack[face, :, face // 2] = 1.0 if face % 2 else -1.0

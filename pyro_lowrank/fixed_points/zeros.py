@@ -163,7 +163,8 @@ class RegionZeros:
             index = index_at(self.exact, sides, until) if is_bent and total is not None else sign
             total = None if index is None or total is None else total + index
         try:
-            sets = tuple(piece.to_set() for piece in unite(list(self._pieces.values()), self.exact, until))
+            united = unite(self.pieces, self.exact, until) if self._pieces else []
+            sets = tuple(piece.to_set() for piece in united)
         except OverflowError:
             self._is_certain, sets = False, ()
         # Adding zero makes an end of minus zero.

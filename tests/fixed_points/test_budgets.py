@@ -37,7 +37,7 @@ def drawn(units: int, rank: int, gain: float, activation: str, *, has_bias: bool
     ],
 )
 def test_time_is_kept(weights: dict[str, Any], method: str) -> None:
-    prepare(weights["left"].shape[1])
+    prepare()
     # Of this process: what others on the machine take is not ours to keep.
     start = time.process_time()
     result = find_fixed_points(**weights, method=method, max_seconds=0.3, threads=1)
@@ -47,10 +47,10 @@ def test_time_is_kept(weights: dict[str, Any], method: str) -> None:
 
 
 def test_compiling_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(rank: int) -> None:
+    def slowly() -> None:
         time.sleep(0.5)
 
-    monkeypatch.setattr(module, "prepare", lambda rank: None)
+    monkeypatch.setattr(module, "prepare", lambda: None)
     monkeypatch.setattr("pyro_lowrank.fixed_points.find.prepare", slowly)
     result = find_fixed_points(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0], max_seconds=0.4)
     assert result.certificate.complete
