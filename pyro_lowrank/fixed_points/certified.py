@@ -254,7 +254,9 @@ class _Search:
 
     def _visit_all(self, leaves: list[Array]) -> tuple[list[Array], list[Array]]:
         """Find the zeros in boxes of few linear regions; return those that no time is left for, or that have many."""
-        never, few, rows = [], [], []
+        never: list[Array] = []
+        few: list[Array] = []
+        rows: list[NDArray[np.int64]] = []
         for index, box in enumerate(leaves):
             if time.monotonic() > self.until:
                 return few + leaves[index:], never

@@ -21,6 +21,7 @@ from pyro_lowrank.fixed_points.network import (
     from_units,
 )
 from pyro_lowrank.fixed_points.options import Options, Progress
+from pyro_lowrank.fixed_points.reduce import reduce
 from pyro_lowrank.fixed_points.result import MOST_ROWS, Certificate
 from pyro_lowrank.fixed_points.stability import Complex, classify, classify_set, knots_at, spectra
 from pyro_lowrank.piecewise import PiecewiseLinear
@@ -29,7 +30,7 @@ CERTIFIED_DIMENSIONS = 6
 """Most dimensions, order times rank, in which cycles are certified unless told otherwise."""
 
 SAME = 1e-7
-"""Relative distance at which two points of cycles are the same."""
+"""Distance, relative to their size and to that of the latents, at which two points of cycles are the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +165,7 @@ def _method(network: Network, order: int, method: str | None) -> str:
 
 def _cycles(network: Network, order: int, options: Options) -> Cycles:
     result = analyse(unroll(network, order), options)
-    points = _distinct(result.points.reshape(-1, order, network.rank))
+    points = _distinct(result.points.reshape(-1, order, network.rank), reduce(network).scale)
     identity = np.eye(network.rank)
     products = np.array([_product([network.jacobian(z) + identity for z in cycle]) for cycle in points])
     multipliers = spectra(products.reshape(-1, network.rank, network.rank))
@@ -233,16 +234,20 @@ def _product(jacobians: list[Array]) -> Array:
     return product
 
 
-def _distinct(orbits: Array) -> Array:
-    """Orbits, `orbits x order x rank`, that do not close earlier, each from one of its points only."""
-    order = orbits.shape[1]
+def _distinct(orbits: Array, scale: Array) -> Array:
+    """Orbits, `orbits x order x rank`, that do not close earlier, each from one of its points only.
+
+    Args:
+        orbits: the candidates.
+        scale: of the latents, `rank`.
+    """
     kept: list[Array] = []
-    for orbit in orbits:
+    for orbit in orbits / scale:
         size = SAME * (1 + float(np.abs(orbit).max()))
-        turns = [np.roll(orbit, -shift, axis=0) for shift in range(order)]
+        turns = [np.roll(orbit, -shift, axis=0) for shift in range(len(orbit))]
         if any(np.abs(turn - orbit).max() <= size for turn in turns[1:]):
             continue
         first = min(turns, key=lambda turn: tuple(turn[0].round(9)))
         if not any(np.abs(turn - known).max() <= size for known in kept for turn in turns):
             kept.append(first)
-    return np.array(kept, dtype=np.float64).reshape(-1, *orbits.shape[1:])
+    return np.array(kept, dtype=np.float64).reshape(-1, *orbits.shape[1:]) * scale

@@ -168,11 +168,12 @@ def settle(kind: Any, place: Any, source: Any, level: Any) -> Any:
     units, levels, opens, relaxed, s = place.units, place.levels, place.opens, place.relaxed, place.s
     rank = s.shape[1]
     row, knots = 3 * rank, 2 * rank
+    constants, middles, radii, lows, highs = row + CONSTANT, row + MIDDLE, row + RADIUS, row + LOW, row + HIGH
     count = (units.shape[1] - knots - 2) // 3
     slopes, rests = knots + count, knots + 2 * count + 1
     for i in range(rank):
-        low, high = s[row + LOW, i], s[row + HIGH, i]
-        s[row + MIDDLE, i], s[row + RADIUS, i], s[row + CONSTANT, i] = 0.5 * (low + high), 0.5 * (high - low), 0.0
+        low, high = s[lows, i], s[highs, i]
+        s[middles, i], s[radii, i], s[constants, i] = 0.5 * (low + high), 0.5 * (high - low), 0.0
         for k in range(rank):
             s[i, k] = 0.0
         for k in range(rank + 1):
@@ -183,9 +184,9 @@ def settle(kind: Any, place: Any, source: Any, level: Any) -> Any:
         x, reach, size = 0.0, 0.0, 0.0
         for k in range(rank):
             w = units[j, k]
-            x += w * s[row + MIDDLE, k]
-            reach += abs(w) * s[row + RADIUS, k]
-            size += abs(w * s[row + MIDDLE, k])
+            x += w * s[middles, k]
+            reach += abs(w) * s[radii, k]
+            size += abs(w * s[middles, k])
         reach += (rank + 4) * EPS * (reach + size)
         if kind == PIECEWISE:
             first, last = 0, count
@@ -211,12 +212,12 @@ def settle(kind: Any, place: Any, source: Any, level: Any) -> Any:
         kept += 1
         for i in range(rank):
             v = units[j, rank + i]
-            s[row + CONSTANT, i] += v * rest
+            s[constants, i] += v * rest
             for k in range(rank):
                 s[i, k] += v * slope * units[j, k]
     opens[level, size_of_opens] = kept
     for i in range(rank):
-        s[row + CONSTANT, i] += levels[level, i, rank]
+        s[constants, i] += levels[level, i, rank]
         for k in range(rank):
             s[i, k] += levels[level, i, k]
     return kept
@@ -231,12 +232,13 @@ def excess(place: Any, level: Any, i: Any) -> Any:
     units, bounds, opens, relaxed, s = place.units, place.bounds, place.opens, place.relaxed, place.s
     rank = s.shape[1]
     row, last = 3 * rank, opens.shape[1] - 1
-    value, room, error = s[row + CONSTANT, i], 0.0, bounds[i, rank]
+    constants, middles, radii, errors = row + CONSTANT, row + MIDDLE, row + RADIUS, row + ERROR
+    value, room, error = s[constants, i], 0.0, bounds[i, rank]
     for k in range(rank):
-        value += s[i, k] * s[row + MIDDLE, k]
-        room += abs(s[i, k]) * s[row + RADIUS, k]
-        error += bounds[i, k] * (abs(s[row + MIDDLE, k]) + s[row + RADIUS, k])
-    s[row + ERROR, i] = error
+        value += s[i, k] * s[middles, k]
+        room += abs(s[i, k]) * s[radii, k]
+        error += bounds[i, k] * (abs(s[middles, k]) + s[radii, k])
+    s[errors, i] = error
     room += error
     if abs(value) > room:
         for position in range(opens[level, last]):
@@ -253,11 +255,13 @@ def contract(place: Any, level: Any) -> Any:
     units, opens, relaxed, s = place.units, place.opens, place.relaxed, place.s
     rank = s.shape[1]
     row, last = 3 * rank, opens.shape[1] - 1
+    constants, middles, radii, errors, scores = row + CONSTANT, row + MIDDLE, row + RADIUS, row + ERROR, row + SCORE
+    steps, reaches, lows, highs = row + STEP, row + REACH, row + LOW, row + HIGH
     excluded = False
     for i in range(rank):
         beyond, _ = excess(place, level, i)
         excluded |= beyond > 0.0
-        s[row + SCORE, i] = 0.0
+        s[scores, i] = 0.0
     if excluded:
         return EXCLUDED
     if invert(s, rank) < SINGULAR_PIVOT:
@@ -265,13 +269,13 @@ def contract(place: Any, level: Any) -> Any:
     for i in range(rank):
         step, reach = 0.0, 0.0
         for k in range(rank):
-            value, off = s[row + CONSTANT, k], -1.0 if i == k else 0.0
+            value, off = s[constants, k], -1.0 if i == k else 0.0
             for m in range(rank):
-                value += s[k, m] * s[row + MIDDLE, m]
+                value += s[k, m] * s[middles, m]
                 off += s[rank + i, m] * s[m, k]
             step += s[rank + i, k] * value
-            reach += abs(s[rank + i, k]) * s[row + ERROR, k] + (abs(off) + (rank + 4) * EPS) * s[row + RADIUS, k]
-        s[row + STEP, i], s[row + REACH, i] = step, reach
+            reach += abs(s[rank + i, k]) * s[errors, k] + (abs(off) + (rank + 4) * EPS) * s[radii, k]
+        s[steps, i], s[reaches, i] = step, reach
     for position in range(opens[level, last]):
         j, width = opens[level, position], relaxed[position, 1]
         harm, total = 0.0, TINY
@@ -280,15 +284,15 @@ def contract(place: Any, level: Any) -> Any:
             for k in range(rank):
                 moved += s[rank + i, k] * units[j, rank + k]
             moved = abs(moved) * width
-            s[row + REACH, i] += moved
-            harm += moved / (s[row + RADIUS, i] + TINY)
-            total += abs(units[j, i]) * s[row + RADIUS, i]
+            s[reaches, i] += moved
+            harm += moved / (s[radii, i] + TINY)
+            total += abs(units[j, i]) * s[radii, i]
         for k in range(rank):
-            s[row + SCORE, k] += harm * abs(units[j, k]) * s[row + RADIUS, k] / total
+            s[scores, k] += harm * abs(units[j, k]) * s[radii, k] / total
     for i in range(rank):
-        middle = s[row + MIDDLE, i] - s[row + STEP, i]
-        reach = s[row + REACH, i] * (1.0 + 64.0 * EPS) + 4.0 * EPS * abs(s[row + MIDDLE, i])
-        s[row + LOW, i], s[row + HIGH, i] = max(s[row + LOW, i], middle - reach), min(s[row + HIGH, i], middle + reach)
-        if s[row + LOW, i] > s[row + HIGH, i]:
+        middle = s[middles, i] - s[steps, i]
+        reach = s[reaches, i] * (1.0 + 64.0 * EPS) + 4.0 * EPS * abs(s[middles, i])
+        s[lows, i], s[highs, i] = max(s[lows, i], middle - reach), min(s[highs, i], middle + reach)
+        if s[lows, i] > s[highs, i]:
             return EMPTY
     return SHRUNK

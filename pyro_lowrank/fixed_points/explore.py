@@ -82,16 +82,17 @@ def _take(worker: Any, known: Any) -> Any:
     counts, s = worker.counts, worker.place.s
     rank = s.shape[1]
     row = 3 * rank
+    lows, highs = row + LOW, row + HIGH
     counts[BOXES] -= 1
     counts[SEEN] += 1
     top = counts[BOXES]
     for k in range(rank):
-        s[row + LOW, k], s[row + HIGH, k] = worker.stack[top, 0, k], worker.stack[top, 1, k]
+        s[lows, k], s[highs, k] = worker.stack[top, 0, k], worker.stack[top, 1, k]
     for p in range(known.shape[0]):
         inside = True
         for k in range(rank):
-            inside &= s[row + LOW, k] >= known[p, k] - known[p, rank]
-            inside &= s[row + HIGH, k] <= known[p, k] + known[p, rank]
+            inside &= s[lows, k] >= known[p, k] - known[p, rank]
+            inside &= s[highs, k] <= known[p, k] + known[p, rank]
         if inside:
             return -1
     return worker.level[top]
@@ -103,10 +104,11 @@ def _split(worker: Any, level: Any, smallest: Any) -> Any:
     stack, counts, s = worker.stack, worker.counts, worker.place.s
     rank, top = s.shape[1], counts[BOXES]
     row = 3 * rank
+    radii, scores, lows, highs = row + RADIUS, row + SCORE, row + LOW, row + HIGH
     best, side, longest, fallback = 0.0, -1, -1.0, 0
     for k in range(rank):
-        width = s[row + HIGH, k] - s[row + LOW, k]
-        score = s[row + SCORE, k] * width / (2.0 * s[row + RADIUS, k] + TINY)
+        width = s[highs, k] - s[lows, k]
+        score = s[scores, k] * width / (2.0 * s[radii, k] + TINY)
         if width > smallest[k] and score > best:
             best, side = score, k
         if width / smallest[k] > longest:
@@ -115,8 +117,8 @@ def _split(worker: Any, level: Any, smallest: Any) -> Any:
     for half in range(2):
         worker.level[top + half] = level
         for k in range(rank):
-            stack[top + half, 0, k], stack[top + half, 1, k] = s[row + LOW, k], s[row + HIGH, k]
-    middle = 0.5 * (s[row + LOW, side] + s[row + HIGH, side])
+            stack[top + half, 0, k], stack[top + half, 1, k] = s[lows, k], s[highs, k]
+    middle = 0.5 * (s[lows, side] + s[highs, side])
     stack[top, 1, side], stack[top + 1, 0, side] = middle, middle
     counts[BOXES] += 2
 
@@ -139,6 +141,7 @@ def explore(kind: Any, worker: Any, limit: Any, smallest: Any, known: Any, diffe
     place, counts, s = worker.place, worker.counts, worker.place.s
     rank, end, recedes = s.shape[1], counts[SEEN] + limit, difference.shape[0] > 0
     row = 3 * rank
+    middles, radii, scores, lows, highs = row + MIDDLE, row + RADIUS, row + SCORE, row + LOW, row + HIGH
     while counts[BOXES] > 0 and counts[SEEN] < end and counts[LEFT] < worker.leaves.shape[0] and counts[FAILED] == 0:
         source = _take(worker, known)
         level = source + 1
@@ -155,15 +158,15 @@ def explore(kind: Any, worker: Any, limit: Any, smallest: Any, known: Any, diffe
             if outcome < 0:
                 continue
             for k in range(rank):
-                low, high, radius = s[row + LOW, k], s[row + HIGH, k], s[row + RADIUS, k]
+                low, high, radius = s[lows, k], s[highs, k], s[radii, k]
                 small &= high - low <= smallest[k]
                 if recedes:
-                    s[row + SCORE, k] = 0.0
+                    s[scores, k] = 0.0
                     beyond, size = excess(place, level, k)
                     best, largest = max(best, beyond / difference[k]), max(largest, size / difference[k])
                 else:
                     share *= (high - low) / (2.0 * radius) if radius > 0.0 else 1.0
-                    inside &= low > s[row + MIDDLE, k] - radius and high < s[row + MIDDLE, k] + radius
+                    inside &= low > s[middles, k] - radius and high < s[middles, k] + radius
             if recedes and best > 0.0 and (best >= 0.5 * largest or 1.0 / best <= worker.radius[0] or small):
                 worker.radius[0] = max(worker.radius[0], 1.0 / best)
             elif recedes and small:
@@ -178,6 +181,6 @@ def explore(kind: Any, worker: Any, limit: Any, smallest: Any, known: Any, diffe
                 _split(worker, level, smallest)
         if is_leaf:
             for k in range(rank):
-                worker.leaves[counts[LEFT], 0, k] = s[row + LOW, k]
-                worker.leaves[counts[LEFT], 1, k] = s[row + HIGH, k]
+                worker.leaves[counts[LEFT], 0, k] = s[lows, k]
+                worker.leaves[counts[LEFT], 1, k] = s[highs, k]
             counts[LEFT] += 1

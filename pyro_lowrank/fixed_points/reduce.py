@@ -62,7 +62,7 @@ def _balance(network: Network) -> tuple[Network, Array]:
 def _is_exact(new: Array, old: Array) -> bool:
     """Whether scaled numbers have not left the range of normal ones."""
     new = np.abs(new[old != 0])
-    return bool((new < 1e300).all() and (new > 1e-300).all())
+    return bool((new < 2.0**1000).all() and (new > 2.0**-1000).all())
 
 
 def _powers_of_two(gains: Array, offsets: Array) -> Array:
