@@ -161,10 +161,7 @@ def relax_pieces(units: Any, j: Any, knots: Any, slopes: Any, low: Any, high: An
 
 @compiled(allocates=False)
 def settle(kind: Any, place: Any, source: Any, level: Any) -> Any:
-    """Fold the units that are linear on the box into `level`, relax the others; return how many those are.
-
-    What `source` has settled is inherited. Box and relaxed map are in the rows of the workplace.
-    """
+    """Fold units that are linear on the box into what `source` has, as `level`, relax the rest; return their number."""
     units, levels, opens, relaxed, s = place.units, place.levels, place.opens, place.relaxed, place.s
     rank = s.shape[1]
     row, knots = 3 * rank, 2 * rank
