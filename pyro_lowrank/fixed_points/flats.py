@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyro_lowrank.fixed_points.exact import Exact, ExactFlat, Exactly, Sides, reduced_rows, rounded
 from pyro_lowrank.fixed_points.found import Complex, FixedSet
 from pyro_lowrank.fixed_points.polytope import Polytope
-from pyro_lowrank.fixed_points.rounding import TINY, rounding, sizes
+from pyro_lowrank.fixed_points.rounding import TINY, rounding
 
 FAR = 1e3
 """A piece that does not end is cut at this many times the size of its region's own numbers."""
@@ -83,6 +83,22 @@ def cut(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64]) -> tuple[tuple
     Raises:
         OverflowError: if it has too many corners, or numbers are too large for doubles.
     """
+    # First within all that doubles can tell, where every corner is; then what has no end is cut.
+    largest, smaller = Fraction(2) ** 400, Fraction(0)
+    polytope = _clip(exact, flat, pieces, largest)
+    if not polytope.is_cut:
+        ends = [abs(x) for corner in polytope.corners for x in corner if abs(x) < largest / 2**100]
+        smaller = Fraction(FAR) * (max([*ends, *map(abs, flat.point)]) or 1)
+        polytope = _clip(exact, flat, pieces, smaller)
+    corners = []
+    for place in polytope.corners:
+        shifts = [[t * d for d in direction] for t, direction in zip(place, flat.directions, strict=True)]
+        corners.append(tuple(sum(xs, start) for start, *xs in zip(flat.point, *shifts, strict=True)))
+    return tuple(corners), not smaller
+
+
+def _clip(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64], far: Fraction) -> Polytope:
+    """Return the part of a flat within a region and a cube, in the coordinates of the flat."""
     weights, knots = exact.weights, exact.network.knots
     infinity, unit = np.full((len(knots), 1), np.inf), np.arange(len(knots))
     edges = np.concatenate([-infinity, knots, infinity], 1)
@@ -90,11 +106,7 @@ def cut(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64]) -> tuple[tuple
     point, directions = rounded(flat.point), np.array([rounded(row) for row in flat.directions])
     along, at = weights @ directions.T, weights @ point
     size = np.abs(weights) @ np.abs(point)
-    # Far away is where no knot of the region is.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        places = np.abs([high - at, low - at]) / np.abs(along).max(1, initial=0)
-    reach = max(sizes(places[np.isfinite(places)]), sizes(point)) or 1.0
-    polytope = Polytope(len(directions), Fraction(2.0 ** np.ceil(np.log2(FAR * reach))))
+    polytope = Polytope(len(directions), far)
     done = ~np.isfinite([high, low])
     level_room = rounding(8) * exact.network.knot_sizes + TINY
     while polytope.corners:
@@ -111,11 +123,7 @@ def cut(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64]) -> tuple[tuple
         done[side, face] = True
         normal, limit = exact.face(int(face), int(pieces[face]) - int(side), flat)
         polytope.cut(*((normal, limit) if side == 0 else (tuple(-n for n in normal), -limit)))
-    corners = []
-    for place in polytope.corners:
-        shifts = [[t * d for d in direction] for t, direction in zip(place, flat.directions, strict=True)]
-        corners.append(tuple(sum(xs, start) for start, *xs in zip(flat.point, *shifts, strict=True)))
-    return tuple(corners), polytope.is_cut
+    return polytope
 
 
 class _Contact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -87,7 +88,7 @@ def lies_on(point: Array, piece: Any, size: Array) -> bool:
     return len(corners) != 2 or bool(-1e-6 <= t[0] <= 1 + 1e-6)
 
 
-def check(seeds: range) -> int:
+def check(seeds: Iterable[int]) -> int:
     """Return how many lists are complete; each of them must be right, and none else wrong about what it holds."""
     complete = 0
     for seed in seeds:
@@ -102,6 +103,15 @@ def check(seeds: range) -> int:
 
 def test_a_thousand_networks_against_fractions() -> None:
     assert check(range(1000)) > 900
+
+
+@pytest.mark.parametrize("seed", [3050, 4192, 4432, 4495])
+def test_wedges_of_zeros_far_out_are_found(seed: int) -> None:
+    """Their corners lie beyond all that the region's own numbers say, along latents of other scales."""
+    weights, size = drawn(seed)
+    arguments = (weights[name] for name in ("decay", "left", "right", "bias", "activation"))
+    expected = exact_zeros(*arguments, weights["input_current"], weights["constant"])
+    assert agrees(find_fixed_points(**weights, method="enumerate"), expected, size)
 
 
 @pytest.mark.slow
