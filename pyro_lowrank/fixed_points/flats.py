@@ -65,8 +65,8 @@ def _differences(corners: Sequence[Exactly]) -> list[list[Fraction]]:
 
 
 def extent(corners: Sequence[Exactly]) -> int:
-    """Return in how many dimensions a piece with those corners extends."""
-    return len(reduced_rows(_differences(corners))[1])
+    """Return in how many dimensions a piece with those corners extends, -1 if there are none."""
+    return len(reduced_rows(_differences(corners))[1]) if corners else -1
 
 
 def cut(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64]) -> tuple[tuple[Exactly, ...], bool]:
@@ -84,17 +84,20 @@ def cut(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64]) -> tuple[tuple
         OverflowError: if it has too many corners, or numbers are too large for doubles.
     """
     # First within all that doubles can tell, where every corner is; then what has no end is cut.
-    largest, smaller = Fraction(2) ** 400, Fraction(0)
+    largest = Fraction(2) ** 400
     polytope = _clip(exact, flat, pieces, largest)
-    if not polytope.is_cut:
+    is_bounded, dimensions = polytope.is_cut, extent(polytope.corners)
+    if not is_bounded:
         ends = [abs(x) for corner in polytope.corners for x in corner if abs(x) < largest / 2**100]
-        smaller = Fraction(FAR) * (max([*ends, *map(abs, flat.point)]) or 1)
-        polytope = _clip(exact, flat, pieces, smaller)
+        far = Fraction(FAR) * (max([*ends, *map(abs, flat.point)]) or 1)
+        while far < largest and extent((part := _clip(exact, flat, pieces, far)).corners) < dimensions:
+            far *= 2**20
+        polytope = part if far < largest else polytope
     corners = []
     for place in polytope.corners:
         shifts = [[t * d for d in direction] for t, direction in zip(place, flat.directions, strict=True)]
         corners.append(tuple(sum(xs, start) for start, *xs in zip(flat.point, *shifts, strict=True)))
-    return tuple(corners), not smaller
+    return tuple(corners), is_bounded
 
 
 def _clip(exact: Exact, flat: ExactFlat, pieces: NDArray[np.int64], far: Fraction) -> Polytope:

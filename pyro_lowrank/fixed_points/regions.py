@@ -13,7 +13,7 @@ from pyro_lowrank.fixed_points.rounding import inverses, rounding, sizes
 Pieces = NDArray[np.int64]
 
 _ROUGH = 2.0**-20
-"""Zeros whose error is larger than this share of them are found without rounding."""
+"""Zeros that have a latent whose error is larger than this share of it are found without rounding."""
 
 
 class Solved(NamedTuple):
@@ -91,7 +91,7 @@ class AffinePieces:
         is_inside, is_open = self._locate(pieces[rows], z, error)
         # A zero that is mostly rounding is left open too, but the origin where there is no constant.
         is_exact = self._has_no_constant & ~self.network.intercepts[self._unit, pieces[rows]].any(1)
-        is_rough = (error.max(1, initial=0) > _ROUGH * np.abs(z).max(1, initial=0)) & ~is_exact
+        is_rough = (error > _ROUGH * np.abs(z)).any(1) & ~is_exact
         inside[rows], unsure[rows] = is_inside & ~is_rough, is_open | (is_inside & is_rough)
         return Solved(points, errors, signs, inside, unsure)
 
