@@ -24,7 +24,7 @@ from pyro_lowrank.parameters import parameter
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 if TYPE_CHECKING:
-    from pyro_lowrank.fixed_points.progress import Progress
+    from pyro_lowrank.fixed_points.options import Progress
     from pyro_lowrank.fixed_points.result import FixedPoints
 
 

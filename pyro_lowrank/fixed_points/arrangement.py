@@ -5,24 +5,61 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.fixed_points.exact import Dyadic, Objects, reduced_rows, solve_whole
 from pyro_lowrank.fixed_points.network import Array
+from pyro_lowrank.fixed_points.rounding import inverses, rounding, sizes
 
 Signs = NDArray[np.int8]
 
-ENTRIES = 1 << 20
-"""Most numbers in one array of the stream."""
+ENTRIES = 1 << 17
+"""Most numbers in one array of the stream: a moment's work, so that clocks are looked at."""
 
-DEPENDENT = 1e13
-"""Unit normals whose matrix has an inverse larger than this are taken for linearly dependent."""
+REGULAR = 1e8
+"""Vertices of hyperplanes whose matrix of unit normals has a larger inverse are found without rounding."""
 
-DOUBTFUL = 1e9
-"""Above this size of an inverse, vertices are so far out or so badly determined that nothing is proved."""
 
-_EPS = float(np.finfo(float).eps)
+class Hyperplanes(NamedTuple):
+    """Where `normals z = offsets`, in whole numbers."""
+
+    normals: Objects
+    """`hyperplanes x dimensions`."""
+    offsets: Objects
+    """`hyperplanes`."""
+
+    @staticmethod
+    def of(normals: Any, offsets: Any) -> Hyperplanes:
+        """Return hyperplanes given in floats, or whole numbers, as they are."""
+        if normals.dtype == object:
+            return Hyperplanes(normals, offsets)
+        n, b = Dyadic.of(normals), Dyadic.of(offsets)
+        power = min(n.power, b.power)
+        return Hyperplanes(n.at(power), b.at(power))
+
+    def on_plane(self, up: NDArray[np.int64], height: Fraction) -> Hyperplanes:
+        """Return them on the plane `up z = height`, in the latents but that in which `up` is largest."""
+        pivot = int(np.argmax(np.abs(up)))
+        # Sides are kept by a factor above zero.
+        steep = abs(int(up[pivot])) * height.denominator
+        slope = np.array([(int(u) if up[pivot] > 0 else -int(u)) * height.denominator for u in up], dtype=object)
+        level = height.numerator if up[pivot] > 0 else -height.numerator
+        tilt = self.normals[:, pivot]
+        normals = steep * self.normals - tilt[:, None] * slope
+        return Hyperplanes(np.delete(normals, pivot, 1), steep * self.offsets - tilt * level)
+
+    def doubles(self) -> tuple[Array, Array]:
+        """Return unit normals and offsets, rounded."""
+        largest = np.abs(self.normals).max(1)
+        normals = np.array([[n / size for n in row] for row, size in zip(self.normals, largest, strict=True)])
+        offsets = np.array([b / size for b, size in zip(self.offsets, largest, strict=True)])
+        normals = normals.reshape(self.normals.shape).astype(np.float64)
+        lengths = np.linalg.norm(normals, axis=1)
+        return normals / lengths[:, None], offsets / lengths
 
 
 class Arrangement:
@@ -44,13 +81,16 @@ class Arrangement:
     Parallel ones have no vertex together and need none. If the normals span less than the space, the cells are those in
     their span, extended. Every cell is found; if no vertex has more than d hyperplanes, exactly once.
 
-    With rounding, hyperplanes that pass a vertex closer than its error count as passing through it, so cells thinner
-    than that may be left out: `degenerate` lists where. `worst` tells how large errors were.
+    Doubles tell on which side of a hyperplane a vertex lies where it is further from it than its error; where it is
+    not, and where hyperplanes are nearly parallel, whole numbers do. So no cell is missed, however thin it is.
 
     Args:
-        normals: `hyperplanes x dimensions`, none of them zero.
+        normals: `hyperplanes x dimensions`, none of them zero, in floats or whole numbers.
         offsets: `hyperplanes`.
         generator: for the random directions; any seed gives the same cells.
+
+    Raises:
+        OverflowError: if doubles are too small for the hyperplanes' numbers.
 
     Example::
 
@@ -59,22 +99,16 @@ class Arrangement:
         [(-1, -1, -1), (-1, -1, 1), (1, -1, -1), (1, -1, 1), (1, 1, -1), (1, 1, 1)]
     """
 
-    def __init__(self, normals: Array, offsets: Array, generator: np.random.Generator) -> None:
-        lengths = np.linalg.norm(normals, axis=1)
-        normals, offsets = normals / lengths[:, None], offsets / lengths
-        first, self._group, self._orientation = _coincident(normals, offsets)
-        self.normals, self.offsets = normals[first], offsets[first]
-        # Rows of `basis` span the normals; cells do not change along what is orthogonal to them.
-        _, sizes, basis = np.linalg.svd(self.normals, full_matrices=False)
-        self._basis = basis[: int((sizes > max(normals.shape) * 8 * _EPS * sizes.max(initial=0)).sum())]
-        self.normals = self.normals @ self._basis.T
+    def __init__(self, normals: Array | Objects, offsets: Array | Objects, generator: np.random.Generator) -> None:
+        exact = Hyperplanes.of(normals, offsets)
+        first, self._group, self._orientation = _coincident(exact)
+        exact = Hyperplanes(exact.normals[first], exact.offsets[first])
+        # Cells do not change along what is orthogonal to all normals: some latents do as well as all.
+        self.exact = Hyperplanes(exact.normals[:, _spanning(exact)], exact.offsets)
+        self.normals, self.offsets = self.exact.doubles()
         self._generator = generator
         self.solved = 0
         """Number of systems of linear equations solved for vertices, those on planes of fewer dimensions left out."""
-        self.degenerate: list[tuple[Array, float]] = []
-        """Vertices of more hyperplanes than dimensions, with the error of each."""
-        self.worst = 0.0
-        """Size of the largest inverse that a vertex came from."""
 
     def cells(self) -> Iterator[Signs]:
         """Yield the side of each hyperplane that each cell lies on, 1 or -1, `cells x hyperplanes` at a time."""
@@ -89,63 +123,108 @@ class Arrangement:
         if dimensions == 1:
             yield from self._intervals()
             return
-        direction = self._generator.normal(size=dimensions)
-        up = np.asarray(direction / np.linalg.norm(direction), dtype=np.float64)
-        # The rest of an orthonormal basis that starts with `up`.
-        across = np.linalg.svd(up[None])[2][1:].T
+        up = self._direction()
         lowest, highest = math.inf, -math.inf
         seen = set[bytes]()
-        for corners in self._subsets(dimensions):
-            vertices, inverses, room = self._solve(corners)
-            if not len(vertices[0]):
-                continue
-            corners, points = vertices
-            heights = points @ up
-            lowest, highest = min(lowest, float(heights.min())), max(highest, float(heights.max()))
+        for subsets in self._subsets(dimensions):
+            corners, points, turns, room = self._solve(subsets, up)
             distances = points @ self.normals.T - self.offsets
             through = np.abs(distances) <= room[:, None]
             np.put_along_axis(through, corners, True, axis=1)
             signs = np.where(distances > 0, 1, -1).astype(np.int8)
-            np.put_along_axis(signs, corners, np.where(up @ inverses > 0, 1, -1).astype(np.int8), axis=1)
-            is_simple = through.sum(1) == dimensions
-            yield signs[is_simple]
-            for index in np.flatnonzero(~is_simple):
-                key = np.packbits(through[index]).tobytes()
-                if key not in seen:
-                    seen.add(key)
-                    self.degenerate.append((points[index] @ self._basis, float(room[index])))
-                    yield from self._around(signs[index], through[index], up, across)
-        if lowest > highest:
-            # All hyperplanes are parallel but for rounding, or nearly: they all cut a plane anywhere.
-            lowest, highest, self.worst = 0.0, 0.0, math.inf
-        below = lowest - 1.0 - 0.1 * (highest - lowest)
-        plane = Arrangement(self.normals @ across, self.offsets - below * (self.normals @ up), self._generator)
+            np.put_along_axis(signs, corners, turns, axis=1)
+            is_clear = (through.sum(1) == dimensions) & turns.all(1)
+            heights, slack = points @ up, room * sizes(up) * dimensions
+            lowest = min(lowest, float((heights - slack).min(initial=math.inf)))
+            highest = max(highest, float((heights + slack).max(initial=-math.inf)))
+            yield signs[is_clear]
+            for index in np.flatnonzero(~is_clear):
+                yield from self._unclear(corners[index], through[index], up, seen)
+            for hard in self._hard:
+                vertex = self._vertex(hard)
+                if vertex is not None:
+                    height = float(sum(int(u) * n for u, n in zip(up, vertex[1], strict=True)) / Fraction(vertex[0]))
+                    lowest, highest = min(lowest, height), max(highest, height)
+                    yield from self._unclear(hard, None, up, seen)
+        below = lowest - 1.0 - (highest - lowest) - rounding(1024) * max(abs(lowest), abs(highest))
+        plane = Arrangement(*self.exact.on_plane(up, Fraction(below)), self._generator)
         yield from plane.cells()
-        self.worst = max(self.worst, plane.worst)
 
-    def _around(self, signs: Signs, through: NDArray[np.bool_], up: Array, across: Array) -> Iterator[Signs]:
-        """Cells at a vertex: those of the hyperplanes through it, on the right side of the others."""
-        normals = self.normals[through]
-        plane = Arrangement(normals @ across, -normals @ up, self._generator)
-        for local in plane.cells():
-            full = np.repeat(signs[None], len(local), 0)
-            full[:, through] = local
+    def _direction(self) -> NDArray[np.int64]:
+        """A random direction that is that of no normal."""
+        while True:
+            up = np.asarray(self._generator.integers(-(2**40), 2**40, size=self.normals.shape[1]))
+            if up.any() and self.exact.on_plane(up, Fraction(0)).normals.any(1).all():
+                return up
+
+    def _vertex(self, corners: NDArray[np.int64]) -> tuple[int, list[int]] | None:
+        """Where some hyperplanes meet, as a denominator and numerators."""
+        return solve_whole(self.exact.normals[corners].tolist(), self.exact.offsets[corners].tolist())
+
+    def _unclear(
+        self, corners: NDArray[np.int64], near: NDArray[np.bool_] | None, up: NDArray[np.int64], seen: set[bytes]
+    ) -> Iterator[Signs]:
+        """Cells with their lowest vertex where some hyperplanes meet, without rounding.
+
+        Args:
+            corners: the hyperplanes, as many as dimensions.
+            near: which pass through the vertex for all that doubles can tell, None if they tell nothing.
+            up: the direction.
+            seen: the vertices that are done, by the hyperplanes through them.
+        """
+        if near is not None and near.tobytes() in seen:
+            return
+        vertex = self._vertex(corners)
+        assert vertex is not None, "regular to doubles, singular without rounding"
+        denominator, numerators = vertex
+        away = self.exact.normals @ np.array(numerators, dtype=object) - self.exact.offsets * denominator
+        side = np.array([(value > 0) - (value < 0) for value in away], dtype=np.int8)
+        side = side if denominator > 0 else (-side).astype(np.int8)
+        through = side == 0
+        if through.sum() == len(corners):
+            # The cell whose edges all go up: on edge k, hyperplane k is left towards the sign of (up inverse)_k.
+            turned = solve_whole(self.exact.normals[corners].T.tolist(), [int(u) for u in up])
+            assert turned is not None
+            turns = np.array([(n > 0) - (n < 0) for n in turned[1]], dtype=np.int8)
+            if not turns.all():
+                raise OverflowError("A random direction is orthogonal to an edge.")
+            side[corners] = turns if turned[0] > 0 else -turns
+            yield side[None]
+            return
+        if through.tobytes() in seen:
+            return
+        seen.add(through.tobytes())
+        normals = self.exact.normals[through]
+        local = Hyperplanes(normals, np.zeros(len(normals), dtype=object)).on_plane(up, Fraction(1))
+        for cells in Arrangement(*local, self._generator).cells():
+            full = np.repeat(side[None], len(cells), 0)
+            full[:, through] = cells
             yield full
 
-    def _solve(self, corners: NDArray[np.int64]) -> tuple[tuple[NDArray[np.int64], Array], Array, Array]:
-        """Vertices of sets of hyperplanes, those that have one: (sets, points), inverses and errors."""
+    def _solve(
+        self, corners: NDArray[np.int64], up: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Array, Signs, Array]:
+        """Vertices of sets of hyperplanes, those that have one: sets, points, how edges turn, 0 if unclear, and errors.
+
+        Sets whose matrix is singular, or nearly, are left in `_hard`.
+        """
         matrices = self.normals[corners]
         self.solved += len(corners)
-        regular = np.abs(np.linalg.det(matrices)) > 1 / DEPENDENT
-        inverses = np.linalg.inv(matrices[regular])
-        sizes = np.abs(inverses).sum(2).max(1, initial=0)
-        fine = sizes < DEPENDENT
-        inverses, sizes, corners = inverses[fine], sizes[fine], corners[regular][fine]
-        points = (inverses @ self.offsets[corners][..., None])[..., 0]
-        self.worst = max(self.worst, float(sizes.max(initial=0)))
+        with np.errstate(all="ignore"):
+            regular = np.linalg.slogdet(matrices).sign != 0
+            inverse = inverses(matrices[regular])
+            large = np.abs(inverse).sum(2).max(1, initial=0)
+        fine = large < REGULAR
+        rows = np.flatnonzero(regular)[fine]
+        self._hard = np.delete(corners, rows, 0)
+        inverse, large, corners = inverse[fine], large[fine], corners[rows]
+        points = (inverse @ self.offsets[corners][..., None])[..., 0]
         dimensions = points.shape[1]
         size = np.abs(points).max(1, initial=0) + np.abs(self.offsets[corners]).max(1, initial=0)
-        return (corners, points), inverses, 8 * dimensions * _EPS * (sizes * size + np.abs(self.offsets).max())
+        room = rounding(32 * dimensions) * (large * size + np.abs(self.offsets).max())
+        turns = up @ inverse
+        error = rounding(32 * dimensions) * (np.abs(up) @ np.abs(inverse)) * large[:, None]
+        return corners, points, np.where(np.abs(turns) > error, np.sign(turns), 0).astype(np.int8), room
 
     def _subsets(self, size: int) -> Iterator[NDArray[np.int64]]:
         """All sets of so many hyperplanes, `sets x size` at a time."""
@@ -160,7 +239,11 @@ class Arrangement:
 
     def _intervals(self) -> Iterator[Signs]:
         side = np.sign(self.normals[:, 0])
-        order = np.argsort(self.offsets * side, kind="stable")
+        places = self.offsets * side
+        order = np.argsort(places, kind="stable")
+        if (np.diff(places[order]) <= rounding(8) * np.abs(places[order[1:]])).any():
+            exact = [Fraction(b, n) for (n,), b in zip(self.exact.normals.tolist(), self.exact.offsets, strict=True)]
+            order = np.array(sorted(range(len(exact)), key=exact.__getitem__))
         count = len(order)
         place = np.empty(count, dtype=np.int64)
         place[order] = np.arange(count)
@@ -170,19 +253,31 @@ class Arrangement:
             yield (np.where(cell > place, 1, -1) * side).astype(np.int8)
 
 
-def _coincident(normals: Array, offsets: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Signs]:
+def _coincident(planes: Hyperplanes) -> tuple[NDArray[np.int64], NDArray[np.int64], Signs]:
     """Distinct hyperplanes: the first of each group, the group of each, and whether it looks the same way."""
-    margin = 8 * _EPS
     first: list[int] = []
-    group = np.full(len(normals), -1)
-    orientation = np.ones(len(normals), dtype=np.int8)
-    for index in range(len(normals)):
-        if group[index] >= 0:
-            continue
-        for side in (1, -1):
-            near = np.abs(normals - side * normals[index]).max(1, initial=0) <= margin
-            near &= np.abs(offsets - side * offsets[index]) <= margin * (1 + abs(offsets[index]))
-            near &= group < 0
-            group[near], orientation[near] = len(first), side
-        first.append(index)
+    groups: dict[tuple[int, ...], int] = {}
+    group = np.zeros(len(planes.normals), dtype=np.int64)
+    orientation = np.ones(len(planes.normals), dtype=np.int8)
+    faces = [1] * len(planes.normals)
+    for index, (normal, offset) in enumerate(zip(planes.normals.tolist(), planes.offsets.tolist(), strict=True)):
+        # In lowest terms, with a first entry above zero.
+        divisor = math.gcd(*normal, offset)
+        faces[index] = 1 if next(n for n in normal if n) > 0 else -1
+        key = tuple(faces[index] * n // divisor for n in (*normal, offset))
+        if key not in groups:
+            groups[key] = len(first)
+            first.append(index)
+        group[index] = groups[key]
+        orientation[index] = faces[index] * faces[first[groups[key]]]
     return np.array(first, dtype=np.int64), group, orientation
+
+
+def _spanning(planes: Hyperplanes) -> list[int]:
+    """Latents in which the normals are as independent as they are in all."""
+    count, dimensions = planes.normals.shape
+    if count >= dimensions:
+        spread = np.linalg.svd(planes.doubles()[0], compute_uv=False)
+        if spread.min(initial=1) > rounding(64 * count) * spread.max(initial=1):
+            return list(range(dimensions))
+    return reduced_rows([list(map(Fraction, row)) for row in planes.normals.tolist()])[1]

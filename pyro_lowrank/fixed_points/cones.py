@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.fixed_points.arrangement import Arrangement, Signs
-from pyro_lowrank.fixed_points.network import Array, Network
+from pyro_lowrank.fixed_points.arrangement import Arrangement, Hyperplanes, Signs
+from pyro_lowrank.fixed_points.exact import Exact, Objects, reduced_rows
 from pyro_lowrank.fixed_points.regions import Pieces
 
 MOST_VERTICES = 500_000
 """Cones are told from so many vertices of a plane that cuts them, at most."""
 
+MOST_CROSSINGS = 5_000
+"""Regions near a point that hyperplanes pass, but not all through it, are told from so many vertices, at most."""
 
-def cones(normals: Array) -> Iterator[Signs] | None:
+
+def cones(normals: Objects) -> Iterator[Signs] | None:
     """Return the sign vectors of the cells of hyperplanes through the origin, or None if they are too many to count.
 
     A cell is a cone, so it meets one of two parallel planes on either side of the origin, on which the hyperplanes form
@@ -24,11 +28,11 @@ def cones(normals: Array) -> Iterator[Signs] | None:
     both comes twice.
 
     Args:
-        normals: `hyperplanes x dimensions`, none of them zero.
+        normals: `hyperplanes x dimensions`, none of them zero, in whole numbers.
 
     Example::
 
-        >>> signs = np.concatenate(list(cones(np.eye(2))))
+        >>> signs = np.concatenate(list(cones(np.eye(2, dtype=int).astype(object))))
         >>> sorted(set(map(tuple, signs.tolist())))
         [(-1, -1), (-1, 1), (1, -1), (1, 1)]
     """
@@ -38,40 +42,50 @@ def cones(normals: Array) -> Iterator[Signs] | None:
     return _cones(normals)
 
 
-def _cones(normals: Array) -> Iterator[Signs]:
+def _cones(normals: Objects) -> Iterator[Signs]:
     count, dimensions = normals.shape
     if not count:
         yield np.zeros((1, 0), dtype=np.int8)
         return
-    normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
     if dimensions == 1:
-        side = np.sign(normals).T.astype(np.int8)
+        side = np.array([[1 if n > 0 else -1 for n in normals[:, 0]]], dtype=np.int8)
         yield np.concatenate([side, (-side).astype(np.int8)])
         return
     generator = np.random.default_rng(0)
-    turn = np.linalg.qr(generator.normal(size=(dimensions, dimensions)))[0]
-    up, across = turn[:, 0], turn[:, 1:]
-    for signs in Arrangement(normals @ across, -normals @ up, generator).cells():
+    central = Hyperplanes(normals, np.array([0] * count, dtype=object))
+    while True:
+        plane = central.on_plane(np.asarray(generator.integers(-(2**40), 2**40, size=dimensions)), Fraction(1))
+        if plane.normals.any(1).all():
+            break
+    for signs in Arrangement(*plane, generator).cells():
         yield signs
         yield (-signs).astype(np.int8)
 
 
-def regions_around(network: Network, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[Pieces] | None:
-    """Return the linear regions around the point in which all knots that are passed meet, or None if they do not.
+def regions_around(
+    exact: Exact, first: NDArray[np.int64], last: NDArray[np.int64], *, is_point: bool = False
+) -> Iterator[Pieces] | None:
+    """Return the linear regions where some knots pass close to each other, or None if they are too many.
 
     Args:
-        network: of piecewise-linear units, pruned.
+        exact: the network.
         first: piece of each unit before its knots, `units`.
         last: piece after them, `units`.
+        is_point: whether it is known that all of these knots meet in one point.
     """
-    passed = (np.arange(network.knots.shape[1]) >= first[:, None]) & (np.arange(network.knots.shape[1]) < last[:, None])
+    passed = (np.arange(exact.knots) >= first[:, None]) & (np.arange(exact.knots) < last[:, None])
     units, which = np.nonzero(passed)
-    normals, offsets = network.weights[units], network.knots[units, which]
-    point = np.linalg.lstsq(normals, offsets, rcond=None)[0]
-    room = 4 * network.rank * np.finfo(float).eps * (np.abs(normals) @ np.abs(point) + np.abs(offsets))
-    if (np.abs(normals @ point - offsets) > room).any():
+    planes = Hyperplanes(*exact.hyperplanes(units, which))
+    count, rank = planes.normals.shape
+    if not is_point and count:
+        rows = [[Fraction(x) for x in (*n, b)] for n, b in zip(planes.normals, planes.offsets, strict=True)]
+        is_point = rank not in reduced_rows(rows)[1]
+    if is_point or not count:
+        every = cones(planes.normals)
+    elif math.comb(count, min(rank, count)) <= MOST_CROSSINGS:
+        every = Arrangement(*planes, np.random.default_rng(0)).cells()
+    else:
         return None
-    every = cones(normals)
     return None if every is None else _pieces(every, first, passed)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_lowrank.fixed_points.branches import Between
-from pyro_lowrank.fixed_points.find import fixed_points_of
+from pyro_lowrank.fixed_points.find import analyse
 from pyro_lowrank.fixed_points.joining import Happening, Joiner
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
-from pyro_lowrank.fixed_points.progress import Progress
+from pyro_lowrank.fixed_points.network import Array, build_network
+from pyro_lowrank.fixed_points.options import Options, Progress
 from pyro_lowrank.fixed_points.result import FixedPoints
 from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -142,26 +142,14 @@ def continuation(
         raise ValueError(f"`input_currents` must be two or more inputs, inputs x units, got shape {currents.shape}.")
     networks = [build_network(decay, left, right, bias, activation, row, constant) for row in currents]
 
-    def analyse(network: Network) -> FixedPoints:
-        return fixed_points_of(
-            network,
-            method=method,
-            max_boxes=max_boxes,
-            max_seconds=max_seconds,
-            threads=threads,
-            num_starts=num_starts,
-            constrained=constrained,
-            seed=seed,
-            progress=progress,
-        )
-
-    results = tuple(analyse(network) for network in networks)
+    options = Options(method, max_boxes, max_seconds, threads, num_starts, constrained, seed, progress)
+    results = tuple(analyse(network, options) for network in networks)
     branches = [np.arange(len(results[0]))]
     total = len(results[0])
     events: list[Event] = []
     for step, (here, there) in enumerate(pairwise(results)):
         between = Between(decay, left, right, bias, activation, currents[step], currents[step + 1], constant)
-        joiner = Joiner(between, lambda time, between=between: analyse(between.network(time)), total)  # type: ignore[misc]
+        joiner = Joiner(between, lambda time, between=between: analyse(between.network(time), options), total)  # type: ignore[misc]
         branches.append(joiner.join(0.0, here, 1.0, there, branches[-1]))
         total = joiner.total
         events += _events(step, joiner.happenings)

@@ -8,10 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_lowrank.errors import check_positive_int
-from pyro_lowrank.fixed_points.find import fixed_points_of
+from pyro_lowrank.fixed_points.find import analyse
 from pyro_lowrank.fixed_points.found import FixedSet
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network, build_network, from_units
-from pyro_lowrank.fixed_points.progress import Progress
+from pyro_lowrank.fixed_points.network import (
+    PIECEWISE,
+    Array,
+    Network,
+    Source,
+    build_network,
+    exact_difference,
+    exact_sum,
+    from_units,
+)
+from pyro_lowrank.fixed_points.options import Options, Progress
+from pyro_lowrank.fixed_points.reduce import reduce
 from pyro_lowrank.fixed_points.result import MOST_ROWS, Certificate
 from pyro_lowrank.fixed_points.stability import Complex, classify, classify_set, knots_at, spectra
 from pyro_lowrank.piecewise import PiecewiseLinear
@@ -20,7 +30,7 @@ CERTIFIED_DIMENSIONS = 6
 """Most dimensions, order times rank, in which cycles are certified unless told otherwise."""
 
 SAME = 1e-7
-"""Relative distance at which two points of cycles are the same."""
+"""Distance, relative to their size and to that of the latents, at which two points of cycles are the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +124,9 @@ def find_cycles(
         ([-1.915008, 1.915008], ['attractor'])
     """
     network = build_network(decay, left, right, bias, activation, input_current, constant)
-    return cycles_of(
-        network,
-        order=order,
-        method=method,
-        max_boxes=max_boxes,
-        max_seconds=max_seconds,
-        threads=threads,
-        num_starts=num_starts,
-        constrained=constrained,
-        seed=seed,
-        progress=progress,
+    chosen = _method(network, order, method)
+    return _cycles(
+        network, order, Options(chosen, max_boxes, max_seconds, threads, num_starts, constrained, seed, progress)
     )
 
 
@@ -141,38 +143,29 @@ def cycles_of(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Cycles:
-    """Find the cycles of a network that is built already; see `find_cycles`.
+    """Find the cycles of a network that is built already; the options, and errors, as of `find_cycles`.
 
     Args:
         network: as `build_network`, or one of the adapters, returns it.
         order: as of `find_cycles`.
-        method: as of `find_cycles`.
-        max_boxes: as of `find_fixed_points`.
-        max_seconds: as of `find_fixed_points`.
-        threads: as of `find_fixed_points`.
-        num_starts: as of `find_fixed_points`.
-        constrained: as of `find_fixed_points`.
-        seed: as of `find_fixed_points`.
-        progress: as of `find_fixed_points`.
-
-    Raises:
-        ValueError: as of `find_fixed_points`.
     """
-    check_positive_int("order", order)
-    if method is None:
-        method = "certified" if order * network.rank <= CERTIFIED_DIMENSIONS else "search"
-    result = fixed_points_of(
-        unroll(network, order),
-        method=method,
-        max_boxes=max_boxes,
-        max_seconds=max_seconds,
-        threads=threads,
-        num_starts=num_starts,
-        constrained=constrained,
-        seed=seed,
-        progress=progress,
+    chosen = _method(network, order, method)
+    return _cycles(
+        network, order, Options(chosen, max_boxes, max_seconds, threads, num_starts, constrained, seed, progress)
     )
-    points = _distinct(result.points.reshape(-1, order, network.rank))
+
+
+def _method(network: Network, order: int, method: str | None) -> str:
+    """The method to find cycles of that order by."""
+    check_positive_int("order", order)
+    if method is not None:
+        return method
+    return "certified" if order * network.rank <= CERTIFIED_DIMENSIONS else "search"
+
+
+def _cycles(network: Network, order: int, options: Options) -> Cycles:
+    result = analyse(unroll(network, order), options)
+    points = _distinct(result.points.reshape(-1, order, network.rank), reduce(network).scale)
     identity = np.eye(network.rank)
     products = np.array([_product([network.jacobian(z) + identity for z in cycle]) for cycle in points])
     multipliers = spectra(products.reshape(-1, network.rank, network.rank))
@@ -212,8 +205,15 @@ def unroll(network: Network, order: int) -> Network:
     successor = np.roll(np.eye(order), 1, axis=1)
     blocks = (network.weights, network.outputs)
     weights, outputs = (np.asarray(np.kron(np.eye(order), block), dtype=np.float64) for block in blocks)
+    # The decay itself, which rounding left out of the network's affine part, is a double.
+    decay = exact_sum(network.affine, network.rest, identity)
+    parts = (np.kron(np.eye(order), decay), np.kron(successor, identity))
+    affine, rest = exact_difference(*(np.asarray(part, dtype=np.float64) for part in parts))
+    source = network.source
+    if source is not None:
+        source = Source(source.shape, np.tile(source.bias, order), np.tile(source.current, order))
     return from_units(
-        np.kron(np.eye(order), network.affine + identity) - np.kron(successor, identity),
+        affine,
         np.tile(network.constant, order),
         weights,
         outputs,
@@ -221,6 +221,9 @@ def unroll(network: Network, order: int) -> Network:
         intercepts=np.tile(network.intercepts, (order, 1)),
         knots=np.tile(network.knots, (order, 1)),
         slopes=np.tile(network.slopes, (order, 1)) if network.kind == PIECEWISE else None,
+        knot_sizes=np.tile(network.knot_sizes, order),
+        rest=rest,
+        source=source,
     )
 
 
@@ -231,16 +234,20 @@ def _product(jacobians: list[Array]) -> Array:
     return product
 
 
-def _distinct(orbits: Array) -> Array:
-    """Orbits, `orbits x order x rank`, that do not close earlier, each from one of its points only."""
-    order = orbits.shape[1]
+def _distinct(orbits: Array, scale: Array) -> Array:
+    """Orbits, `orbits x order x rank`, that do not close earlier, each from one of its points only.
+
+    Args:
+        orbits: the candidates.
+        scale: of the latents, `rank`.
+    """
     kept: list[Array] = []
-    for orbit in orbits:
+    for orbit in orbits / scale:
         size = SAME * (1 + float(np.abs(orbit).max()))
-        turns = [np.roll(orbit, -shift, axis=0) for shift in range(order)]
+        turns = [np.roll(orbit, -shift, axis=0) for shift in range(len(orbit))]
         if any(np.abs(turn - orbit).max() <= size for turn in turns[1:]):
             continue
         first = min(turns, key=lambda turn: tuple(turn[0].round(9)))
         if not any(np.abs(turn - known).max() <= size for known in kept for turn in turns):
             kept.append(first)
-    return np.array(kept, dtype=np.float64).reshape(-1, *orbits.shape[1:])
+    return np.array(kept, dtype=np.float64).reshape(-1, *orbits.shape[1:]) * scale

@@ -8,296 +8,288 @@ Rounding. All sums of G have at most n = units + 3 rank + 16 terms and products 
 their error is at most n eps times the sum of the absolute terms. `Network.error` is that bound, from the weights, and
 is added to e; it covers the folded sums too, which only add the same terms in another order. The inverse that
 preconditions may be any matrix: what it leaves of S, Y S - I, is computed and charged against the box. Currents are
-widened by `ROUNDING`, and what is left of a box by a few units in the last place, before anything is decided.
+widened by the rounding of their dot products, and what is left of a box by a few units in the last place, before
+anything is decided.
+
+Compiling takes longer than most networks do. It costs by the function, and by the kinds of things that a function does
+with arrays: so there are few, they hand on few arrays, go through them number by number and make none.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.fixed_points.network import PIECEWISE, TANH, Array, Network
+from pyro_lowrank.fixed_points.rounding import EPS, TINY
 
-ROUNDING = 1e-15
-"""Relative width by which a unit's current is widened, several times the rounding of its dot product."""
+# Rows of a workplace after its three matrices (relaxed map, inverse, scratch), counted from 3 rank.
+CONSTANT, MIDDLE, RADIUS, ERROR, SCORE, STEP, REACH, LOW, HIGH, ROWS = range(10)
 
+EXCLUDED, EMPTY, SINGULAR, SHRUNK = -2, -1, 0, 1
+"""What comes of a box: some component has no zero on it, the shrunk box is empty, it cannot be shrunk, or it is."""
 
-class Levels(NamedTuple):
-    """What is settled on the boxes from the root down to the present one, one row per depth."""
-
-    affine: Array
-    """Affine part with all settled units folded in, `depth x rank x rank`."""
-    constant: Array
-    """`depth x rank`."""
-    open_units: Array
-    """Indices of the units that are not settled, `depth x units`."""
-    counts: Array
-    """How many those are, `depth`."""
+SINGULAR_PIVOT = 1e-13
+"""A box whose relaxed map has a smaller pivot, relative to its largest entry, is split and not shrunk."""
 
 
-class Scratch(NamedTuple):
-    """Arrays that a box needs while it is worked on."""
+class Workplace(NamedTuple):
+    """What a thread needs to enclose a network on boxes."""
 
-    slope: Array
-    """Slope of each open unit's relaxation, `units`."""
-    width: Array
-    """Half the width of each relaxation, `units`."""
-    affine: Array
-    """The relaxed map: affine part, `rank x rank`."""
-    constant: Array
-    """`rank`."""
-    inverse: Array
-    """`rank x rank`."""
-    work: Array
-    """`rank x rank`."""
-    spread: Array
-    """`rank x rank`."""
-    middle: Array
-    """`rank`."""
-    radius: Array
-    """`rank`."""
-    error: Array
-    """`rank`."""
-    score: Array
-    """`rank`."""
-    step: Array
-    """`rank`."""
-    reach: Array
-    """`rank`."""
+    units: Array
+    """One row for each unit, `units x (2 rank + 3 knots + 2)`: weights, outputs, knots, slopes, intercepts."""
+    bounds: Array
+    """Rounding errors, `rank x (rank + 1)`: per unit of each abs(z), and the rest."""
+    levels: Array
+    """The affine part with all settled units folded in, from the root down, `depth x rank x (rank + 1)`."""
+    opens: NDArray[np.int64]
+    """Indices of the units that are not settled, their number in the last column, `depth x (units + 1)`."""
+    relaxed: Array
+    """Slope of each open unit's relaxation, and half of its width, `units x 2`."""
+    s: Array
+    """Three matrices and some rows, `(3 rank + ROWS) x rank`."""
 
 
-def new_levels(network: Network, depth: int) -> Levels:
+def new_workplace(network: Network, depth: int) -> Workplace:
     """Return storage for that many depths, with nothing settled at the root."""
     rank, units = network.rank, network.units
-    levels = Levels(
-        np.zeros((depth, rank, rank)),
-        np.zeros((depth, rank)),
-        np.zeros((depth, units), dtype=np.int64),
-        np.zeros(depth, dtype=np.int64),
-    )
-    levels.affine[0], levels.constant[0] = network.affine, network.constant
-    levels.open_units[0], levels.counts[0] = np.arange(units), units
-    return levels
+    parts = (network.weights, network.outputs, network.knots, network.slopes, network.intercepts)
+    if network.kind != PIECEWISE:
+        parts = (network.weights, network.outputs, network.knots, network.slopes[:, :1], network.intercepts[:, :1])
+    levels, opens = np.zeros((depth, rank, rank + 1)), np.zeros((depth, units + 1), dtype=np.int64)
+    levels[0], opens[0] = np.column_stack([network.affine, network.constant]), np.append(np.arange(units), units)
+    bounds = np.column_stack([network.error_slope, network.error_constant])
+    table = np.ascontiguousarray(np.concatenate(parts, 1))
+    return Workplace(table, bounds, levels, opens, np.zeros((units, 2)), np.zeros((3 * rank + ROWS, rank)))
 
 
-def new_scratch(network: Network) -> Scratch:
-    """Return scratch arrays for a network of that size."""
-    rank, units = network.rank, network.units
-    square, row = (rank, rank), (rank,)
-    shapes = ((units,), (units,), square, row, square, square, square, row, row, row, row, row, row)
-    return Scratch(*(np.zeros(shape) for shape in shapes))
+@compiled(allocates=False)
+def invert(s: Any, n: Any) -> Any:
+    """Write the inverse of the matrix in the first n rows into the next n, by way of the n after these.
 
-
-@compiled()
-def invert(matrix, out, work):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Write the inverse into `out`; return the smallest pivot over the largest entry, 0 if there is no inverse."""
-    n = matrix.shape[0]
+    Returns the smallest pivot over the largest entry, 0 if there is no inverse.
+    """
     largest = 0.0
     for i in range(n):
         for k in range(n):
-            work[i, k] = matrix[i, k]
-            out[i, k] = 1.0 if i == k else 0.0
-            largest = max(largest, abs(matrix[i, k]))
+            s[2 * n + i, k] = s[i, k]
+            s[n + i, k] = 1.0 if i == k else 0.0
+            largest = max(largest, abs(s[i, k]))
     smallest = largest
     for col in range(n):
         best = col
         for i in range(col + 1, n):
-            if abs(work[i, col]) > abs(work[best, col]):
+            if abs(s[2 * n + i, col]) > abs(s[2 * n + best, col]):
                 best = i
-        pivot = work[best, col]
+        pivot = s[2 * n + best, col]
         smallest = min(smallest, abs(pivot))
-        if not abs(pivot) > 1e-300:
+        if not abs(pivot) > SINGULAR_PIVOT * largest:
             return 0.0
         for k in range(n):
-            a, b = work[best, k] / pivot, out[best, k] / pivot
-            work[best, k], out[best, k] = work[col, k], out[col, k]
-            work[col, k], out[col, k] = a, b
+            a, b = s[2 * n + best, k] / pivot, s[n + best, k] / pivot
+            s[2 * n + best, k], s[n + best, k] = s[2 * n + col, k], s[n + col, k]
+            s[2 * n + col, k], s[n + col, k] = a, b
         for i in range(n):
-            factor = work[i, col]
+            factor = s[2 * n + i, col]
             if i != col and factor != 0.0:
                 for k in range(n):
-                    work[i, k] -= factor * work[col, k]
-                    out[i, k] -= factor * out[col, k]
+                    s[2 * n + i, k] -= factor * s[2 * n + col, k]
+                    s[n + i, k] -= factor * s[n + col, k]
     return smallest / largest
 
 
-@compiled(inline=True)
-def smooth_value(kind, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Activation of a smooth unit at x."""
-    if kind == TANH:
-        return math.tanh(x)
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-@compiled(inline=True)
-def smooth_slope(kind, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Derivative of a smooth activation at x, to full relative precision in the tails."""
-    e = math.exp(-abs(x) * (2.0 if kind == TANH else 1.0))
-    if kind == TANH:
-        return 4.0 * e / ((1.0 + e) * (1.0 + e))
-    return 1.0 / (1.0 + e) if x >= 0 else e / (1.0 + e)
-
-
-@compiled()
-def relax_smooth(kind, low, high):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+@compiled(allocates=False)
+def relax_smooth(kind: Any, low: Any, high: Any) -> Any:
     """Slope, middle and half-width of a band around a smooth activation on an interval."""
-    f_low, f_high = smooth_value(kind, low), smooth_value(kind, high)
-    short = high - low < 1e-9
-    slope = smooth_slope(kind, 0.5 * (low + high)) if short else (f_high - f_low) / (high - low)
-    bottom = min(f_low - slope * low, f_high - slope * high)
-    top = max(f_low - slope * low, f_high - slope * high)
-    if 0.0 < slope < 1.0:
-        # The band's other extremes lie where the activation is as steep as the chord.
-        x = math.atanh(math.sqrt(1.0 - slope)) if kind == TANH else math.log(slope / (1.0 - slope))
-        for sign in range(2 if kind == TANH else 1):
-            at = x if sign == 0 else -x
-            if low < at < high:
-                rest = smooth_value(kind, at) - slope * at
-                bottom, top = min(bottom, rest), max(top, rest)
+    f_low, f_high, slope, bottom, top, x = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    # Both ends, for the chord; then where the activation is as steep as the chord, the band's other extremes.
+    for turn in range(4):
+        at = low if turn == 0 else high if turn == 1 else x if turn == 2 else -x
+        if turn > 1 and not low < at < high:
+            continue
+        value = math.tanh(at) if kind == TANH else max(at, 0.0) + math.log1p(math.exp(-abs(at)))
+        if turn == 0:
+            f_low = value
+        elif turn == 1:
+            f_high = value
+            slope = (f_high - f_low) / (high - low) if high - low >= 1e-9 else -1.0
+            if slope < 0.0:
+                # On a short interval the slope of its middle, to full relative precision in the tails.
+                e = math.exp(-abs(0.5 * (low + high)) * (2.0 if kind == TANH else 1.0))
+                slope = 1.0 / (1.0 + e) if low + high >= 0.0 else e / (1.0 + e)
+                if kind == TANH:
+                    slope = 4.0 * e / ((1.0 + e) * (1.0 + e))
+            bottom = min(f_low - slope * low, f_high - slope * high)
+            top = max(f_low - slope * low, f_high - slope * high)
+            if not 0.0 < slope < 1.0:
+                break
+            x = math.atanh(math.sqrt(1.0 - slope)) if kind == TANH else math.log(slope / (1.0 - slope))
+        else:
+            bottom, top = min(bottom, value - slope * at), max(top, value - slope * at)
+            if kind != TANH:
+                break
     # A chord that is rounded shifts where those extremes lie; their values move in the second order only.
-    slack = 4e-16 * (1.0 + abs(f_low) + abs(f_high) + abs(slope) * (abs(low) + abs(high)))
+    slack = 2.0 * EPS * (1.0 + abs(f_low) + abs(f_high) + abs(slope) * (abs(low) + abs(high)))
     return slope, 0.5 * (bottom + top), 0.5 * (top - bottom) + slack
 
 
-@compiled()
-def relax_pieces(knots, slopes, intercepts, low, high, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The same for a piecewise-linear unit whose knots first .. last - 1 lie inside the interval."""
-    f_low = slopes[first] * low + intercepts[first]
-    f_high = slopes[last] * high + intercepts[last]
-    flattest, steepest = slopes[first], slopes[first]
+@compiled(allocates=False)
+def relax_pieces(units: Any, j: Any, knots: Any, slopes: Any, low: Any, high: Any, first: Any, last: Any) -> Any:
+    """The same for the piecewise-linear unit j whose knots first .. last - 1 lie inside the interval.
+
+    Its knots and slopes begin in those columns of its row.
+    """
+    rests = slopes + slopes - knots + 1
+    flattest = steepest = units[j, slopes + first]
     for k in range(first + 1, last + 1):
-        flattest, steepest = min(flattest, slopes[k]), max(steepest, slopes[k])
+        flattest, steepest = min(flattest, units[j, slopes + k]), max(steepest, units[j, slopes + k])
+    f_low = units[j, slopes + first] * low + units[j, rests + first]
+    f_high = units[j, slopes + last] * high + units[j, rests + last]
     # Any slope will do; the chord's is the best, but on a very short interval it is rounding.
     slope = min(max((f_high - f_low) / (high - low), flattest), steepest)
     bottom = min(f_low - slope * low, f_high - slope * high)
     top = max(f_low - slope * low, f_high - slope * high)
     for k in range(first, last):
-        rest = (slopes[k] - slope) * knots[k] + intercepts[k]
+        rest = (units[j, slopes + k] - slope) * units[j, knots + k] + units[j, rests + k]
         bottom, top = min(bottom, rest), max(top, rest)
     return slope, 0.5 * (bottom + top), 0.5 * (top - bottom)
 
 
-@compiled()
-def settle(network, levels, source, level, low, high, s):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Fold the units that are linear on the box into `level`, relax the others; return how many those are.
-
-    What `source` has settled is inherited. The relaxed map is left in the scratch arrays.
-    """
-    rank = low.shape[0]
-    if source != level:
-        levels.affine[level] = levels.affine[source]
-        levels.constant[level] = levels.constant[source]
-    affine, constant = levels.affine[level], levels.constant[level]
-    s.affine[:] = 0.0
-    s.constant[:] = 0.0
-    for k in range(rank):
-        s.middle[k], s.radius[k] = 0.5 * (low[k] + high[k]), 0.5 * (high[k] - low[k])
-    kept = 0
-    for position in range(levels.counts[source]):
-        j = levels.open_units[source, position]
+@compiled(allocates=False)
+def settle(kind: Any, place: Any, source: Any, level: Any) -> Any:
+    """Fold units that are linear on the box into what `source` has, as `level`, relax the rest; return their number."""
+    units, levels, opens, relaxed, s = place.units, place.levels, place.opens, place.relaxed, place.s
+    rank = s.shape[1]
+    row, knots = 3 * rank, 2 * rank
+    constants, middles, radii, lows, highs = row + CONSTANT, row + MIDDLE, row + RADIUS, row + LOW, row + HIGH
+    count = (units.shape[1] - knots - 2) // 3
+    slopes, rests = knots + count, knots + 2 * count + 1
+    for i in range(rank):
+        low, high = s[lows, i], s[highs, i]
+        s[middles, i], s[radii, i], s[constants, i] = 0.5 * (low + high), 0.5 * (high - low), 0.0
+        for k in range(rank):
+            s[i, k] = 0.0
+        for k in range(rank + 1):
+            levels[level, i, k] = levels[source, i, k]
+    kept, size_of_opens = 0, opens.shape[1] - 1
+    for position in range(opens[source, size_of_opens]):
+        j = opens[source, position]
         x, reach, size = 0.0, 0.0, 0.0
         for k in range(rank):
-            w = network.weights[j, k]
-            x += w * s.middle[k]
-            reach += abs(w) * s.radius[k]
-            size += abs(w * s.middle[k])
-        reach += ROUNDING * (reach + size)
-        if network.kind == PIECEWISE:
-            first, last = 0, network.knots.shape[1]
-            while first < last and network.knots[j, first] <= x - reach:
+            w = units[j, k]
+            x += w * s[middles, k]
+            reach += abs(w) * s[radii, k]
+            size += abs(w * s[middles, k])
+        reach += (rank + 4) * EPS * (reach + size)
+        if kind == PIECEWISE:
+            first, last = 0, count
+            while first < last and units[j, knots + first] <= x - reach:
                 first += 1
-            while last > first and network.knots[j, last - 1] >= x + reach:
+            while last > first and units[j, knots + last - 1] >= x + reach:
                 last -= 1
             if first == last:
-                slope, rest = network.slopes[j, first], network.intercepts[j, first]
+                slope, rest = units[j, slopes + first], units[j, rests + first]
                 for i in range(rank):
-                    v = network.outputs[j, i]
-                    constant[i] += v * rest
+                    v = units[j, rank + i]
+                    levels[level, i, rank] += v * rest
                     for k in range(rank):
-                        affine[i, k] += v * slope * network.weights[j, k]
+                        levels[level, i, k] += v * slope * units[j, k]
                 continue
-            slope, rest, width = relax_pieces(
-                network.knots[j], network.slopes[j], network.intercepts[j], x - reach, x + reach, first, last
-            )
+            slope, rest, width = relax_pieces(units, j, knots, slopes, x - reach, x + reach, first, last)
         else:
-            shift = network.intercepts[j, 0]
-            slope, rest, width = relax_smooth(network.kind, x - reach + shift, x + reach + shift)
+            shift = units[j, rests]
+            slope, rest, width = relax_smooth(kind, x - reach + shift, x + reach + shift)
             rest += slope * shift
-        levels.open_units[level, kept] = j
-        s.slope[kept], s.width[kept] = slope, width
+        opens[level, kept] = j
+        relaxed[kept, 0], relaxed[kept, 1] = slope, width
         kept += 1
         for i in range(rank):
-            v = network.outputs[j, i]
-            s.constant[i] += v * rest
+            v = units[j, rank + i]
+            s[constants, i] += v * rest
             for k in range(rank):
-                s.affine[i, k] += v * slope * network.weights[j, k]
-    levels.counts[level] = kept
-    s.affine[:] += affine
-    s.constant[:] += constant
+                s[i, k] += v * slope * units[j, k]
+    opens[level, size_of_opens] = kept
+    for i in range(rank):
+        s[constants, i] += levels[level, i, rank]
+        for k in range(rank):
+            s[i, k] += levels[level, i, k]
     return kept
 
 
-@compiled()
-def row_excludes(network, levels, level, s):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Whether some component of the relaxed map is away from zero on the whole box; fills in the rounding bounds."""
-    rank = s.middle.shape[0]
-    excluded = False
-    for i in range(rank):
-        value, room, error = s.constant[i], 0.0, network.error_constant[i]
-        for k in range(rank):
-            value += s.affine[i, k] * s.middle[k]
-            room += abs(s.affine[i, k]) * s.radius[k]
-            error += network.error_slope[i, k] * (abs(s.middle[k]) + s.radius[k])
-        s.error[i] = error
-        room += error
-        if abs(value) > room:
-            for position in range(levels.counts[level]):
-                room += abs(network.outputs[levels.open_units[level, position], i]) * s.width[position]
-            excluded = excluded or abs(value) > room
-    return excluded
+@compiled(allocates=False)
+def excess(place: Any, level: Any, i: Any) -> Any:
+    """Return by how much component i of the relaxed map stays away from zero on the whole box, and its size there.
+
+    Leaves the bound on its rounding error.
+    """
+    units, bounds, opens, relaxed, s = place.units, place.bounds, place.opens, place.relaxed, place.s
+    rank = s.shape[1]
+    row, last = 3 * rank, opens.shape[1] - 1
+    constants, middles, radii, errors = row + CONSTANT, row + MIDDLE, row + RADIUS, row + ERROR
+    value, room, error = s[constants, i], 0.0, bounds[i, rank]
+    for k in range(rank):
+        value += s[i, k] * s[middles, k]
+        room += abs(s[i, k]) * s[radii, k]
+        error += bounds[i, k] * (abs(s[middles, k]) + s[radii, k])
+    s[errors, i] = error
+    room += error
+    if abs(value) > room:
+        for position in range(opens[level, last]):
+            room += abs(units[opens[level, position], rank + i]) * relaxed[position, 1]
+    return abs(value) - room, abs(value)
 
 
-@compiled()
-def contract(network, levels, level, low, high, s):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Shrink the box to where the preconditioned relaxed map can vanish; return -1 if nowhere, 0 if it is singular.
+@compiled(allocates=False)
+def contract(place: Any, level: Any) -> Any:
+    """Shrink the box to where the preconditioned relaxed map can vanish; return what comes of it.
 
     Leaves the Newton step, the half-width of the image and the score of each dimension for splitting.
     """
-    rank = low.shape[0]
+    units, opens, relaxed, s = place.units, place.opens, place.relaxed, place.s
+    rank = s.shape[1]
+    row, last = 3 * rank, opens.shape[1] - 1
+    constants, middles, radii, errors, scores = row + CONSTANT, row + MIDDLE, row + RADIUS, row + ERROR, row + SCORE
+    steps, reaches, lows, highs = row + STEP, row + REACH, row + LOW, row + HIGH
+    excluded = False
     for i in range(rank):
-        s.score[i] = 0.0
-    if invert(s.affine, s.inverse, s.work) < 1e-13:
-        return 0
+        beyond, _ = excess(place, level, i)
+        excluded |= beyond > 0.0
+        s[scores, i] = 0.0
+    if excluded:
+        return EXCLUDED
+    if invert(s, rank) < SINGULAR_PIVOT:
+        return SINGULAR
     for i in range(rank):
         step, reach = 0.0, 0.0
         for k in range(rank):
-            value, off = s.constant[k], -1.0 if i == k else 0.0
+            value, off = s[constants, k], -1.0 if i == k else 0.0
             for m in range(rank):
-                value += s.affine[k, m] * s.middle[m]
-                off += s.inverse[i, m] * s.affine[m, k]
-            step += s.inverse[i, k] * value
-            reach += abs(s.inverse[i, k]) * s.error[k] + (abs(off) + 1e-15) * s.radius[k]
-        s.step[i], s.reach[i] = step, reach
-    for position in range(levels.counts[level]):
-        j = levels.open_units[level, position]
-        width = s.width[position]
-        harm, total = 0.0, 1e-300
+                value += s[k, m] * s[middles, m]
+                off += s[rank + i, m] * s[m, k]
+            step += s[rank + i, k] * value
+            reach += abs(s[rank + i, k]) * s[errors, k] + (abs(off) + (rank + 4) * EPS) * s[radii, k]
+        s[steps, i], s[reaches, i] = step, reach
+    for position in range(opens[level, last]):
+        j, width = opens[level, position], relaxed[position, 1]
+        harm, total = 0.0, TINY
         for i in range(rank):
             moved = 0.0
             for k in range(rank):
-                moved += s.inverse[i, k] * network.outputs[j, k]
+                moved += s[rank + i, k] * units[j, rank + k]
             moved = abs(moved) * width
-            s.reach[i] += moved
-            harm += moved / (s.radius[i] + 1e-300)
-            total += abs(network.weights[j, i]) * s.radius[i]
+            s[reaches, i] += moved
+            harm += moved / (s[radii, i] + TINY)
+            total += abs(units[j, i]) * s[radii, i]
         for k in range(rank):
-            s.score[k] += harm * abs(network.weights[j, k]) * s.radius[k] / total
+            s[scores, k] += harm * abs(units[j, k]) * s[radii, k] / total
     for i in range(rank):
-        middle, reach = s.middle[i] - s.step[i], s.reach[i] * (1 + 1e-14) + 1e-15 * abs(s.middle[i])
-        low[i], high[i] = max(low[i], middle - reach), min(high[i], middle + reach)
-        if low[i] > high[i]:
-            return -1
-    return 1
+        middle = s[middles, i] - s[steps, i]
+        reach = s[reaches, i] * (1.0 + 64.0 * EPS) + 4.0 * EPS * abs(s[middles, i])
+        s[lows, i], s[highs, i] = max(s[lows, i], middle - reach), min(s[highs, i], middle + reach)
+        if s[lows, i] > s[highs, i]:
+            return EMPTY
+    return SHRUNK

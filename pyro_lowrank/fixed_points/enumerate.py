@@ -7,40 +7,37 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pyro_lowrank.fixed_points.arrangement import DOUBTFUL, Arrangement
-from pyro_lowrank.fixed_points.flats import on_set
-from pyro_lowrank.fixed_points.found import FixedSet, Found
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
-from pyro_lowrank.fixed_points.progress import Progress
-from pyro_lowrank.fixed_points.regions import Collection, Pieces, prune
+from pyro_lowrank.fixed_points.arrangement import Arrangement
+from pyro_lowrank.fixed_points.check import checked
+from pyro_lowrank.fixed_points.found import Found
+from pyro_lowrank.fixed_points.network import PIECEWISE, Network
+from pyro_lowrank.fixed_points.options import Options
+from pyro_lowrank.fixed_points.reduce import reduce
+from pyro_lowrank.fixed_points.regions import Pieces
+from pyro_lowrank.fixed_points.search import degree_of_bounded
 from pyro_lowrank.fixed_points.zeros import RegionZeros
 
+# Linear regions between two looks at the clock, at first.
+_REGIONS = 256
 
-def enumerate_regions(
-    network: Network,
-    *,
-    max_boxes: int | None = None,
-    max_seconds: float | None = None,
-    progress: Progress | None = None,
-) -> Found:
+
+def enumerate_regions(network: Network, options: Options = Options()) -> Found:  # noqa: B008
     r"""Solve :math:`G(z) = 0` on every linear region of a network of piecewise-linear units.
 
     The knots of unit j are the hyperplanes :math:`w_j \cdot z = c_{jk}`, which cut latent space into regions where G
     is affine. `Arrangement` gives all of them, whatever their position, through the vertices; that is Proposition 1 of
     the paper made independent of general position. Of each region with an invertible matrix, the one zero of its
     affine map is a fixed point if it lies in the region's closure. Where the matrix is singular, the zeros are a flat,
-    and the part within the region is reported as a set. So the list is complete up to rounding: `complete` is False
-    where vertices are badly determined, where a zero may hide in a region thinner than the error of its vertex, or
-    where a singular matrix leaves it open whether there are zeros.
+    and the part within the region is reported as a set. What doubles cannot decide, whether a hyperplane passes through
+    a vertex, a zero lies in its region or a matrix is singular, is decided without rounding. `complete` is False where
+    time was too short, or numbers were too large for doubles.
 
     The expected index sum counts, with signs, where G takes another value, drawn at random. If no region is singular, G
     goes to infinity with z, and both sums are its degree; else it is None, unless the units are bounded.
 
     Args:
         network: of piecewise-linear units.
-        max_boxes: stop, incomplete, after so many regions.
-        max_seconds: stop, incomplete, after so long.
-        progress: called now and then with the numbers of regions and fixed points.
+        options: budgets, of regions and time, and progress.
 
     Raises:
         ValueError: if the units are not piecewise linear.
@@ -60,93 +57,80 @@ def enumerate_regions(
         raise ValueError(
             "Only piecewise-linear units have linear regions to enumerate; use method='certified' or 'search'."
         )
-    walk = _Walk(prune(network))
-    until = None if max_seconds is None else time.monotonic() + max_seconds
+    walk = _Walk(network, options)
     interrupted, finished = False, False
     try:
         for pieces in walk.regions():
-            room = len(pieces) if max_boxes is None else max_boxes - walk.zeros.count
-            walk.visit(pieces[:room])
-            if progress is not None:
-                progress(walk.zeros.count, len(walk.zeros))
-            if room < len(pieces) or (until is not None and time.monotonic() > until):
+            room = len(pieces) if options.max_boxes is None else options.max_boxes - walk.zeros.count
+            if not walk.visit(pieces[:room]) or room < len(pieces):
                 break
         else:
             finished = True
+    except OverflowError:
+        # Numbers of the arrangement that are too large for doubles.
+        finished = False
     except KeyboardInterrupt:
         interrupted = True
-    return walk.found(finished=finished, interrupted=interrupted)
+    return checked(network, walk.found(finished=finished, interrupted=interrupted), walk.network.scale)
 
 
 class _Walk:
     """Visits regions and keeps what they hold."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.zeros = RegionZeros(network)
-        self.others = Collection()
+    def __init__(self, network: Network, options: Options) -> None:
+        self.whole, self.network, self.options = network, reduce(network), options
+        self.until = options.until()
+        self.zeros = RegionZeros(self.network)
         generator = np.random.default_rng(0)
-        # Every knot of every unit is a hyperplane, unit after unit.
-        normals = np.repeat(network.weights, network.knots.shape[1], 0)
-        self.arrangement = Arrangement(normals, network.knots.ravel(), generator) if len(normals) else None
-        scale = 1 + float(np.abs(network.constant).max(initial=0))
-        self.target: Array = scale * generator.normal(size=network.rank)
+        # Where G takes another value, drawn at random.
+        value = generator.normal(size=network.rank) * (network.error_constant + network.error_slope.max(1)) * 2.0**52
+        self.others = RegionZeros(reduce(network.plus(-value)))
+        self.generator = generator
+        self.solved = 0
 
     def regions(self) -> Iterator[Pieces]:
-        """Yield the pieces that the units are on in each region, `regions x units` at a time."""
+        """Yield the pieces that the units are on in each region, `regions x units` at a time, until time is over."""
         units, knots = self.network.knots.shape
-        if self.arrangement is None:
+        if not units * knots:
             yield np.zeros((1, units), dtype=np.int64)
             return
-        for signs in self.arrangement.cells():
+        # Every knot of every unit is a hyperplane, unit after unit.
+        which = np.divmod(np.arange(units * knots), knots)
+        planes = Arrangement(*self.zeros.exact.hyperplanes(*which), self.generator)
+        for signs in planes.cells():
+            # On a line, vertices are the knots themselves.
+            self.solved = planes.solved if planes.normals.shape[1] > 1 else 0
             yield (signs > 0).reshape(len(signs), units, knots).sum(2, dtype=np.int64)
 
-    def visit(self, pieces: Pieces) -> None:
-        """Find the zeros, and where another value is taken, within the closures of some regions."""
-        self.zeros.visit(pieces)
-        if not self.network.is_bounded:
-            other = self.zeros.affine.solve(pieces, self.target)
-            for row in np.flatnonzero(other.inside):
-                self.others.add(other.points[row], float(other.errors[row]), int(other.signs[row]))
-
-    def _hides_zeros(self, points: Array, sets: tuple[FixedSet, ...]) -> bool:
-        """Whether a zero could lie in a region thinner than the error of a vertex that it is at."""
-        if self.arrangement is None or not self.arrangement.degenerate:
-            return False
-        vertices = np.array([vertex for vertex, _ in self.arrangement.degenerate])
-        rooms = np.array([room for _, room in self.arrangement.degenerate])
-        network = self.network
-        gains = np.abs(network.outputs).T * np.abs(network.slopes).max(1)
-        steepness = (np.abs(network.affine) + gains @ np.abs(network.weights)).sum(1)
-        change = 4 * rooms[:, None] * steepness + network.error(vertices)
-        suspect = (np.abs(network.value(vertices)) <= change).all(1)
-        for vertex, room in zip(vertices[suspect], rooms[suspect], strict=True):
-            near = np.linalg.norm(points - vertex, axis=1) <= 1e-6 * (1 + np.abs(vertex).max()) + room
-            if not near.any() and not any(on_set(vertex, piece) for piece in sets):
-                return True
-        return False
+    def visit(self, pieces: Pieces) -> bool:
+        """Find the zeros, and where another value is taken, in some regions; return whether there was time."""
+        for start in range(0, max(len(pieces), 1), _REGIONS):
+            if time.monotonic() > self.until:
+                return False
+            some = pieces[start : start + _REGIONS]
+            self.zeros.visit(some)
+            if not self.network.is_bounded:
+                self.others.visit(some)
+            self.options.tell(self.zeros.count, len(self.zeros))
+        return True
 
     def found(self, *, finished: bool, interrupted: bool) -> Found:
         """Return what was found so far."""
-        points, sets, index_sum = self.zeros.collect()
-        arrangement = self.arrangement
-        certain = self.zeros.is_certain and not self._hides_zeros(points, sets)
-        certain = certain and (arrangement is None or arrangement.worst < DOUBTFUL)
-        # On a line, vertices are the knots themselves.
-        solved = 0 if arrangement is None or arrangement.normals.shape[1] < 2 else arrangement.solved
+        known = self.zeros.collect(self.until)
         return Found(
-            points=points,
-            sets=sets,
-            complete=finished and certain and not interrupted,
+            points=known.points,
+            sets=known.sets,
+            on_knot=known.on_knot,
+            complete=finished and self.zeros.is_certain and not interrupted,
             boxes=self.zeros.count,
-            solves=self.zeros.count + solved,
+            solves=self.zeros.count + self.solved,
             open_boxes=np.zeros((0, 2, self.network.rank)),
-            index_sum=index_sum,
+            index_sum=known.index_sum,
             expected_index_sum=self._degree() if finished else None,
             interrupted=interrupted,
         )
 
     def _degree(self) -> int | None:
         if self.network.is_bounded:
-            return int(np.sign(np.linalg.det(-self.network.affine))) or None
-        return None if self.zeros.singular else self.others.index_sum()
+            return degree_of_bounded(self.network)
+        return None if self.zeros.singular or not self.others.is_certain else self.others.collect(self.until).index_sum

@@ -6,17 +6,14 @@ import time
 
 from numpy.typing import ArrayLike
 
-from pyro_lowrank.errors import check_choice, check_positive, check_positive_int
 from pyro_lowrank.fixed_points.certified import certify
 from pyro_lowrank.fixed_points.enumerate import enumerate_regions
-from pyro_lowrank.fixed_points.found import Found
+from pyro_lowrank.fixed_points.explore import prepare
 from pyro_lowrank.fixed_points.network import Network, build_network
-from pyro_lowrank.fixed_points.progress import Progress
+from pyro_lowrank.fixed_points.options import Options, Progress
 from pyro_lowrank.fixed_points.result import FixedPoints, complete_result
 from pyro_lowrank.fixed_points.search import search
 from pyro_lowrank.piecewise import PiecewiseLinear
-
-METHODS = ("certified", "enumerate", "search")
 
 
 def find_fixed_points(
@@ -57,8 +54,8 @@ def find_fixed_points(
         constant: c, a constant drive of each latent, `rank`.
         method: `"certified"`, `"enumerate"` or `"search"`.
         max_boxes: stop, incomplete, after so many boxes, or linear regions, or starts of Newton's method.
-        max_seconds: stop, incomplete, after so long, in seconds. The certified method spends the last tenth on a search
-            in the boxes that are open.
+        max_seconds: stop, incomplete, after so long, in seconds, compiling not counted. The certified method spends the
+            last tenth on a search in the boxes that are open.
         threads: of the certified method; as many as there are cores if None.
         num_starts: most starts of a search.
         constrained: whether a search starts only in linear regions that exist.
@@ -81,17 +78,8 @@ def find_fixed_points(
         Eisenmann et al. (2023), "Bifurcations and loss jumps in RNN training", NeurIPS.
     """
     network = build_network(decay, left, right, bias, activation, input_current, constant)
-    return fixed_points_of(
-        network,
-        method=method,
-        max_boxes=max_boxes,
-        max_seconds=max_seconds,
-        threads=threads,
-        num_starts=num_starts,
-        constrained=constrained,
-        seed=seed,
-        progress=progress,
-    )
+    options = Options(method, max_boxes, max_seconds, threads, num_starts, constrained, seed, progress)
+    return analyse(network, options)
 
 
 def fixed_points_of(
@@ -106,45 +94,34 @@ def fixed_points_of(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> FixedPoints:
-    """Find the fixed points of a network that is built already; see `find_fixed_points`.
+    """Find the fixed points of a network that is built already; the options, and errors, as of `find_fixed_points`.
 
     Args:
         network: as `build_network`, or one of the adapters, returns it.
-        method: as of `find_fixed_points`.
-        max_boxes: as of `find_fixed_points`.
-        max_seconds: as of `find_fixed_points`.
-        threads: as of `find_fixed_points`.
-        num_starts: as of `find_fixed_points`.
-        constrained: as of `find_fixed_points`.
-        seed: as of `find_fixed_points`.
-        progress: as of `find_fixed_points`.
+    """
+    options = Options(method, max_boxes, max_seconds, threads, num_starts, constrained, seed, progress)
+    return analyse(network, options)
+
+
+def analyse(network: Network, options: Options) -> FixedPoints:
+    """Find the fixed points of a network by the method that was chosen.
+
+    Args:
+        network: as `build_network`, or one of the adapters, returns it.
+        options: the method, its budgets, and so on.
 
     Raises:
-        ValueError: as of `find_fixed_points`.
+        ValueError: if units that are not piecewise linear are to be enumerated.
+
+    Example::
+
+        >>> network = build_network(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0])
+        >>> len(analyse(network, Options("enumerate")))
+        3
     """
-    check_choice("method", method, METHODS)
-    if max_boxes is not None:
-        check_positive_int("max_boxes", max_boxes)
-    if max_seconds is not None:
-        check_positive("max_seconds", max_seconds)
-    if threads is not None:
-        check_positive_int("threads", threads)
-    check_positive_int("num_starts", num_starts)
-    check_positive_int("seed", seed, minimum=0)
+    method = {"certified": certify, "enumerate": enumerate_regions, "search": search}[options.method]
+    if options.method == "certified":
+        prepare()
     start = time.perf_counter()
-    found: Found
-    if method == "certified":
-        found = certify(network, max_boxes=max_boxes, max_seconds=max_seconds, threads=threads, progress=progress)
-    elif method == "enumerate":
-        found = enumerate_regions(network, max_boxes=max_boxes, max_seconds=max_seconds, progress=progress)
-    else:
-        found = search(
-            network,
-            max_boxes=10_000 if max_boxes is None else max_boxes,
-            num_starts=num_starts,
-            max_seconds=max_seconds,
-            constrained=constrained,
-            seed=seed,
-            progress=progress,
-        )
-    return complete_result(network, found, method=method, seconds=time.perf_counter() - start)
+    found = method(network, options)
+    return complete_result(network, found, method=options.method, seconds=time.perf_counter() - start)

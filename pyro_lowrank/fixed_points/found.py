@@ -52,6 +52,7 @@ class Found:
         index_sum: sum of the signs of det(I - J) over the isolated zeros, or None where it is not defined.
         expected_index_sum: the degree that the map at infinity must have, or None where it is not known.
         interrupted: whether the user stopped the search.
+        on_knot: which units are on a knot at each of the points, `points x units`, if that is known without rounding.
         margin: bound on the rounding error of the map that was added to every decision, or None if there was none.
     """
 
@@ -66,3 +67,4 @@ class Found:
     expected_index_sum: int | None = None
     interrupted: bool = False
     margin: float | None = None
+    on_knot: NDArray[np.bool_] | None = None

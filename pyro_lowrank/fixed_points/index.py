@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pyro_lowrank.fixed_points.cones import regions_around
-from pyro_lowrank.fixed_points.network import Array, Network, from_units
-from pyro_lowrank.fixed_points.regions import AffinePieces, Collection
+from pyro_lowrank.fixed_points.exact import Exact, ExactFlat, Sides
+from pyro_lowrank.fixed_points.network import Array
+
+_TRIES = 5
 
 
-def index_at(network: Network, point: Array, error: float) -> int | None:
-    r"""Return the index of an isolated zero of a piecewise-linear network, which is how often it counts in the sum.
+def index_at(exact: Exact, sides: Sides, until: float = np.inf) -> int | None:
+    r"""Return the index of an isolated zero that lies on knots, which is how often it counts in the sum.
 
-    Away from all knots the index is sign det(I - J). Else it is the degree of the map's piecewise-linear cone at the
-    zero: with signs, how often the cone takes a value drawn at random.
+    It is the degree of the map's piecewise-linear cone at the zero: with signs, how often the cone takes a value drawn
+    at random. Nothing is rounded, so a value is taken inside of a side or it is not.
 
     Args:
-        network: of piecewise-linear units, pruned.
-        point: the zero, `rank`.
-        error: how far it may be from the true one.
+        exact: the network.
+        sides: the pieces that the zero touches.
+        until: by `time.monotonic`, when to give up.
 
     Returns:
-        The index, or None if the cone is singular on a side, or has too many sides.
+        The index, or None if the cone has too many sides, or time is over.
     """
-    x = point @ network.weights.T
-    room = error * np.linalg.norm(network.weights, axis=1) + 1e-14 * np.abs(x)
-    first = (network.knots < (x - room)[:, None]).sum(1)
-    last = (network.knots <= (x + room)[:, None]).sum(1)
-    unit = np.arange(network.units)
-    before, after = network.slopes[unit, first], network.slopes[unit, last]
-    bends = before != after
-    affine = network.affine + (network.outputs * np.where(bends, 0.0, before)[:, None]).T @ network.weights
-    count = int(bends.sum())
-    if not count:
-        return int(np.sign(np.linalg.det(-affine)))
-    cone = from_units(
-        affine,
-        np.zeros(network.rank),
-        network.weights[bends],
-        network.outputs[bends],
-        intercepts=np.zeros((count, 2)),
-        knots=np.zeros((count, 1)),
-        slopes=np.stack([before[bends], after[bends]], 1),
-    )
-    return degree(cone, np.random.default_rng(1).normal(size=network.rank))
+    bends = exact.bends(sides)
+    generator = np.random.default_rng(1)
+    for _ in range(_TRIES):
+        value = generator.integers(-(2**40), 2**40, size=len(exact.scale)).astype(np.float64)
+        index = _degree(exact, sides, bends, value, until)
+        if index is not None or time.monotonic() > until:
+            return index
+    return None
 
 
-def degree(network: Network, target: Array) -> int | None:
-    """Return how often, with signs, a cone takes a value; None if a side is singular, or there are too many sides."""
-    every = regions_around(network, np.zeros(network.units, dtype=np.int64), np.ones(network.units, dtype=np.int64))
-    if every is None:
-        return None
-    pieces, zeros = AffinePieces(network), Collection()
-    for chunk in every:
-        solved = pieces.solve(chunk, target)
-        if not solved.signs.all():
-            return None
-        for row in np.flatnonzero(solved.inside):
-            zeros.add(solved.points[row], float(solved.errors[row]), int(solved.signs[row]))
-    return zeros.index_sum()
+def _degree(exact: Exact, sides: Sides, bends: NDArray[np.bool_], value: Array, until: float) -> int | None:
+    """Return how often, with signs, the cone takes a value; None if it takes it between sides, or cannot be told."""
+    every = regions_around(exact, sides.first, np.where(bends, sides.last, sides.first), is_point=True)
+    total, seen = 0, set[bytes]()
+    for chunk in every or ():
+        for pieces in chunk:
+            if pieces.tobytes() in seen:
+                continue
+            seen.add(pieces.tobytes())
+            taken = exact.solve(pieces, value=value)
+            if isinstance(taken, ExactFlat) or time.monotonic() > until:
+                return None
+            if taken is None:
+                continue
+            signs = exact.along(taken[0])[bends] * np.where(pieces[bends] == sides.first[bends], -1, 1)
+            if (signs > 0).all():
+                total += taken[1]
+            elif (signs >= 0).all():
+                return None
+    return None if every is None else total

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_lowrank.errors import check_choice
+from pyro_lowrank.fixed_points.rounding import TINY, rounding
 from pyro_lowrank.piecewise import PiecewiseLinear, named_piecewise
 
 Array = NDArray[np.float64]
@@ -18,6 +22,27 @@ LARGEST = 1e75
 PIECEWISE, TANH, SOFTPLUS = 0, 1, 2
 _SMOOTH = {"tanh": TANH, "softplus": SOFTPLUS}
 _NAMES = ("relu", "clipped_relu", "identity", "tanh", "softplus")
+
+
+class Source(NamedTuple):
+    """What knots, slopes and intercepts were computed from, without the rounding."""
+
+    shape: PiecewiseLinear
+    bias: Array
+    """`units`."""
+    current: Array
+    """`units`."""
+
+
+class Reduced(NamedTuple):
+    """Where a network comes from that has fewer units and scaled latents."""
+
+    network: Network
+    """The whole one."""
+    kept: NDArray[np.int64]
+    """Which of its units are left."""
+    scale: Array
+    """Its latents are these times the latents here, powers of two, `rank`."""
 
 
 class Network(NamedTuple):
@@ -51,6 +76,24 @@ class Network(NamedTuple):
     """Sums of absolute terms of G per unit of abs(z), `rank x rank`, times the rounding of one operation."""
     error_constant: Array
     """The same for the terms that do not depend on z, `rank`."""
+    knot_sizes: Array
+    """The largest number that a knot of each unit is a sum of, `units`."""
+    rest: Array
+    """What rounding left out of A, `rank x rank`."""
+    source: Source | None = None
+    """What the units were declared as; None if the arrays above are exact."""
+    reduced: Reduced | None = None
+    """What it was made from, or None if it is whole."""
+
+    @property
+    def origin(self) -> Reduced:
+        """What it was made from, itself if it is whole."""
+        return self.reduced or Reduced(self, np.arange(self.units), np.ones(self.rank))
+
+    @property
+    def scale(self) -> Array:
+        """The latents of the network that it was made from are these times its own, `rank`."""
+        return self.origin.scale
 
     @property
     def rank(self) -> int:
@@ -68,6 +111,11 @@ class Network(NamedTuple):
         if self.kind != PIECEWISE:
             return self.kind == TANH
         return not (self.slopes[:, 0].any() or self.slopes[:, -1].any())
+
+    def plus(self, value: Array) -> Network:
+        """Return the network of the map G + value, up to the rounding of its constant."""
+        error = rounding(self.units + 3 * self.rank + 16) * np.abs(value)
+        return self._replace(constant=self.constant + value, error_constant=self.error_constant + error, reduced=None)
 
     def rates(self, z: Array) -> tuple[Array, Array, Array]:
         """Return the units' outputs f, the slopes there and the pieces they are on, each `... x units`."""
@@ -164,7 +212,7 @@ def build_network(
     constant = np.zeros(rank) if constant is None else _finite("constant", constant, (rank,))
     a = _numbers("decay", decay)
     a = _finite("decay", a, ((), (rank,), (rank, rank))[min(a.ndim, 2)])
-    affine = (a if a.ndim == 2 else np.diag(np.broadcast_to(a, rank))) - np.eye(rank)
+    affine, rest = exact_difference(a if a.ndim == 2 else np.diag(np.broadcast_to(a, rank)), np.eye(rank))
     if not isinstance(activation, PiecewiseLinear):
         if not isinstance(activation, str):
             raise TypeError(
@@ -174,9 +222,20 @@ def build_network(
         check_choice("activation", activation, _NAMES)
         if activation in _SMOOTH:
             offset = (current - bias)[:, None]
-            return from_units(affine, constant, left, right.T, kind=_SMOOTH[activation], intercepts=offset)
+            return from_units(affine, constant, left, right.T, kind=_SMOOTH[activation], intercepts=offset, rest=rest)
         activation = named_piecewise(activation)
-    return from_units(affine, constant, left, right.T, **_pieces(activation, bias, current))
+    return from_units(affine, constant, left, right.T, rest=rest, **_pieces(activation, bias, current))
+
+
+def exact_difference(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return a - b, rounded, and what rounding left out, each as `a`.
+
+    References:
+        Knuth (1969), "The art of computer programming", volume 2, 4.2.2, theorem B.
+    """
+    difference = a - b
+    part = difference - a
+    return difference, (a - (difference - part)) - (b + part)
 
 
 def _pieces(shape: PiecewiseLinear, bias: Array, current: Array) -> dict[str, Any]:
@@ -184,20 +243,61 @@ def _pieces(shape: PiecewiseLinear, bias: Array, current: Array) -> dict[str, An
     units, count = len(bias), len(shape.hinges)
     changes = np.array([change for change, _, _ in shape.hinges], dtype=float)
     knots = np.stack([knot + gain * bias for _, knot, gain in shape.hinges], 1) if count else np.zeros((units, 0))
-    order = np.argsort(knots, axis=1, kind="stable")
+    order = knot_order(shape, bias)
     knots = np.take_along_axis(knots, order, 1)
     steps = (
         np.broadcast_to(changes, (units, count))[np.arange(units)[:, None], order] if count else np.zeros_like(knots)
     )
     zero = np.zeros((units, 1))
     slopes = shape.slopes[0] + np.concatenate([zero, steps.cumsum(1)], 1)
-    if shape.slopes[-1] == 0:
-        # Sums of the changes leave a rest where the declaration says that the function is flat.
-        slopes[:, -1] = 0.0
+    # Sums of the changes leave a rest: where knots are in turn, and last of all, the slope is the declared one.
+    in_turn = (order == np.arange(count)).all(1)
+    slopes[in_turn], slopes[:, -1] = shape.slopes, shape.slopes[-1]
     base = -shape.slopes[0] * bias[:, None]
     intercepts = base - np.concatenate([zero, (steps * knots).cumsum(1)], 1)
     intercepts = intercepts + slopes * current[:, None]
-    return {"knots": knots - current[:, None], "slopes": slopes, "intercepts": intercepts}
+    terms = sum((abs(knot) + abs(gain) * np.abs(bias) for _, knot, gain in shape.hinges), np.abs(bias))
+    return {
+        "knots": knots - current[:, None],
+        "slopes": slopes,
+        "intercepts": intercepts,
+        "knot_sizes": terms + np.abs(current),
+        "source": Source(shape, bias, current),
+    }
+
+
+def exact_sum(*parts: Array) -> Array:
+    """Return the sum of arrays, rounded once."""
+    return np.vectorize(lambda *terms: math.fsum(terms), otypes=[np.float64])(*parts)
+
+
+def _takes_one_operation(shape: PiecewiseLinear) -> bool:
+    """Whether knots and intercepts are differences of two given numbers, and so exact up to their own last place."""
+    return set(shape.slopes) <= {0.0, 1.0} and not any(shape.knots) and set(shape.gains) <= {-1.0, 0.0, 1.0}
+
+
+def knot_order(shape: PiecewiseLinear, bias: Array) -> NDArray[np.int64]:
+    """Return the order of each unit's knots as they lie without rounding, `units x knots`."""
+    count = len(shape.hinges)
+    if count < 2 or len(set(shape.gains)) == 1:
+        return np.broadcast_to(np.arange(count), (len(bias), count))
+    if any(shape.knots) or not set(shape.gains) <= {-1.0, 0.0, 1.0}:
+        rows = [[Fraction(c) + Fraction(g) * Fraction(h) for _, c, g in shape.hinges] for h in bias.tolist()]
+        return np.array([sorted(range(count), key=row.__getitem__) for row in rows]).reshape(-1, count)
+    return np.argsort(np.stack([gain * bias for gain in shape.gains], 1), axis=1, kind="stable")
+
+
+def distinct_knots(network: Network) -> NDArray[np.bool_]:
+    """Return whether each knot but the last of a unit lies before the next, without rounding, `units x (knots - 1)`."""
+    distinct = np.diff(network.knots, axis=1) > 0
+    if network.source is None:
+        return distinct
+    shape, bias, _ = network.source
+    for unit in np.flatnonzero(~distinct.all(1)):
+        h = Fraction(float(bias[unit]))
+        exact = sorted(Fraction(knot) + Fraction(gain) * h for _, knot, gain in shape.hinges)
+        distinct[unit] = [a < b for a, b in pairwise(exact)]
+    return distinct
 
 
 def from_units(
@@ -210,6 +310,10 @@ def from_units(
     intercepts: Array,
     knots: Array | None = None,
     slopes: Array | None = None,
+    knot_sizes: Array | None = None,
+    rest: Array | None = None,
+    source: Source | None = None,
+    reduced: Reduced | None = None,
 ) -> Network:
     """Return the network of these parts, with the bounds on its rounding errors."""
     units = len(weights)
@@ -218,10 +322,15 @@ def from_units(
     steep = np.abs(slopes).max(1, initial=0)
     gain = np.abs(outputs).T
     # Each term of G passes through at most this many additions and products, each off by half an ulp of its size.
-    rounding = (units + 3 * len(constant) + 16) * np.finfo(float).eps
-    error_slope = rounding * (np.abs(affine) + (gain * steep) @ np.abs(weights))
-    size = np.abs(intercepts).max(1, initial=0) + steep * np.abs(knots).max(1, initial=0) + (kind != PIECEWISE)
-    error_constant = rounding * (np.abs(constant) + gain @ size)
+    relative = rounding(units + 3 * len(constant) + 16)
+    error_slope = relative * (np.abs(affine) + (gain * steep) @ np.abs(weights))
+    terms = np.abs(knots).max(1, initial=0)
+    if knot_sizes is not None and source is not None and not _takes_one_operation(source.shape):
+        # Sums of several terms may be smaller than these are.
+        terms = np.maximum(terms, knot_sizes)
+    size = np.abs(intercepts).max(1, initial=0) + steep * terms + (kind != PIECEWISE)
+    # Numbers below the smallest normal one are rounded to multiples of another.
+    error_constant = relative * (np.abs(constant) + gain @ size) + units * TINY
     return Network(
         affine=np.ascontiguousarray(affine),
         constant=np.ascontiguousarray(constant),
@@ -233,4 +342,8 @@ def from_units(
         intercepts=np.ascontiguousarray(intercepts),
         error_slope=error_slope,
         error_constant=error_constant,
+        knot_sizes=np.abs(knots).max(1, initial=0) if knot_sizes is None else knot_sizes,
+        rest=np.zeros(affine.shape) if rest is None else rest,
+        source=source,
+        reduced=reduced,
     )

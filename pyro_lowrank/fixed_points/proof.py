@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyro_lowrank.fixed_points.network import TANH, Array, Network
+from pyro_lowrank.fixed_points.rounding import EPS, TINY, rounding
 
 _STEPS = 50
 _SLOW_STEPS = 8
@@ -22,6 +23,17 @@ class Proved(NamedTuple):
     """Half the side of the cube around it."""
     sign: int
     """Of det(I - J) there."""
+    error: float
+    """How far the zero may be from the point."""
+
+
+def are_apart(proved: list[Proved]) -> bool:
+    """Whether no two of some proved zeros can be the same."""
+    for index, one in enumerate(proved):
+        for other in proved[:index]:
+            if np.abs(one.point - other.point).max() <= one.error + other.error:
+                return False
+    return True
 
 
 def newton(network: Network, z: Array) -> Array | None:
@@ -38,7 +50,7 @@ def newton(network: Network, z: Array) -> Array | None:
         slow, last = slow + (size > 0.75 * last), size
         if not np.isfinite(z).all() or slow > _SLOW_STEPS:
             break
-        if size <= 4e-16 * (1 + np.abs(z).max()):
+        if size <= 2 * EPS * (1 + np.abs(z).max()):
             return z
     is_zero = np.isfinite(z).all() and (np.abs(network.value(z)) <= 8 * network.error(z)).all()
     return z if is_zero else None
@@ -59,7 +71,7 @@ def _slope_ranges(network: Network, x: Array, reach: Array) -> tuple[Array, Arra
     lowest, highest = np.minimum(*ends), np.maximum(*ends)
     if network.kind == TANH:
         highest = np.where((low <= 0) & (high >= 0), 1.0, highest)
-    return lowest * (1 - 1e-14) - 1e-300, highest * (1 + 1e-14)
+    return lowest * (1 - rounding(64)) - TINY, highest * (1 + rounding(64))
 
 
 def prove(network: Network, point: Array) -> Proved | None:
@@ -84,14 +96,16 @@ def prove(network: Network, point: Array) -> Proved | None:
     gains = np.abs(inverse @ network.outputs.T)
     slack = np.abs(inverse) @ network.error_slope
 
+    slips = rounding(network.rank + 4) * (size + np.abs(network.intercepts[:, 0]))
+
     def contraction(radius: float) -> float:
         """The bound q on the cube of that radius, which grows with the radius."""
-        reach = np.abs(network.weights).sum(1) * radius + 1e-15 * (size + 1)
+        reach = np.abs(network.weights).sum(1) * radius + slips
         lowest, highest = _slope_ranges(network, x, reach)
         middle = network.affine + (network.outputs.T * (0.5 * (lowest + highest))) @ network.weights
         spread = (gains * (0.5 * (highest - lowest))) @ np.abs(network.weights)
         rest = np.abs(np.eye(network.rank) - inverse @ middle) + spread + slack
-        return float(rest.sum(1).max()) * (1 + 1e-12)
+        return float(rest.sum(1).max()) * (1 + rounding(4096))
 
     if not contraction(residual) < 1:
         # No cube can hold a step as long as the residual and contract.
@@ -99,6 +113,7 @@ def prove(network: Network, point: Array) -> Proved | None:
     radii = _RADII * (1 + np.abs(point).max())
     for radius in radii[radii >= residual].tolist():
         q = contraction(radius)
-        if q < 1 and residual <= (1 - q) * radius * (1 - 1e-12):
-            return Proved(point, radius, int(np.sign(np.linalg.det(-jacobian))))
+        if q < 1 and residual <= (1 - q) * radius * (1 - rounding(4096)):
+            error = residual / (1 - q)
+            return Proved(point, radius, int(np.linalg.slogdet(-jacobian).sign), float(error))
     return None

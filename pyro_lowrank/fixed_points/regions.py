@@ -1,4 +1,4 @@
-"""Zeros of a piecewise-linear network within given linear regions."""
+"""Zeros of a piecewise-linear network within given linear regions, as far as doubles can tell."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network, from_units
+from pyro_lowrank.fixed_points.network import Array, Network
+from pyro_lowrank.fixed_points.rounding import inverses, rounding, sizes
 
 Pieces = NDArray[np.int64]
 
+_ROUGH = 2.0**-20
+"""Zeros that have a latent whose error is larger than this share of it are found without rounding."""
+
 
 class Solved(NamedTuple):
-    """The one zero of each region's affine map, or that it has none or many."""
+    """The one zero of each region's affine map, or that doubles cannot tell it."""
 
     points: Array
-    """`regions x rank`, NaN where the map is singular."""
+    """`regions x rank`, NaN where the map is singular to rounding."""
     errors: Array
-    """How far rounding may have moved each, `regions`."""
+    """How far each may be from the true one, `regions x rank`."""
     signs: NDArray[np.int64]
     """Sign of det(I - J), `regions`; 0 where the map is singular to rounding."""
     inside: NDArray[np.bool_]
-    """Whether the zero lies in the region itself, give or take its error, `regions`."""
+    """Whether the zero lies in the region's interior, whatever its error, `regions`."""
+    unsure: NDArray[np.bool_]
+    """Whether its error does not tell if it lies in the region, or the map is singular to rounding, `regions`."""
 
 
 class AffinePieces:
@@ -39,8 +45,11 @@ class AffinePieces:
         self._unit = np.arange(units)
         infinity = np.full((units, 1), np.inf)
         self._edges = np.concatenate([-infinity, network.knots, infinity], 1)
-        self._reach = np.linalg.norm(network.weights, axis=1)
-        self.rounding = 4 * float(np.linalg.norm(network.error_slope))
+        self._reach = np.abs(network.weights).T
+        self._room = rounding(4) * network.knot_sizes
+        # Whether nothing was added up to make the constant of a region where no unit adds any.
+        whole = network.origin.network
+        self._has_no_constant = network.units == whole.units and not whole.constant.any()
 
     def matrices(self, pieces: Pieces) -> tuple[Array, Array]:
         """Return the matrix, `regions x rank x rank`, and constant, `regions x rank`, of G on each region."""
@@ -49,88 +58,55 @@ class AffinePieces:
         matrix = (slopes @ self._outer).reshape(len(pieces), network.rank, network.rank)
         return network.affine + matrix, network.constant + rests @ network.outputs
 
-    def bounds(self, pieces: Pieces) -> tuple[Array, Array]:
-        """Return the lowest and highest current of each unit on its piece, `regions x units` each."""
-        return self._edges[self._unit, pieces], self._edges[self._unit, pieces + 1]
+    def solve(self, pieces: Pieces) -> Solved:
+        r"""Find where G vanishes on each region, pieces `regions x units`.
 
-    def contain(self, pieces: Pieces, points: Array, errors: Array) -> NDArray[np.bool_]:
-        """Whether each point, with an error, lies on the pieces of its row."""
-        x = points @ self.network.weights.T
-        low, high = self.bounds(pieces)
-        room = errors[:, None] * self._reach + 4e-16 * self.network.rank * np.abs(x)
-        return np.asarray(((x >= low - room) & (x <= high + room)).all(1))
+        With Y the computed inverse of a region's matrix M and :math:`E = |I - Y M| + |Y| \delta`, of which
+        :math:`\delta` bounds the rounding of M, and with r the residual of z, the zero lies within
 
-    def solve(self, pieces: Pieces, target: Array | None = None) -> Solved:
-        """Find where G equals `target`, zero if None, on each region, pieces `regions x units`."""
+        .. math:: |Y|\, |r| + E\, \frac{\max |Y| |r|}{1 - \|E\|_\infty}
+
+        of z, if the norm is below 1; here it must be below a half. M is regular then, with the sign of Y.
+        """
         matrix, constant = self.matrices(pieces)
-        if target is not None:
-            constant = constant - target
         count, rank = constant.shape
-        points, errors = np.full((count, rank), np.nan), np.full(count, np.inf)
+        points, errors = np.full((count, rank), np.nan), np.full((count, rank), np.inf)
         signs = np.zeros(count, dtype=np.int64)
-        determinants = np.linalg.det(-matrix)
-        rows = np.flatnonzero(determinants)
-        inverses = np.linalg.inv(matrix[rows])
-        regular = np.linalg.norm(inverses, axis=(1, 2)) * self.rounding < 1
-        rows, inverses = rows[regular], inverses[regular]
-        points[rows] = z = -(inverses @ constant[rows][..., None])[..., 0]
-        errors[rows] = 2 * (np.abs(inverses) @ self.network.error(z)[..., None])[..., 0].max(1, initial=0)
-        signs[rows] = np.sign(determinants[rows])
-        inside = np.zeros(count, dtype=bool)
-        inside[rows] = self.contain(pieces[rows], z, errors[rows])
-        return Solved(points, errors, signs, inside)
+        inside, unsure = np.zeros(count, dtype=bool), np.ones(count, dtype=bool)
+        with np.errstate(all="ignore"):
+            determinants = np.linalg.slogdet(-matrix)
+            rows = np.flatnonzero(determinants.sign)
+            inverse = inverses(matrix[rows])
+            left = np.abs(np.eye(rank) - inverse @ matrix[rows]) + 2 * np.abs(inverse) @ self.network.error_slope
+            norms = left.sum(2).max(1, initial=0)
+            regular = norms < 0.5
+        rows, inverse, left, norms = rows[regular], inverse[regular], left[regular], norms[regular]
+        z = -(inverse @ constant[rows][..., None])[..., 0]
+        rest = (matrix[rows] @ z[..., None])[..., 0] + constant[rows]
+        z = z - (inverse @ rest[..., None])[..., 0]
+        rest = np.abs((matrix[rows] @ z[..., None])[..., 0] + constant[rows]) + 2 * self.network.error(z)
+        first = (np.abs(inverse) @ rest[..., None])[..., 0]
+        error = first + left.sum(2) * (first.max(1, initial=0) / (1 - norms))[:, None]
+        points[rows], errors[rows], signs[rows] = z, error, determinants.sign[rows]
+        is_inside, is_open = self._locate(pieces[rows], z, error)
+        # A zero that is mostly rounding is left open too, but the origin where there is no constant.
+        is_exact = self._has_no_constant & ~self.network.intercepts[self._unit, pieces[rows]].any(1)
+        is_rough = (error > _ROUGH * np.abs(z)).any(1) & ~is_exact
+        inside[rows], unsure[rows] = is_inside & ~is_rough, is_open | (is_inside & is_rough)
+        return Solved(points, errors, signs, inside, unsure)
 
-
-def prune(network: Network) -> Network:
-    """Return a network with the same map whose units all act on z and depend on it, not linearly.
-
-    The others are folded into the affine part.
-    """
-    whole, network = network, _fold_linear_units(network)
-    depends = network.weights.any(1)
-    acts = network.outputs.any(1)
-    constant = network.constant
-    if not depends.all():
-        rates, _, _ = network.rates(np.zeros(network.rank))
-        constant = constant + rates[~depends] @ network.outputs[~depends]
-    keep = depends & acts
-    pruned = from_units(
-        network.affine,
-        constant,
-        network.weights[keep],
-        network.outputs[keep],
-        kind=network.kind,
-        intercepts=network.intercepts[keep],
-        knots=network.knots[keep],
-        slopes=network.slopes[keep],
-    )
-    # What was folded in was rounded as the terms of the whole network are.
-    return pruned._replace(error_slope=whole.error_slope, error_constant=whole.error_constant)
-
-
-def _fold_linear_units(network: Network) -> Network:
-    """Return a network without the piecewise-linear units whose slope nowhere changes, which are one affine map."""
-    if network.kind != PIECEWISE or not network.units:
-        return network
-    # A piece between two coincident knots is none.
-    exists = np.ones(network.slopes.shape, dtype=bool)
-    exists[:, 1:-1] = np.diff(network.knots, axis=1) > 0
-    is_linear = (~exists | (network.slopes == network.slopes[:, :1])).all(1)
-    slopes, rests = network.slopes[is_linear, 0], network.intercepts[is_linear, 0]
-    outputs = network.outputs[is_linear]
-    return from_units(
-        network.affine + (outputs * slopes[:, None]).T @ network.weights[is_linear],
-        network.constant + rests @ outputs,
-        network.weights[~is_linear],
-        network.outputs[~is_linear],
-        intercepts=network.intercepts[~is_linear],
-        knots=network.knots[~is_linear],
-        slopes=network.slopes[~is_linear],
-    )
+    def _locate(self, pieces: Pieces, points: Array, errors: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Whether each point, with an error, is inside of its region for sure, and whether that is open."""
+        x = points @ self.network.weights.T
+        room = errors @ self._reach + rounding(self.network.rank + 2) * (np.abs(points) @ self._reach) + self._room
+        slack = np.minimum(x - self._edges[self._unit, pieces], self._edges[self._unit, pieces + 1] - x)
+        outside = (slack < -room).any(1)
+        inside = (slack > room).all(1)
+        return inside, ~outside & ~inside
 
 
 class Collection:
-    """Zeros found so far, each kept once: a zero on a knot is found from both sides."""
+    """Zeros of smooth units found so far, each kept once, up to the errors of both."""
 
     def __init__(self) -> None:
         self.points: list[Array] = []
@@ -138,10 +114,9 @@ class Collection:
         self.signs: list[set[int]] = []
 
     def add(self, point: Array, error: float, sign: int) -> None:
-        """Keep a point unless it is there, up to the errors of both; note the sign of det(I - J) either way."""
-        size = 1 + float(np.abs(point).max(initial=0))
+        """Keep a point unless it is there; note the sign of det(I - J) either way."""
         for index, known in enumerate(self.points):
-            if np.linalg.norm(known - point) <= error + self.errors[index] + 1e-14 * size:
+            if sizes(known - point) <= error + self.errors[index] + rounding(16) * sizes(point):
                 self.signs[index].add(sign)
                 return
         self.points.append(point)
@@ -153,15 +128,8 @@ class Collection:
         # Adding zero makes an end of minus zero.
         return np.array(self.points, dtype=np.float64).reshape(len(self.points), rank) + 0.0
 
-    def drop(self, keep: NDArray[np.bool_]) -> None:
-        """Forget the points whose entry is False."""
-        rows = np.flatnonzero(keep)
-        self.points = [self.points[i] for i in rows]
-        self.errors = [self.errors[i] for i in rows]
-        self.signs = [self.signs[i] for i in rows]
-
     def index_sum(self) -> int | None:
-        """Sum of the signs of det(I - J), or None if a point has both signs, or none, for it lies on a knot."""
+        """Sum of the signs of det(I - J), or None if a point has both signs, or none."""
         if any(len(signs) != 1 or 0 in signs for signs in self.signs):
             return None
         return sum(next(iter(signs)) for signs in self.signs)

@@ -175,11 +175,13 @@ def complete_result(network: Network, found: Found, *, method: str, seconds: flo
     """Return what a method found with stability, residuals and active units added."""
     points = found.points.reshape(-1, network.rank)
     # Rounding only decides the order: the same points by another method come in the same one.
-    points = points[np.lexsort(np.round(points, 9).T[::-1])] + 0.0
+    largest = np.abs(points).max(0, initial=0)
+    order = np.lexsort(np.round(points / np.where(largest > 0, largest, 1.0), 9).T[::-1])
+    points = points[order] + 0.0
     identity = np.eye(network.rank)
     jacobians = np.array([network.jacobian(z) + identity for z in points]).reshape(-1, network.rank, network.rank)
     eigenvalues = spectra(jacobians)
-    on_knot = knots_at(network, points)
+    on_knot = knots_at(network, points) if found.on_knot is None else found.on_knot[order]
     labels, num_unstable, is_spiral = classify(eigenvalues, np.asarray(on_knot.any(1)))
     _, slopes, pieces = network.rates(points)
     return FixedPoints(

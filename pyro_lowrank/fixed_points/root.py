@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
-from pyro_lowrank.compilation import compiled
-from pyro_lowrank.fixed_points.enclosure import new_levels, new_scratch, settle
+from pyro_lowrank.fixed_points.explore import BOXES, FAILED, SEEN, explore, new_worker
 from pyro_lowrank.fixed_points.network import PIECEWISE, SOFTPLUS, TANH, Array, Network, from_units
+from pyro_lowrank.fixed_points.rounding import EPS, TINY, rounding
 
 FAR = 1e3
 """Where no bound can be proved, boxes of this many times the size of the constants are searched."""
 
-_DEPTH, _SMALLEST = 100, 1e-7
+_DEPTH, _SMALLEST, _MOST = 100, 1e-7, 1_000_000
+_explore: Any = explore
+# Boxes between two looks at the clock.
+_CHUNK = 2000
 
 
-def root_box(network: Network) -> tuple[Array, bool]:
+def root_box(network: Network, until: float = np.inf, most: float = np.inf) -> tuple[Array, bool]:
     r"""Return a box, `2 x rank`, and whether it is proved that no zero of the network lies outside of it.
 
     With bounded units and an invertible A, a zero is :math:`-A^{-1} (c + \sum_j v_j f_j)`, with each :math:`f_j`
@@ -31,16 +35,23 @@ def root_box(network: Network) -> tuple[Array, bool]:
 
     Args:
         network: the network.
+        until: by `time.monotonic`, when to give up the proof.
+        most: how many boxes of directions a proof may take, about.
     """
     box = _from_bounds(network)
     if box is None:
-        box = _from_recession(network)
+        box = _from_recession(network, until, most)
     if box is not None:
         return box, True
+    return far_box(network), False
+
+
+def far_box(network: Network) -> Array:
+    """Return a box to search where no bound is proved, `2 x rank`."""
     size = 1 + np.abs(network.constant).max(initial=0) + np.abs(network.knots).max(initial=0)
     size += np.abs(network.intercepts[:, :1]).max(initial=0)
     reach = FAR * size * np.ones(network.rank)
-    return np.stack([-reach, reach]), False
+    return np.stack([-reach, reach])
 
 
 def _ranges(network: Network) -> tuple[Array, Array]:
@@ -53,19 +64,19 @@ def _ranges(network: Network) -> tuple[Array, Array]:
 
 
 def _from_bounds(network: Network) -> Array | None:
-    if not network.is_bounded or np.linalg.cond(network.affine) > 1e12:
+    if not network.is_bounded or np.linalg.cond(network.affine) > 1e-4 / EPS:
         return None
     inverse = np.linalg.inv(network.affine)
     lowest, highest = _ranges(network)
     # What the computed inverse leaves of the identity is charged to the latents themselves.
-    rest = np.abs(np.eye(network.rank) - inverse @ network.affine).sum(1).max() + 1e-14
+    rest = np.abs(np.eye(network.rank) - inverse @ network.affine).sum(1).max() + rounding(64)
     if rest > 0.1:
         return None
     centre = -inverse @ (network.constant + (0.5 * (lowest + highest)) @ network.outputs)
     reach = np.abs(inverse @ network.outputs.T) @ (0.5 * (highest - lowest))
-    reach = (reach + np.abs(inverse) @ network.error_constant) * (1 + 1e-9)
+    reach = (reach + np.abs(inverse) @ network.error_constant) * (1 + rounding(4 * network.units + 64))
     # abs(z) enters through the rest, and is at most the size of the box itself.
-    reach = reach + 2 * rest * (np.abs(centre) + reach).max() + 1e-12 * (1 + np.abs(centre))
+    reach = reach + 2 * rest * (np.abs(centre) + reach).max() + rounding(4096) * (1 + np.abs(centre))
     return np.stack([centre - reach, centre + reach])
 
 
@@ -96,74 +107,32 @@ def recession(network: Network, constant: Array | None = None) -> tuple[Network,
         knots=np.zeros((network.units, 1)),
         slopes=np.stack([first, last], 1),
         intercepts=np.zeros((network.units, 2)),
+        rest=network.rest,
     )
-    return limit, (np.abs(network.constant) + gap @ np.abs(network.outputs)) * (1 + 1e-9) + network.error_constant
+    # What is folded into the affine part was rounded as the terms of the whole network are.
+    limit = limit._replace(error_slope=np.maximum(limit.error_slope, network.error_slope))
+    difference = (np.abs(network.constant) + gap @ np.abs(network.outputs)) * (1 + rounding(4 * network.units + 64))
+    return limit, difference + network.error_constant
 
 
-def _from_recession(network: Network) -> Array | None:
+def _from_recession(network: Network, until: float, most: float) -> Array | None:
     limit, difference = recession(network)
     rank = network.rank
-    levels, scratch = new_levels(limit, _DEPTH), new_scratch(limit)
     # A larger difference is a bound as well. One near zero would make its component decide on every box, down to the
     # smallest about its own zeros.
-    difference = np.maximum(difference, max(1e-3 * float(difference.max()), 1e-150))
-    radius = 0.0
-    for side in range(rank):
-        for sign in (-1.0, 1.0):
-            low, high = -np.ones(rank), np.ones(rank)
-            low[side] = high[side] = sign
-            found = _farthest(limit, levels, scratch, low, high, difference)
-            if not np.isfinite(found):
-                return None
-            radius = max(radius, found)
-    reach = np.full(rank, radius * (1 + 1e-9) + 1e-12)
+    difference = np.maximum(difference, max(1e-3 * float(difference.max()), TINY))
+    faces = 2 * rank
+    worker = new_worker(limit, faces, _DEPTH)
+    worker.stack[:faces, 0], worker.stack[:faces, 1] = -1.0, 1.0
+    for face in range(faces):
+        worker.stack[face, :, face // 2] = 1.0 if face % 2 else -1.0
+    worker.counts[BOXES] = faces
+    most = min(most + _CHUNK, _MOST * faces)
+    smallest, nothing = np.full(rank, _SMALLEST), np.zeros((0, rank + 1))
+    while worker.counts[BOXES]:
+        _explore(limit.kind, worker, _CHUNK, smallest, nothing, difference)
+        if worker.counts[FAILED] or worker.counts[SEEN] > most or time.monotonic() > until:
+            return None
+    # Without constants the origin is all: a box about it, of a size that latents, which are of about one, can have.
+    reach = np.full(rank, float(worker.radius[0]) * (1 + rounding(4096)) + rounding(4096))
     return np.stack([-reach, reach])
-
-
-@compiled()
-def _farthest(limit: Any, levels: Any, s: Any, first_low: Any, first_high: Any, difference: Any) -> Any:
-    """Return how far out a zero of G in the directions of a box may lie, infinity if it cannot be told."""
-    rank = first_low.shape[0]
-    lows, highs = np.empty((2 * _DEPTH, rank)), np.empty((2 * _DEPTH, rank))
-    parents = np.zeros(2 * _DEPTH, dtype=np.int64)
-    lows[0], highs[0] = first_low, first_high
-    size, radius, looked_at = 1, 0.0, 0
-    low, high = np.empty(rank), np.empty(rank)
-    while size > 0:
-        size -= 1
-        looked_at += 1
-        low[:], high[:] = lows[size], highs[size]
-        level = parents[size] + 1
-        if level >= _DEPTH or looked_at > 1_000_000:
-            return np.inf
-        settle(limit, levels, level - 1, level, low, high, s)
-        best, largest, nearest = 0.0, 0.0, np.inf
-        for i in range(rank):
-            value, room = s.constant[i], limit.error_constant[i]
-            for k in range(rank):
-                value += s.affine[i, k] * s.middle[k]
-                room += abs(s.affine[i, k]) * s.radius[k] + limit.error_slope[i, k] * (abs(s.middle[k]) + s.radius[k])
-            for position in range(levels.counts[level]):
-                room += abs(limit.outputs[levels.open_units[level, position], i]) * s.width[position]
-            largest = max(largest, abs(value) / difference[i])
-            best = max(best, (abs(value) - room) / difference[i])
-        if best > 0.0:
-            nearest = 1.0 / best
-        if (best >= 0.5 * largest and best > 0.0) or nearest <= radius:
-            radius = max(radius, nearest)
-            continue
-        side = 0
-        for k in range(rank):
-            if high[k] - low[k] > high[side] - low[side]:
-                side = k
-        if high[side] - low[side] <= _SMALLEST:
-            if best > 0.0:
-                radius = max(radius, nearest)
-                continue
-            return np.inf
-        middle = 0.5 * (low[side] + high[side])
-        for half in range(2):
-            lows[size + half], highs[size + half], parents[size + half] = low, high, level
-        highs[size, side], lows[size + 1, side] = middle, middle
-        size += 2
-    return radius

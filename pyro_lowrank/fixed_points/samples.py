@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_lowrank.fixed_points.find import find_fixed_points
-from pyro_lowrank.fixed_points.network import Array
+from pyro_lowrank.fixed_points.find import analyse
+from pyro_lowrank.fixed_points.network import Array, build_network
+from pyro_lowrank.fixed_points.options import Options
 from pyro_lowrank.fixed_points.result import FixedPoints
 from pyro_lowrank.fixed_points.stability import LABELS
 from pyro_lowrank.piecewise import PiecewiseLinear
@@ -132,25 +133,9 @@ def sampled_fixed_points(
             f"Arrays must have a leading dim of samples, the same in each that has one, got {sampled or 'none'}; "
             "for one network use find_fixed_points."
         )
+    options = Options(method, max_boxes, max_seconds, threads, num_starts, constrained, seed)
     results = []
     for index in range(sizes.pop()):
         one = {name: array[index] if name in sampled else array for name, array in arrays.items()}
-        results.append(
-            find_fixed_points(
-                one["decay"],
-                one["left"],
-                one["right"],
-                one["bias"],
-                activation,
-                one.get("input_current"),
-                one.get("constant"),
-                method=method,
-                max_boxes=max_boxes,
-                max_seconds=max_seconds,
-                threads=threads,
-                num_starts=num_starts,
-                constrained=constrained,
-                seed=seed,
-            )
-        )
+        results.append(analyse(build_network(**one, activation=activation), options))
     return SampledFixedPoints(tuple(results))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.fixed_points.exact import Exact, ExactFlat
 from pyro_lowrank.fixed_points.found import Found
 from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
-from pyro_lowrank.fixed_points.progress import Progress
-from pyro_lowrank.fixed_points.regions import Collection, Pieces, prune
+from pyro_lowrank.fixed_points.options import Options
+from pyro_lowrank.fixed_points.reduce import reduce
+from pyro_lowrank.fixed_points.regions import Collection, Pieces
+from pyro_lowrank.fixed_points.rounding import inverses
 from pyro_lowrank.fixed_points.zeros import RegionZeros
 
 BATCH = 64
@@ -24,16 +26,7 @@ STALE = 512
 """After so many starts in a row that lead nowhere new, a search takes it that it has seen all that it can reach."""
 
 
-def search(
-    network: Network,
-    *,
-    max_boxes: int = 10_000,
-    num_starts: int = 10_000,
-    max_seconds: float | None = None,
-    constrained: bool = True,
-    seed: int | np.random.Generator = 0,
-    progress: Progress | None = None,
-) -> Found:
+def search(network: Network, options: Options = Options()) -> Found:  # noqa: B008
     """Look for zeros of G from random starts; what is found is true, what is not found may exist.
 
     For piecewise-linear units: solve for the zero of a region's affine map; if it lies in that region it is a fixed
@@ -43,37 +36,32 @@ def search(
 
     Args:
         network: of any units.
-        max_boxes: most regions to solve, or starts of Newton's method.
-        num_starts: most walks.
-        max_seconds: most time.
-        constrained: start only in regions that exist, at random vertices of the hyperplane arrangement (one more solve
-            per start), and not at any combination of pieces.
-        seed: of the starts; the same seed finds the same points.
-        progress: called now and then with the numbers of regions, or starts, and fixed points.
+        options: budgets, starts, their seed, and progress. `max_boxes` regions to solve, or starts of Newton's method,
+            are 10,000 unless given; `constrained` starts are at random vertices of the hyperplane arrangement, one more
+            solve each, and not at any combination of pieces.
 
     Example::
 
         >>> from pyro_lowrank.fixed_points.network import build_network
-        >>> found = search(build_network(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0]), seed=1)
+        >>> found = search(build_network(0.5, [[1.0], [1.0]], [[2.0, -2.0]], [1.0, 2.0]), Options(seed=1))
         >>> sorted(found.points.ravel().round(9).tolist()), found.complete
         ([0.0, 1.333333333, 4.0], False)
 
     References:
         Eisenmann, Monfared, Goering and Durstewitz (2023), "Bifurcations and loss jumps in RNN training", NeurIPS.
     """
-    generator = np.random.default_rng(seed)
-    network = prune(network)
-    until = math.inf if max_seconds is None else time.monotonic() + max_seconds
+    generator, until = np.random.default_rng(options.seed), options.until()
+    network = reduce(network)
+    max_boxes = 10_000 if options.max_boxes is None else options.max_boxes
     hunt = (
-        _Walks(network, generator, max_boxes, num_starts, constrained)
+        _Walks(network, generator, max_boxes, options.num_starts, options.constrained)
         if network.kind == PIECEWISE
-        else _Newton(network, generator, min(max_boxes, num_starts))
+        else _Newton(network, generator, min(max_boxes, options.num_starts), until)
     )
     interrupted = False
     try:
         for count, known in hunt.rounds():
-            if progress is not None:
-                progress(count, known)
+            options.tell(count, known)
             if time.monotonic() > until:
                 break
     except KeyboardInterrupt:
@@ -100,7 +88,7 @@ def walk_on(network: Network, zeros: RegionZeros, *, num_starts: int, until: flo
 
 def newton_points(network: Network, *, num_starts: int, until: float) -> tuple[Array, int]:
     """Return zeros of a network of smooth units that Newton's method finds, and the number of solves."""
-    hunt = _Newton(network, np.random.default_rng(0), num_starts)
+    hunt = _Newton(network, np.random.default_rng(0), num_starts, until)
     for _ in hunt.rounds():
         if time.monotonic() > until:
             break
@@ -168,15 +156,16 @@ class _Walks:
 
     def found(self, *, interrupted: bool) -> Found:
         """Return what was found so far."""
-        points, sets, index_sum = self.zeros.collect()
+        known = self.zeros.collect()
         return Found(
-            points=points,
-            sets=sets,
+            points=known.points,
+            sets=known.sets,
+            on_knot=known.on_knot,
             boxes=self.zeros.count,
             solves=self.zeros.count + self.vertices,
             open_boxes=np.zeros((0, 2, self.network.rank)),
-            index_sum=index_sum,
-            expected_index_sum=_degree(self.network),
+            index_sum=known.index_sum,
+            expected_index_sum=degree_of_bounded(self.network),
             interrupted=interrupted,
         )
 
@@ -184,8 +173,8 @@ class _Walks:
 class _Newton:
     """Newton's method from many starts."""
 
-    def __init__(self, network: Network, generator: np.random.Generator, num_starts: int) -> None:
-        self.network, self.generator, self.num_starts = network, generator, num_starts
+    def __init__(self, network: Network, generator: np.random.Generator, num_starts: int, until: float) -> None:
+        self.network, self.generator, self.num_starts, self.until = network, generator, num_starts, until
         self.zeros = Collection()
         self.starts = self.solves = self.stale = 0
 
@@ -216,7 +205,7 @@ class _Newton:
         """Newton's steps; none where the Jacobian is singular."""
         self.solves += len(z)
         jacobians, steps = self._jacobians(z), np.zeros(z.shape)
-        regular = np.linalg.det(jacobians) != 0
+        regular = np.linalg.slogdet(jacobians).sign != 0
         steps[regular] = -np.linalg.solve(jacobians[regular], self.network.value(z[regular])[..., None])[..., 0]
         return steps
 
@@ -224,7 +213,7 @@ class _Newton:
         size = np.linalg.norm(self.network.value(z), axis=1)
         for _ in range(NEWTON_STEPS):
             active = (size > np.linalg.norm(self.network.error(z), axis=1)) & np.isfinite(size)
-            if not active.any():
+            if not active.any() or time.monotonic() > self.until:
                 break
             step = self._steps(z[active])
             trial, value = z[active] + step, np.full(len(step), np.inf)
@@ -245,24 +234,35 @@ class _Newton:
         for row in np.flatnonzero((residuals <= 4 * self.network.error(z)).all(1)):
             inverse = np.linalg.pinv(jacobians[row])
             error = float((np.abs(inverse) @ self.network.error(z[row])).max()) * 8
-            sign = int(np.sign(np.linalg.det(-jacobians[row])))
+            sign = int(np.linalg.slogdet(-jacobians[row]).sign)
             self.zeros.add(z[row], error, sign)
 
     def found(self, *, interrupted: bool) -> Found:
         """Return what was found so far."""
         return Found(
-            points=self.zeros.array(self.network.rank),
+            points=self.zeros.array(self.network.rank) * self.network.scale,
             boxes=self.starts,
             solves=self.solves,
             open_boxes=np.zeros((0, 2, self.network.rank)),
             index_sum=self.zeros.index_sum(),
-            expected_index_sum=_degree(self.network),
+            expected_index_sum=degree_of_bounded(self.network),
             interrupted=interrupted,
         )
 
 
-def _degree(network: Network) -> int | None:
-    """The degree of the map where the units are bounded, so that their linear part decides far out."""
+def degree_of_bounded(network: Network) -> int | None:
+    """Return the degree of the map of a reduced network whose units are bounded: far out its linear part decides."""
     if not network.is_bounded:
         return None
-    return int(np.sign(np.linalg.det(-network.affine))) or None
+    with np.errstate(all="ignore"):
+        sign = np.linalg.slogdet(-network.affine).sign
+        left = np.full(2, np.inf)
+        if sign:
+            inverse = inverses(network.affine)
+            left = np.abs(np.eye(network.rank) - inverse @ network.affine) + 2 * np.abs(inverse) @ network.error_slope
+    if left.sum(-1).max() < 0.5:
+        return int(sign)
+    if network.kind != PIECEWISE:
+        return None
+    solved = Exact(network).solve(np.zeros(network.units, dtype=np.int64))
+    return solved[1] if isinstance(solved, tuple) and not isinstance(solved, ExactFlat) else None

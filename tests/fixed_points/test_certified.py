@@ -11,6 +11,7 @@ import pytest
 from pyro_lowrank.fixed_points import certified as module
 from pyro_lowrank.fixed_points.certified import certify
 from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.options import Options
 from tests.fixed_points.networks import ACTIVATIONS, bistable, bistable_points, random_networks
 from tests.oracles.brute_force import brute_force, same_points
 
@@ -21,7 +22,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_finds_what_brute_force_finds(name: str, threads: int) -> None:
     for network in random_networks(name, 60, seed=10 + threads):
-        found, expected = certify(network, threads=threads), brute_force(network)
+        found, expected = certify(network, Options(threads=threads)), brute_force(network)
         assert same_points(found.points, expected.points)
         assert found.complete
         if found.expected_index_sum is not None and not found.sets:
@@ -148,11 +149,11 @@ def hard() -> Network:
 
 @pytest.mark.parametrize("budget", [{"max_boxes": 300}, {"max_seconds": 0.01}])
 def test_a_spent_budget_leaves_open_boxes_that_hold_what_is_missing(budget: dict[str, float]) -> None:
-    found = certify(hard(), **budget)  # type: ignore[arg-type]
+    found = certify(hard(), Options(**budget))  # type: ignore[arg-type]
     assert not found.complete
     assert len(found.open_boxes)
     network = build_network(*bistable(3))
-    full, part = certify(network), certify(network, max_boxes=5)
+    full, part = certify(network), certify(network, Options(max_boxes=5))
     for point in full.points:
         is_open = ((part.open_boxes[:, 0] <= point) & (point <= part.open_boxes[:, 1])).all(1).any()
         assert is_open or np.abs(part.points - point).max(1).min() < 1e-9
@@ -166,7 +167,7 @@ def test_an_interrupt_keeps_what_was_proved(monkeypatch: pytest.MonkeyPatch) -> 
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    found = certify(hard(), progress=stop_later)
+    found = certify(hard(), Options(progress=stop_later))
     assert found.interrupted
     assert not found.complete
     assert len(found.open_boxes)
@@ -176,7 +177,7 @@ def test_an_interrupt_keeps_what_was_proved(monkeypatch: pytest.MonkeyPatch) -> 
 def test_threads_change_nothing_but_the_time() -> None:
     networks = [build_network(*bistable(3)), next(iter(random_networks("bounded", 1, seed=3)))]
     for network in networks:
-        one, two = certify(network, threads=1), certify(network, threads=2)
+        one, two = certify(network, Options(threads=1)), certify(network, Options(threads=2))
         assert same_points(one.points, two.points, tolerance=1e-12)
         assert one.complete == two.complete
 

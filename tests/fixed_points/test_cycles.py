@@ -112,3 +112,12 @@ def test_a_line_of_cycles_is_a_set() -> None:
 def test_bad_orders_are_refused() -> None:
     with pytest.raises(ValueError, match="`order` must be at least 1"):
         find_cycles(**NEGATIVE, order=0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_cycles_of_any_scale_are_told_apart(scale: float) -> None:
+    """z' = -3 z between two knots and flat beyond them goes to and fro between the two flat ends."""
+    weights = 0.0, [[1.0], [1.0]], [[-3.0, 3.0]], [-scale, scale]
+    cycles = find_cycles(*weights, constant=[3 * scale], order=2)
+    assert cycles.certificate.complete
+    np.testing.assert_allclose(cycles.points.ravel() / scale, [-3.0, 3.0], rtol=1e-12)

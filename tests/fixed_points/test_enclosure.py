@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_lowrank.fixed_points.enclosure import contract, invert, new_levels, new_scratch, row_excludes, settle
+from pyro_lowrank.fixed_points.enclosure import CONSTANT, HIGH, LOW, Workplace, contract, invert, new_workplace, settle
 from pyro_lowrank.fixed_points.network import Array, Network, build_network
 from pyro_lowrank.fixed_points.root import recession, root_box
 from tests.fixed_points.networks import ACTIVATIONS, random_networks
@@ -37,16 +37,29 @@ def draw(seed: int, activation: str) -> tuple[Network, Array, Array, np.random.G
     return network, centre - radius, centre + radius, rng
 
 
+def settle_on(network: Network, place: Workplace, source: int, level: int, low: Array, high: Array) -> int:
+    """Settle a box, and return how many units are not."""
+    place.s[3 * network.rank + LOW], place.s[3 * network.rank + HIGH] = low, high
+    return settle(network.kind, place, source, level)
+
+
+def relaxed_map(place: Workplace) -> tuple[Array, Array]:
+    """Copies of the matrix and the constant of the relaxed map."""
+    rank = place.s.shape[1]
+    return place.s[:rank].copy(), place.s[3 * rank + CONSTANT].copy()
+
+
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, *SMOOTH])
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(seed=SEEDS)
 def test_the_relaxed_map_encloses_the_map(activation: str, seed: int) -> None:
     network, low, high, rng = draw(seed, activation)
-    levels, s = new_levels(network, 3), new_scratch(network)
-    kept = settle(network, levels, 0, 1, low, high, s)
-    widths = np.abs(network.outputs[levels.open_units[1, :kept]]).T @ s.width[:kept]
+    place = new_workplace(network, 3)
+    kept = settle_on(network, place, 0, 1, low, high)
+    widths = np.abs(network.outputs[place.opens[1, :kept]]).T @ place.relaxed[:kept, 1]
+    matrix, constant = relaxed_map(place)
     for z in low + (high - low) * rng.uniform(size=(50, network.rank)):
-        gap = np.abs(network.value(z) - (s.affine @ z + s.constant))
+        gap = np.abs(network.value(z) - (matrix @ z + constant))
         assert (gap <= widths + 2 * network.error(z)).all()
 
 
@@ -58,11 +71,11 @@ def test_no_step_loses_a_point_that_is_made_a_zero(activation: str, seed: int) -
     network, low, high, rng = draw(seed, activation)
     z = np.clip(low + (high - low) * np.round(rng.uniform(size=network.rank) * 4) / 4, low, high)
     network = network._replace(constant=network.constant - network.value(z))
-    levels, s = new_levels(network, 3), new_scratch(network)
+    place = new_workplace(network, 3)
     for source in (0, 1, 1):
-        settle(network, levels, source, 1, low, high, s)
-        assert not row_excludes(network, levels, 1, s)
-        assert contract(network, levels, 1, low, high, s) >= 0
+        settle_on(network, place, source, 1, low, high)
+        assert contract(place, 1) >= 0
+        low, high = place.s[3 * network.rank + LOW].copy(), place.s[3 * network.rank + HIGH].copy()
         assert (low <= z).all()
         assert (z <= high).all()
 
@@ -70,14 +83,14 @@ def test_no_step_loses_a_point_that_is_made_a_zero(activation: str, seed: int) -
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_children_inherit_what_is_settled(name: str) -> None:
     for network in random_networks(name, 20, seed=5):
-        levels, s = new_levels(network, 4), new_scratch(network)
+        place = new_workplace(network, 4)
         box = np.ones(network.rank)
-        settle(network, levels, 0, 1, -3 * box, 3 * box, s)
-        settle(network, levels, 1, 2, 0 * box, 3 * box, s)
-        inherited = s.affine.copy(), s.constant.copy()
-        settle(network, levels, 0, 3, 0 * box, 3 * box, s)
-        np.testing.assert_allclose(inherited[0], s.affine, atol=1e-12)
-        np.testing.assert_allclose(inherited[1], s.constant, atol=1e-12)
+        settle_on(network, place, 0, 1, -3 * box, 3 * box)
+        settle_on(network, place, 1, 2, 0 * box, 3 * box)
+        inherited = relaxed_map(place)
+        settle_on(network, place, 0, 3, 0 * box, 3 * box)
+        for part, expected in zip(inherited, relaxed_map(place), strict=True):
+            np.testing.assert_allclose(part, expected, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -127,8 +140,11 @@ def test_the_recession_map_differs_by_no_more_than_is_said(activation: str, seed
 
 
 def test_inverse_of_a_singular_matrix_is_refused() -> None:
-    matrix, out, work = np.ones((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
-    assert invert(matrix, out, work) < 1e-13
-    regular = np.random.default_rng(0).normal(size=(3, 3))
-    assert invert(regular, out, work) > 1e-3
-    np.testing.assert_allclose(out @ regular, np.eye(3), atol=1e-12)
+    s = np.ones((9, 3))
+    assert invert(s, 3) < 1e-13
+    s[:3] = regular = np.random.default_rng(0).normal(size=(3, 3))
+    assert invert(s, 3) > 1e-3
+    np.testing.assert_allclose(s[3:6] @ regular, np.eye(3), atol=1e-12)
+    # Whatever its scale.
+    s[:3] = 2.0**-1000 * regular
+    assert invert(s, 3) > 1e-3

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyro_lowrank.fixed_points.arrangement import ENTRIES, Arrangement
 from pyro_lowrank.fixed_points.enumerate import enumerate_regions
 from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.options import Options
 from tests.fixed_points.networks import ACTIVATIONS, bistable, bistable_points, random_networks
 from tests.oracles.brute_force import brute_force, same_points
 
@@ -84,10 +85,14 @@ def test_every_cell_once_in_general_position(count: int, dimensions: int) -> Non
 @pytest.mark.parametrize(("count", "dimensions"), [(30, 2), (12, 3), (8, 4)])
 def test_cells_of_hyperplanes_through_one_point(count: int, dimensions: int) -> None:
     rng = np.random.default_rng(count)
-    normals = rng.normal(size=(count, dimensions))
+    # Of few digits, so that products are exact.
+    normals, point = (np.round(2**20 * rng.normal(size=shape)) for shape in ((count, dimensions), dimensions))
     expected = 2 * sum(comb(count - 1, k) for k in range(dimensions))
-    for point in (np.zeros(dimensions), rng.normal(size=dimensions)):
-        assert len(np.unique(cells(normals, normals @ point), axis=0)) == expected
+    for place in (0 * point, point):
+        assert len(np.unique(cells(normals, normals @ place), axis=0)) == expected
+    # Off by a last place each they do not meet, and leave many cells that are very thin.
+    near = np.nextafter(normals @ point, rng.choice([-np.inf, np.inf], size=count))
+    assert len(np.unique(cells(normals, near), axis=0)) == sum(comb(count, k) for k in range(dimensions + 1))
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -194,14 +199,14 @@ def test_a_line_through_several_regions_is_one() -> None:
 
 def test_budgets_and_interrupts_leave_what_was_found() -> None:
     network = build_network(*bistable(3))
-    part = enumerate_regions(network, max_boxes=10)
+    part = enumerate_regions(network, Options(max_boxes=10))
     assert part.boxes == 10
     assert not part.complete
 
     def stop(count: int, known: int) -> None:
         raise KeyboardInterrupt
 
-    stopped = enumerate_regions(network, progress=stop)
+    stopped = enumerate_regions(network, Options(progress=stop))
     assert stopped.interrupted
     assert not stopped.complete
     assert stopped.boxes > 0

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.optimize import linprog
 
 from pyro_lowrank.fixed_points import find_fixed_points
-from pyro_lowrank.fixed_points.flats import in_hull
 from pyro_lowrank.fixed_points.network import Array
 from tests.oracles.brute_force import same_points
 
@@ -115,16 +113,3 @@ def test_a_line_in_a_network_of_512_units() -> None:
     assert sum(lengths) == pytest.approx(1.0, abs=1e-6)
     middles = np.array([piece.point for piece in result.sets])
     np.testing.assert_allclose(result.step(middles), middles, atol=1e-12)
-
-
-def test_points_in_a_hull_are_those_of_a_linear_program() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        count, dimensions = int(rng.integers(1, 10)), int(rng.integers(1, 5))
-        corners = rng.normal(size=(count, dimensions))
-        border = rng.dirichlet(np.ones(count)) * (np.arange(count) % 2 == 0)
-        assert in_hull(border / border.sum() @ corners, corners, 1e-7)
-        point = rng.normal(size=dimensions)
-        sums = np.concatenate([corners.T, np.ones((1, count))])
-        is_inside = linprog(np.zeros(count), A_eq=sums, b_eq=np.append(point, 1.0), bounds=(0, None)).status == 0
-        assert in_hull(point, corners, 1e-9) == is_inside

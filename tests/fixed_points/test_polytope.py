@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy.spatial import HalfspaceIntersection
 
 from pyro_lowrank.fixed_points import polytope
+from pyro_lowrank.fixed_points.exact import rounded
 from pyro_lowrank.fixed_points.network import Array
-from pyro_lowrank.fixed_points.polytope import polytope_corners
+from pyro_lowrank.fixed_points.polytope import Polytope
 from tests.oracles.brute_force import same_points
 
 FAR = 10.0
 
 
 def corners(normals: Array, limits: Array) -> Array:
-    return polytope_corners(normals, limits, np.full(len(limits), 1e-12), FAR)
+    part = Polytope(normals.shape[1], Fraction(FAR))
+    for normal, limit in zip(normals.tolist(), limits.tolist(), strict=True):
+        part.cut(tuple(map(Fraction, normal)), Fraction(limit))
+    return np.array([rounded(corner) for corner in part.corners]).reshape(-1, normals.shape[1])
 
 
 @pytest.mark.parametrize("dimensions", [2, 3, 4])
