@@ -45,7 +45,7 @@ ONLY = {
     "export": {"errors"},
     "fixed_points": {"compilation", "errors", "piecewise"},
     "metrics": {"arrays", "errors"},
-    "plots": {"errors"},
+    "plots": {"arrays", "errors"},
 }
 
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_lowrank.arrays import varies
 from pyro_lowrank.errors import check_choice, check_positive, warn_user
 from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.base import AffineGaussian, ReadoutObservation
@@ -91,6 +92,10 @@ class GaussianObservation(ReadoutObservation):
         scale = self.noise_scale
         return scale if self.noise_kind == "diagonal" else scale.unsqueeze(-1).expand(*scale.shape, self.features)
 
+    def scale_of_variance(self, variance: Tensor) -> Tensor:
+        """Return the `noise_scale` at which the noise has a variance, `features`."""
+        return variance.sqrt()
+
     @property
     def noise_variance(self) -> Tensor:
         """The variance of the observation noise, `features`."""
@@ -117,7 +122,7 @@ class GaussianObservation(ReadoutObservation):
         low = y.masked_fill(~seen, torch.inf).amin((0, 1))
         high = y.masked_fill(~seen, -torch.inf).amax((0, 1))
         # One time bin cannot tell a constant feature from any other.
-        constant = ((low == high) & (seen.sum(1) > 1).any(0)).nonzero().flatten().tolist()
+        constant = (~varies(low, high) & (seen.sum(1) > 1).any(0)).nonzero().flatten().tolist()
         if constant:
             warn_user(
                 f"Features {constant[:10]}{'...' if len(constant) > 10 else ''} of `y` never change: their noise "

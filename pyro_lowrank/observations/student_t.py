@@ -96,6 +96,11 @@ class StudentTObservation(GaussianObservation):
         start = torch.full((), check_positive("freedom", freedom), dtype=dtype, device=device)
         self.freedom = parameter(start, constraints.positive)
 
+    def scale_of_variance(self, variance: Tensor) -> Tensor:
+        """Return the `noise_scale` at which the noise has a variance; its root, where the noise has none."""
+        freedom = self.freedom.detach()
+        return (variance * torch.where(freedom > 2, (freedom - 2) / freedom, 1.0)).sqrt()
+
     @property
     def noise_variance(self) -> Tensor:
         """The variance of the observation noise, `features`; infinite up to two degrees of freedom."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_lowrank.arrays import varies
 from pyro_lowrank.plots.posterior import Array, as_array
 from pyro_lowrank.plots.trajectories import plot_raster, plot_traces
 
@@ -168,8 +169,8 @@ def plot_agreement(
     # Many dots shall not merge into one blot.
     alpha = float(np.clip(60 / len(a), 0.15, 0.8))
     axes.plot(a, b, "o", color=color, markersize=4, markeredgewidth=0, alpha=alpha)
-    varies = len(a) > 1 and a.std() > 0 and b.std() > 0
-    told = f"r = {np.corrcoef(a, b)[0, 1]:.2f}, " if varies else ""
+    both_vary = len(a) > 1 and all(varies(values.min(), values.max()) for values in (a, b))
+    told = f"r = {np.corrcoef(a, b)[0, 1]:.2f}, " if both_vary else ""
     axes.text(0.04, 0.96, f"{told}n = {len(a)}", transform=axes.transAxes, va="top", fontsize="small")
     axes.set(xlim=ends, ylim=ends, aspect="equal", title=what, xlabel="recording", ylabel="generated")
     return axes

@@ -10,19 +10,37 @@ from torch import Tensor
 
 
 class Resampler(ABC):
-    """Draws ancestors so that particle k has on average K W_k descendants."""
+    """Draws ancestors so that particle k has on average K W_k descendants.
+
+    A scheme of your own says how many random numbers it needs, `draw`, and what it makes of them, `ancestors`; on plain
+    tensor operations, everything else follows. One whose descendants fall to places in [0, 1) is a
+    `PositionResampling`, and compiled.
+
+    Example::
+
+        >>> class Killing(Resampler):
+        ...     '''Particles go on with chance W / max W; draws from all replace the others.'''
+        ...     independent = False
+        ...     def draw(self, num_steps, num_particles, batch, **factory):
+        ...         return torch.rand(num_steps, 2 * num_particles, *batch, **factory)
+        ...     def ancestors(self, log_weights, random):
+        ...         lives, uniform = random.chunk(2)
+        ...         own = torch.arange(len(log_weights)).reshape(-1, *(1,) * (log_weights.dim() - 1))
+        ...         drawn = MultinomialResampling().ancestors(log_weights, uniform)
+        ...         return torch.where(lives < (log_weights - log_weights.amax(0)).exp(), own, drawn)
+        >>> half = torch.tensor([[0.5], [0.5], [0.0], [0.0]]).log()
+        >>> Killing().ancestors(half, Killing().draw(1, 4, torch.Size([1]))[0])[:2].flatten()
+        tensor([0, 1])
+    """
 
     independent = False
     """Whether the ancestors are drawn independently of each other."""
 
     @abstractmethod
     def draw(self, num_steps: int, num_particles: int, batch: torch.Size, **factory: Any) -> Tensor:
-        """Draw the random numbers of `num_steps` resamplings, `time x particles (or 1) x trials`."""
+        """Draw the random numbers of `num_steps` resamplings, `time x some x trials`."""
 
     @abstractmethod
-    def positions(self, random: Tensor, num_particles: int) -> Tensor:
-        """Return where in [0, 1) the descendants fall, `trials x particles`, from one step's random numbers."""
-
     def ancestors(self, log_weights: Tensor, random: Tensor) -> Tensor | None:
         """Return the ancestor of each particle, `particles x trials`, or None to keep all as they are.
 
@@ -30,6 +48,17 @@ class Resampler(ABC):
             log_weights: normalised, `particles x trials`.
             random: one step's numbers, from `draw`.
         """
+
+
+class PositionResampling(Resampler):
+    """Base of the schemes whose descendants fall to places in [0, 1), which particles share by their weights."""
+
+    @abstractmethod
+    def positions(self, random: Tensor, num_particles: int) -> Tensor:
+        """Return where in [0, 1) the descendants fall, `trials x particles`, from one step's random numbers."""
+
+    def ancestors(self, log_weights: Tensor, random: Tensor) -> Tensor | None:
+        """Return the particle that owns each place."""
         num_particles = log_weights.shape[0]
         cumulative = log_weights.detach().exp().movedim(0, -1).cumsum(-1)
         # Rounding leaves the sum off 1: without this the last particle gains or loses.
@@ -39,7 +68,7 @@ class Resampler(ABC):
         return found.clamp(max=num_particles - 1).movedim(-1, 0)
 
 
-class SystematicResampling(Resampler):
+class SystematicResampling(PositionResampling):
     """One uniform number per trial, then equal steps: the fewest random numbers, the least variance in practice.
 
     Example::
@@ -62,7 +91,7 @@ class SystematicResampling(Resampler):
         return (random.movedim(0, -1) + steps) / num_particles
 
 
-class StratifiedResampling(Resampler):
+class StratifiedResampling(PositionResampling):
     """One uniform number in each of K equal strata.
 
     References:
@@ -79,7 +108,7 @@ class StratifiedResampling(Resampler):
         return (random.movedim(0, -1) + steps) / num_particles
 
 
-class MultinomialResampling(Resampler):
+class MultinomialResampling(PositionResampling):
     """Independent ancestors: the most variance; what the score-function gradient needs.
 
     References:
@@ -103,10 +132,6 @@ class NoResampling(Resampler):
     def draw(self, num_steps: int, num_particles: int, batch: torch.Size, **factory: Any) -> Tensor:
         """Draw nothing."""
         return torch.empty(num_steps, 0, *batch, **factory)
-
-    def positions(self, random: Tensor, num_particles: int) -> Tensor:
-        """Return no positions."""
-        return random.movedim(0, -1)
 
     def ancestors(self, log_weights: Tensor, random: Tensor) -> None:
         """Return None: all particles stay as they are."""

@@ -148,7 +148,7 @@ def _reads_some_latents(observation: GaussianObservation) -> bool:
 
 def _set_noise(observation: GaussianObservation, variance: Tensor, *, smallest: float) -> None:
     # Features that are explained fully keep some noise.
-    scale = variance.clamp(min=smallest).sqrt()
+    scale = observation.scale_of_variance(variance.clamp(min=smallest))
     _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_lowrank.arrays import varies
+
 
 def lagged_loadings(y: Tensor, mean: Tensor, rank: int) -> Tensor | None:
     r"""Return how much the means of features change with latents of unit variance, `features x rank`.
@@ -45,8 +47,9 @@ def lagged_loadings(y: Tensor, mean: Tensor, rank: int) -> Tensor | None:
     pairs = (seen[:, :-1].flatten(0, 1).mT @ seen[:, 1:].flatten(0, 1)).clamp(min=1.0)
     covariance = before.mT @ after / pairs
     variance = deviation.square().sum((0, 1)) / seen.sum((0, 1)).clamp(min=1.0)
+    low, high = (y.nan_to_num(nan=end).flatten(0, 1) for end in (torch.inf, -torch.inf))
     # A feature that never varies has no correlation with any.
-    scale = torch.where(variance > 0, variance, torch.inf).sqrt()
+    scale = torch.where(varies(low.amin(0), high.amax(0)), variance, torch.inf).sqrt()
     values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT) / scale / scale.unsqueeze(-1))
     if rank > len(values) or values[-rank] <= 0:
         return None

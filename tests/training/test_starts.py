@@ -241,3 +241,13 @@ def test_the_yardstick_is_the_log_density_of_independent_features(likelihood: st
     expected = torch.tensor(log_prob(held_out.nan_to_num().numpy()))[~held_out.isnan()].sum() / (5 + 20 + 20)
     found = independent_evidence(train, held_out, independent_features(likelihood))
     assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_heavy_tailed_noise_starts_at_the_variance_of_the_residual(dtype: torch.dtype) -> None:
+    y, _ = factors(dtype)
+    found = {}
+    for kind in (plr.GaussianObservation, plr.StudentTObservation):
+        model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=8, dtype=dtype), kind(rank=2, features=6, dtype=dtype))
+        plr.initialise_from_data(model, y)
+        found[kind.__name__] = model.observation.noise_variance.detach()
+    torch.testing.assert_close(found["StudentTObservation"], found["GaussianObservation"], rtol=1e-4, atol=0)

@@ -32,7 +32,7 @@ from pyro_lowrank.smc.compiled.proposals.base import compiled_form
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
 from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive
 from pyro_lowrank.smc.pair import Pair, Sequences
-from pyro_lowrank.smc.resampling import NoResampling, Resampler
+from pyro_lowrank.smc.resampling import NoResampling, PositionResampling
 
 _log = logging.getLogger("pyro_lowrank")
 # Type checkers do not see through arguments that are unpacked.
@@ -145,9 +145,10 @@ def _told(pair: CompiledPair) -> Iterator[None]:
 
 def check_scheme(scheme: Scheme) -> None:
     """Raise unless the compiled loops know the scheme."""
-    keeps = isinstance(scheme.resampler, NoResampling)
-    if not keeps and type(scheme.resampler).ancestors is not Resampler.ancestors:
-        raise NoCompiledForm(f"{type(scheme.resampler).__name__} draws ancestors its own way")
+    resampler = scheme.resampler
+    by_position = type(resampler).ancestors is PositionResampling.ancestors
+    if not (by_position or isinstance(resampler, NoResampling)):
+        raise NoCompiledForm(f"{type(resampler).__name__} draws ancestors its own way")
 
 
 def run_compiled(
@@ -172,15 +173,16 @@ def run_compiled(
         encoding: of the proposal, if it is known.
     """
     (trials, steps), (particles, rank) = data.shape, (white.shape[1], white.shape[3])
-    keeps = isinstance(scheme.resampler, NoResampling)
+    resampler = scheme.resampler
+    keeps = not isinstance(resampler, PositionResampling)
     # At a threshold of 1 every trial resamples, whatever its effective sample size.
     threshold = scheme.ess_threshold * particles if scheme.ess_threshold < 1 else float("inf")
 
     def draw_positions() -> Tensor:
-        random = scheme.resampler.draw(steps - 1, particles, torch.Size([trials]), dtype=white.dtype)
-        if keeps:
+        random = resampler.draw(steps - 1, particles, torch.Size([trials]), dtype=white.dtype)
+        if not isinstance(resampler, PositionResampling):
             return random.new_zeros(trials, steps, 0)
-        return scheme.resampler.positions(random.movedim(1, 0), particles).movedim(0, 1)
+        return resampler.positions(random.movedim(1, 0), particles).movedim(0, 1)
 
     tables, features = compiled.arrays(data, encoding=encoding)
     draws = compiled.draws(white, data.seen.recorded.mT, draw_positions)
