@@ -155,15 +155,8 @@ class EffectsKernel:
         return total
 
     def _log_prob(self, site: Any, per_trial: bool) -> Tensor:
-        found = log_prob(site["fn"], site["value"], *site["args"], **site["kwargs"])
-        found = scale_and_mask(found, mask=site["mask"])
         self._collect_scale(site)
-        # Broadcast over the particles first: a site that is the same for all may lack their dim.
-        found = found.reshape((1,) * (self.batch_dims - found.dim()) + found.shape)
-        found = found.expand(self.num_particles, *found.shape[1:])
-        if not per_trial:
-            return found.reshape(self.num_particles, -1).sum(-1)
-        return found if found.dim() == 2 else found.flatten(1, -2).sum(1)
+        return site_log_prob(site, self.num_particles, self.batch_dims, per_trial=per_trial)
 
     def _collect_scale(self, site: Any) -> None:
         scale = site["scale"]
@@ -178,6 +171,25 @@ class EffectsKernel:
             )
 
 
+def site_log_prob(site: Any, num_particles: int, batch_dims: int, *, per_trial: bool) -> Tensor:
+    """Return the log density of a site without its scale, `particles (x trials)`, summed over other batch dims.
+
+    Args:
+        site: of a trace.
+        num_particles: in its first batch dim, if that is not left out for being the same for all.
+        batch_dims: number of leading dims: particles, then plates.
+        per_trial: whether trials, the last of them, are kept apart.
+    """
+    found = log_prob(site["fn"], site["value"], *site["args"], **site["kwargs"])
+    found = scale_and_mask(found, mask=site["mask"])
+    # Broadcast over the particles first: a site that is the same for all may lack their dim.
+    found = found.reshape((1,) * (batch_dims - found.dim()) + found.shape)
+    found = found.expand(num_particles, *found.shape[1:])
+    if not per_trial:
+        return found.reshape(num_particles, -1).sum(-1)
+    return found if found.dim() == 2 else found.flatten(1, -2).sum(1)
+
+
 def _latent_sites(trace: Trace) -> dict[str, Any]:
     """Return the sampled sites by name, those of subsampled plates left out."""
     return {
@@ -189,7 +201,7 @@ def _latent_sites(trace: Trace) -> dict[str, Any]:
 
 def _num_trials(sites: Sequence[Any]) -> int | None:
     """Return the size of the plate of trials that all sites lie in, or None if none does."""
-    frames = [[frame for frame in site["cond_indep_stack"] if _is_of_trials(frame)] for site in sites]
+    frames = [[frame for frame in site["cond_indep_stack"] if is_of_trials(frame)] for site in sites]
     outside = [site["name"] for site, found in zip(sites, frames, strict=True) if not found]
     if len(outside) == len(sites):
         return None
@@ -201,7 +213,8 @@ def _num_trials(sites: Sequence[Any]) -> int | None:
     return int(frames[0][0].size)
 
 
-def _is_of_trials(frame: Any) -> bool:
+def is_of_trials(frame: Any) -> bool:
+    """Whether a plate is that over trials."""
     return bool(frame.name == TRIALS and frame.dim == -1)
 
 

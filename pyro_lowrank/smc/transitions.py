@@ -10,7 +10,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.smcfilter import SMCState
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -19,7 +18,7 @@ from pyro_lowrank.dynamics.means import Mean, fastest_mean
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.modules import own_values
 from pyro_lowrank.observations.base import Emission
-from pyro_lowrank.smc.effects import Call, EffectsKernel
+from pyro_lowrank.smc.effects import Call, EffectsKernel, is_of_trials, site_log_prob
 from pyro_lowrank.smc.loop import State, take
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.smoothing import take_states
@@ -201,11 +200,8 @@ class ReplayedTransitions:
         size = next(iter(before.values())).shape[0]
         total: Tensor | float = 0.0
         for site in fixed.sites:
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            log_prob = scale_and_mask(log_prob, mask=site["mask"])
-            log_prob = log_prob.reshape((1,) * (self.batch_dims - log_prob.dim()) + log_prob.shape)
-            log_prob = log_prob.expand(size, *log_prob.shape[1:])
-            per_trial = any(f.name == "trials" and f.dim == -1 for f in site["cond_indep_stack"])
-            total = total + log_prob.reshape(size, -1, log_prob.shape[-1] if per_trial else 1).sum(1)
+            per_trial = any(map(is_of_trials, site["cond_indep_stack"]))
+            found = site_log_prob(site, size, self.batch_dims, per_trial=per_trial)
+            total = total + found.reshape(size, -1)
         assert isinstance(total, Tensor)
         return total
