@@ -38,8 +38,14 @@ def log_softplus(x: Tensor) -> Tensor:
         >>> log_softplus(torch.tensor([-1000.0, 0.0, 1000.0]))
         tensor([-1.0000e+03, -3.6651e-01,  6.9078e+00])
     """
-    # Below the threshold the branch that is not taken would have a NaN gradient: keep its argument away from there.
-    return torch.where(x < _SMALLEST_SOFTPLUS, x, functional.softplus(x.clamp(min=_SMALLEST_SOFTPLUS)).log())
+    return log_of_softplus(x, functional.softplus(x))
+
+
+def log_of_softplus(x: Tensor, softplus: Tensor) -> Tensor:
+    """Return log(softplus(x)) from softplus(x), where that is needed too."""
+    # Where softplus(x) vanishes its log, which is not taken, would have a NaN gradient.
+    smallest = torch.finfo(x.dtype).tiny
+    return torch.where(x < _SMALLEST_SOFTPLUS, x, softplus.clamp(min=smallest).log())
 
 
 def predictor_of_rate(link: str, rate: Tensor) -> Tensor:

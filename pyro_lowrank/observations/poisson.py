@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import functional
 
-from pyro_lowrank.observations.counts import LARGEST_LOG_RATE, CountEmission, CountObservation
+from pyro_lowrank.observations.counts import LARGEST_LOG_RATE, CountEmission, CountObservation, log_of_softplus
 from pyro_lowrank.observations.readout import Readout
 
 
@@ -19,6 +20,7 @@ class LogRatePoisson(dist.TorchDistribution):
 
     Args:
         log_rate: any real number, in log counts per bin.
+        rate: its exponential, where that is known and finite; else log rates are held where it would overflow.
 
     Example::
 
@@ -29,8 +31,9 @@ class LogRatePoisson(dist.TorchDistribution):
     arg_constraints = {"log_rate": constraints.real}  # noqa: RUF012 (torch declares it so)
     support = constraints.nonnegative_integer
 
-    def __init__(self, log_rate: Tensor, *, validate_args: bool | None = None) -> None:
-        self.log_rate = log_rate.clamp(max=LARGEST_LOG_RATE)
+    def __init__(self, log_rate: Tensor, *, rate: Tensor | None = None, validate_args: bool | None = None) -> None:
+        self.log_rate = log_rate if rate is not None else log_rate.clamp(max=LARGEST_LOG_RATE)
+        self._rate = rate
         super().__init__(log_rate.shape, validate_args=validate_args)
 
     def expand(
@@ -39,13 +42,14 @@ class LogRatePoisson(dist.TorchDistribution):
         """Return the same distribution for a larger batch."""
         new = self._get_checked_instance(LogRatePoisson, _instance)
         new.log_rate = self.log_rate.expand(batch_shape)
+        new._rate = None if self._rate is None else self._rate.expand(batch_shape)
         dist.TorchDistribution.__init__(new, torch.Size(batch_shape), validate_args=False)
         return new
 
     @property
     def rate(self) -> Tensor:
         """The rate, in counts per bin."""
-        return self.log_rate.exp()
+        return self.log_rate.exp() if self._rate is None else self._rate
 
     @property
     def mean(self) -> Tensor:
@@ -73,7 +77,11 @@ class PoissonEmission(CountEmission):
 
     def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
         """Return the distribution of the counts, with event shape `features`."""
-        return LogRatePoisson(self.log_rate(z, v), validate_args=False).to_event(1)
+        x = self.readout(z, v)
+        if self.link == "exp":
+            return LogRatePoisson(x, validate_args=False).to_event(1)
+        rate = functional.softplus(x)
+        return LogRatePoisson(log_of_softplus(x, rate), rate=rate, validate_args=False).to_event(1)
 
     def _curvature_in_log_rate(self, log_rate: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         rate = log_rate.exp()
