@@ -66,11 +66,15 @@ def test_for_bootstrap_proposals(emission: str) -> None:
 
 
 def test_what_has_no_compiled_form_is_refused_or_proposed_by_tensor_operations() -> None:
-    dynamics = build(noise="full").dynamics
-    model = plr.StateSpaceModel(dynamics, plr.BernoulliObservation(rank=2, features=5, dtype=torch.float64))
+    shape = {"rank": 2, "dtype": torch.float64}
+    parts = {
+        "ones": plr.BernoulliObservation(features=2, **shape),
+        "counts": plr.PoissonObservation(features=3, **shape),
+    }
+    model = plr.StateSpaceModel(build(noise="full").dynamics, plr.JointObservation(parts))
     y = model.simulate(num_trials=3, num_steps=6).y
     guide = plr.EncoderGuide(model, plr.ConvEncoder(5, 2, (1,), (), dtype=torch.float64))
-    with pytest.raises(plr.NoCompiledForm, match="BernoulliEmission has no compiled form"):
+    with pytest.raises(plr.NoCompiledForm, match="JointEmission has no compiled form"):
         filtered(model, guide, y, None, "compiled")
     auto, plain = (filtered(model, guide, y, None, backend) for backend in ("auto", "plain"))
     torch.testing.assert_close(auto.log_evidence, plain.log_evidence)
