@@ -6,6 +6,7 @@ r"""The log density of paths of latents and of a recording, vectorised over time
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.pair import Pair, Sequences
 
+Likelihood = Callable[[Observed, Tensor | None, Tensor], Tensor | None]
 
-def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean) -> Tensor:
+
+def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean, likelihood: Likelihood | None = None) -> Tensor:
     """Return log p(z, y) in nats, averaged over paths, `trials`, up to each trial's last recorded bin.
 
     Args:
@@ -25,6 +28,8 @@ def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean) -> Tensor:
         data: the recording and its inputs.
         z: paths, `paths x trials x time x rank`.
         mean: of the next latents, `paths x trials x time x rank`, from latents and inputs `trials x time x inputs`.
+        likelihood: what has the gradient of that of paths, `paths x trials x time`, from the recording, the inputs and
+            the paths; with it, the value is not the density.
     """
     transition = pair.transition
     first = transition.initial_noise.log_prob(z[:, :, 0] - transition.first_mean(data.v_at(0)))
@@ -34,10 +39,13 @@ def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean) -> Tensor:
         # What comes after the data says nothing, but its scores would add noise.
         first = first * (data.last >= 0)
         moved = moved * (torch.arange(1, z.shape[2], device=z.device) <= data.last.unsqueeze(-1))
-    return (first + moved.sum(-1)).mean(0) + _log_likelihood(pair, data, z)
+    return (first + moved.sum(-1)).mean(0) + _log_likelihood(pair, data, z, likelihood)
 
 
-def _log_likelihood(pair: Pair, data: Sequences, z: Tensor) -> Tensor:
+def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likelihood | None) -> Tensor:
+    known = None if likelihood is None else likelihood(data.seen, data.v, z)
+    if known is not None:
+        return known.sum(-1).mean(0)
     affine = pair.affine_gaussian
     if affine is not None and affine.readout.weight.dim() == 2 and affine.readout.bias.dim() == 1:
         return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)

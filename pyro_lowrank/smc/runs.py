@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -171,15 +171,19 @@ class BuiltInRun:
 
     def log_density(self, paths: Paths) -> Tensor:
         """Return log p(z, y), and log q(z | y) where the guide learns, averaged over paths, `trials`."""
-        found = log_joint(self.pair, self.data, paths.z, lambda z, v: self._mean_along(z, v, paths.means))
+        likelihood = (
+            None if self._loops is None or self._loops.likelihood is None else self._loops.likelihood.along_paths
+        )
+        mean = partial(self._mean_along, known=paths.means)
+        found = log_joint(self.pair, self.data, paths.z, mean, likelihood)
         if self._encoding is None:
             return found
         with torch.no_grad():
             before = None if self.data.v is None else self.data.v[:, :-1]
-            means = self._mean_along(paths.z[:, :, :-1], before, paths.means)
+            means = self._mean_along(paths.z[:, :, :-1], before, known=paths.means)
         return found + log_proposal(self.pair, self.data, paths.z, means, self._encoding)
 
-    def _mean_along(self, z: Tensor, v: Tensor | None, known: Tensor | None) -> Tensor:
+    def _mean_along(self, z: Tensor, v: Tensor | None, *, known: Tensor | None) -> Tensor:
         if self.compiled is None:
             return self.pair.transition.mean(z, v)
         return self.compiled.mean.differentiable(z, v, None if known is None else known[:, :, :-1])

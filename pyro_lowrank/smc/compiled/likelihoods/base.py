@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
+from numba import types
 from numba.cpython.unsafe.tuple import tuple_setitem
 from torch import Tensor
 
-from pyro_lowrank.compilation import first_class
+from pyro_lowrank.compilation import compiled, first_class, run_side_by_side
 from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO
-from pyro_lowrank.dynamics.compiled.arrays import array
+from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.network import compiled_activation
-from pyro_lowrank.dynamics.compiled.units import FAST, identity
+from pyro_lowrank.dynamics.compiled.units import FAST, Arrays, identity
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.observed import Observed
@@ -41,6 +42,8 @@ class Likelihood:
         constant: of (emission, y), what the log density lacks, `... x features`.
         parameters: of an emission, tensors `features` that the functions are called with; none if left out.
         at_zero: as `log_density` where y is zero, if that is cheaper.
+        score: of (y, x), the derivative of the log density by x, of a likelihood without parameters; where it is left
+            out, torch differentiates.
         aim: of (y, *parameters), where the data would have the readout: (target, readout), for `curvature`.
         curvature: of (y, target, aimed, x, *parameters): score, stiffness and information, see
             `observations.curvature.Curvature`.
@@ -50,6 +53,7 @@ class Likelihood:
     constant: Callable[[Any, Tensor], Tensor]
     parameters: Callable[[Any], tuple[Tensor, ...]] = _none
     at_zero: Function | None = None
+    score: Function | None = None
     aim: Function | None = None
     curvature: Function | None = None
 
@@ -123,6 +127,25 @@ class CompiledLikelihood:
         number = len(likelihood.parameters(self.emission))
         return _curver(likelihood.aim, likelihood.curvature, (dtype(0),) * number, dtype)
 
+    def along_paths(self, seen: Observed, v: Tensor | None, z: Tensor) -> Tensor | None:
+        """Return what has the gradient of the log likelihood of paths, `paths x trials x time`, but not its value.
+
+        A product of scores and readouts, so that nothing else the size of paths x features is differentiated. None
+        where the likelihood says no score.
+        """
+        if self.likelihood.score is None:
+            return None
+        x = self.emission.readout(z, v)
+        values, data, present = (array(each) for each in (x, seen.y, seen.present))
+        scores, dtype = np.empty_like(values), values.dtype.type
+        scorer = _scorer(self.likelihood.score, dtype)
+        shape = (len(values), -1, values.shape[-1])
+        flat = [each.reshape(shape) for each in (values, scores)]
+        rows = [each.reshape(-1, values.shape[-1]) for each in (data, present)]
+        cut = chunks(len(flat[0]), values.size)
+        run_side_by_side([partial(_scored, scorer, *rows, flat[0][c], flat[1][c]) for c in cut])
+        return (torch.from_numpy(scores) * x).sum(-1)
+
     def constant(self, seen: Observed) -> Tensor:
         """Return what the log likelihood of the entries that are there adds, `trials x time`."""
         each = self.likelihood.constant(self.emission, seen.y).expand(seen.y.shape)
@@ -151,6 +174,30 @@ class CompiledLikelihood:
             y=array(y),
             present=array(seen.present),
         )
+
+
+@compiled(allocates=False)
+def _score_paths(score: Any, y: Any, present: Any, x: Any, scores: Any) -> None:
+    for p in range(x.shape[0]):
+        score(y, present, x[p], scores[p])
+
+
+# Type checkers do not see through arguments that are unpacked.
+_scored: Any = _score_paths
+
+
+@cache
+def _scorer(score: Function, dtype: Any) -> Any:
+    matrix = Arrays.of(dtype).matrix
+
+    @first_class(types.void(matrix, matrix, matrix, matrix), fastmath=FAST)
+    def write(y: Any, present: Any, x: Any, scores: Any) -> None:
+        """Write the scores of readouts `bins x features`, zero where data are missing."""
+        for m in range(x.shape[0]):
+            for d in range(x.shape[1]):
+                scores[m, d] = present[m, d] * score(y[m, d], x[m, d])
+
+    return write
 
 
 def no_features(like: Tensor) -> Features:

@@ -21,6 +21,12 @@ def _log_density(y: Any, x: Any) -> Any:
 
 
 @scalar
+def _score(y: Any, x: Any) -> Any:
+    _, probability = softplus_and_slope(x)
+    return y - probability
+
+
+@scalar
 def _aim(y: Any) -> Any:
     return y, y
 
@@ -41,4 +47,4 @@ def _constant(emission: BernoulliEmission, y: Tensor) -> Tensor:
 
 @register(BernoulliEmission)
 def _of(emission: BernoulliEmission) -> Likelihood:
-    return Likelihood(log_density=_log_density, constant=_constant, aim=_aim, curvature=_curvature)
+    return Likelihood(log_density=_log_density, score=_score, constant=_constant, aim=_aim, curvature=_curvature)

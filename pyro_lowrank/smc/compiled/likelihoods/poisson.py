@@ -7,11 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.compiled.arithmetic import exp, scalar, softplus_and_slope
+from pyro_lowrank.dynamics.compiled.arithmetic import ZERO, exp, scalar, softplus_and_slope
 from pyro_lowrank.observations.poisson import PoissonEmission
 from pyro_lowrank.smc.compiled.likelihoods import rates
 from pyro_lowrank.smc.compiled.likelihoods.base import Likelihood, register
-from pyro_lowrank.smc.compiled.likelihoods.rates import held, largest, log_softplus, rate_and_log_slope, stiffness
+from pyro_lowrank.smc.compiled.likelihoods.rates import (
+    LARGEST_LOG_RATE,
+    held,
+    largest,
+    log_softplus,
+    rate_and_log_slope,
+    stiffness,
+)
 
 
 @scalar
@@ -24,6 +31,12 @@ def _softplus(y: Any, x: Any) -> Any:
 def _softplus_at_zero(y: Any, x: Any) -> Any:
     rate, _ = softplus_and_slope(x)
     return -rate
+
+
+@scalar
+def _softplus_score(y: Any, x: Any) -> Any:
+    rate, slope = rate_and_log_slope(x)
+    return (y - rate) * slope
 
 
 @scalar
@@ -40,6 +53,13 @@ def _exp(y: Any, x: Any) -> Any:
 
 
 @scalar
+def _exp_score(y: Any, x: Any) -> Any:
+    held_there = x > LARGEST_LOG_RATE
+    rate = exp(LARGEST_LOG_RATE if held_there else x)
+    return ZERO * x if held_there else y - rate
+
+
+@scalar
 def _exp_curvature(y: Any, target: Any, aimed: Any, x: Any) -> Any:
     rate = exp(held(x, aimed))
     return y - rate, stiffness(target - rate, rate, aimed - x), rate
@@ -52,11 +72,12 @@ def _constant(emission: PoissonEmission, y: Tensor) -> Tensor:
 _SOFTPLUS = Likelihood(
     log_density=_softplus,
     at_zero=_softplus_at_zero,
+    score=_softplus_score,
     constant=_constant,
     aim=rates.softplus_aim,
     curvature=_softplus_curvature,
 )
-_EXP = Likelihood(log_density=_exp, constant=_constant, aim=rates.exp_aim, curvature=_exp_curvature)
+_EXP = Likelihood(log_density=_exp, score=_exp_score, constant=_constant, aim=rates.exp_aim, curvature=_exp_curvature)
 
 
 @register(PoissonEmission)
