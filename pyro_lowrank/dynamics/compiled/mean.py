@@ -38,6 +38,30 @@ def _pull_blocks(pull: Any, weights: Any, seen: Any, grad: Any, grad_seen: Any) 
         pull(weights, seen[i], grad[i], grad_seen[i])
 
 
+@compiled(allocates=False)
+def _merge(points: Any, grad: Any, seen: Any, up: Any) -> Any:
+    """Write points `paths x bins x dim` into blocks of zeros, those that paths share once; return how many there are."""
+    size, width = 0, seen.shape[2]
+    for m in range(points.shape[1]):
+        first = size
+        for p in range(points.shape[0]):
+            place = size
+            for s in range(first, size):
+                same = True
+                for d in range(points.shape[2]):
+                    same &= seen[s // width, d, s % width] == points[p, m, d]
+                if same:
+                    place = s
+                    break
+            if place == size:
+                for d in range(points.shape[2]):
+                    seen[size // width, d, size % width] = points[p, m, d]
+                size += 1
+            for r in range(grad.shape[2]):
+                up[place // width, r, place % width] += grad[p, m, r]
+    return size
+
+
 class CompiledMean:
     """Computes `Network.mean`, without gradients.
 
@@ -108,9 +132,11 @@ class _Mean(torch.autograd.Function):
         grad = grad_outputs[0]
         points = z.expand(grad.shape)
         together = points if v is None else torch.cat([points, v.expand(*grad.shape[:-1], v.shape[-1])], -1)
-        seen, up = _blocks(together), _blocks(grad)
         found: list[Tensor | None] = [None, None]
-        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+        if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
+            seen, up = _merged(together, grad)
+        else:
+            seen, up = _blocks(together), _blocks(grad)
             pulled = _pull(mean, seen, up)[: grad.shape[:-1].numel()].view(*grad.shape[:-1], -1)
             grad_z = decay * grad + pulled[..., : z.shape[-1]]
             found = [
@@ -128,6 +154,16 @@ def _blocks(points: Tensor) -> Any:
     blocks = np.zeros((number * _BLOCK, rows.shape[1]), rows.dtype)
     blocks[: len(rows)] = rows
     return np.ascontiguousarray(blocks.reshape(number, _BLOCK, rows.shape[1]).transpose(0, 2, 1))
+
+
+def _merged(points: Tensor, grad: Tensor) -> tuple[Any, Any]:
+    """Lay points and gradients out in blocks, those of paths (their first dim) that meet added up."""
+    bins = points[0, ..., 0].numel()
+    number = -(-len(points) * bins // _BLOCK)
+    rows = [array(each).reshape(len(points), bins, each.shape[-1]) for each in (points, grad)]
+    seen, up = (np.zeros((number, each.shape[2], _BLOCK), each.dtype) for each in rows)
+    used = -(-_merge(rows[0], rows[1], seen, up) // _BLOCK)
+    return seen[:used], up[:used]
 
 
 def _work(mean: CompiledMean, seen: Any) -> int:
