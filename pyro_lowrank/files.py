@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import reprlib
 import stat
@@ -18,12 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 try:
     import fcntl
-except ImportError:  # Windows, which neither locks like this nor removes files that are open.
-    fcntl = None  # type: ignore[assignment]
 
+    _LOCKS = True
+except ImportError:  # Windows, which neither locks like this nor moves files that are open.
+    _LOCKS = False
 
 _FORMAT = "pyro_lowrank"
 _VERSION = 1
@@ -52,10 +55,10 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
             with suppress(OSError):
                 os.chmod(file.name, stat.S_IMODE(final.stat().st_mode))
-            if fcntl is not None:
+            if _LOCKS:
                 # Under the lock, so that no other process takes the file for a leftover.
                 os.replace(file.name, final)
-        if fcntl is None:
+        if not _LOCKS:
             os.replace(file.name, final)
     finally:
         Path(file.name).unlink(missing_ok=True)
@@ -108,7 +111,7 @@ def _temporary(final: Path) -> BinaryIO:
 
 def _lock(file: BinaryIO) -> bool:
     """Lock an open file, until it is closed or its process ends; return whether that could be done."""
-    if fcntl is None:
+    if not _LOCKS:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,10 +160,10 @@ def check_same_settings(beginning: str, theirs: Mapping[str, Any], ours: Mapping
 
 
 @contextmanager
-def told_of(beginning: str) -> Iterator[None]:
+def told_of(beginning: str, *passing: type[Exception]) -> Iterator[None]:
     """Turn whatever a file's contents make go wrong within into a ValueError that begins by naming the file.
 
-    Errors of the operating system stay what they are.
+    Errors of the operating system, and those in `passing`, stay what they are.
 
     Example::
 
@@ -170,14 +173,16 @@ def told_of(beginning: str) -> Iterator[None]:
         ...
         ValueError: model.json cannot be read: it lacks 'rank'.
     """
+    untouched: tuple[type[Exception], ...] = (OSError, *passing)
     try:
         yield
-    except OSError:
+    except untouched:
         raise
     except KeyError as error:
         raise ValueError(f"{beginning}: it lacks {reprlib.repr(error.args[0] if error.args else None)}.") from error
     except Exception as error:  # Contents that are not what they should be fail in every way there is.
-        raise ValueError(f"{beginning}: {str(error).strip() or type(error).__name__}") from error
+        told = str(error).strip() or type(error).__name__
+        raise ValueError(f"{beginning}: {told if len(told) < 1000 else told[:1000] + ' ...'}") from error
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -258,3 +263,40 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
     if not isinstance(configuration, dict):
         raise ValueError(f"{path} is damaged: its configuration is not a JSON object.")
     return Archive(tensors, configuration)
+
+
+class SizesOf(TorchFunctionMode):
+    """Within it, tensors are made only as large, and as many, as those of a file let expect.
+
+    A configuration that was changed may describe a model of any size: it shall not be built to find that out.
+    """
+
+    # While a model is built, some of its tensors are made several times over.
+    TIMES, MORE = 16, 4096
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.held = sum(tensor.numel() for tensor in tensors.values())
+        self.left = self.TIMES * self.held + self.MORE
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _MAKES_TENSORS:
+            self.left -= math.prod(func(*args, **{**kwargs, "device": "meta"}).shape)
+            if self.left < 0:
+                raise ValueError(
+                    f"its configuration describes larger tensors than the file has, which are of {self.held} numbers "
+                    "in all."
+                )
+        return func(*args, **kwargs)
+
+
+_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "zeros")
+_MAKES_TENSORS = {*_FACTORIES, *(f"new_{name}" for name in _FACTORIES)}
+
+
+def check_finite(beginning: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if any of the tensors is NaN or infinite, with their names."""
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        raise ValueError(f"{beginning}: {', '.join(bad)} hold NaN or infinite numbers. Fit it anew, or replace them.")

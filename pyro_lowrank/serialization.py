@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import reprlib
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
@@ -21,7 +19,7 @@ from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.encoders.held_in import HeldIn
 from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.encoders.sessions import SessionEncoder
-from pyro_lowrank.files import Archive, differing, read_archive, told_of, write_archive
+from pyro_lowrank.files import Archive, SizesOf, check_finite, differing, read_archive, told_of, write_archive
 from pyro_lowrank.files import check_writable as check_writable
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
@@ -96,7 +94,7 @@ def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | No
         True
     """
     configuration, tensors = describe(model, guide), state_of(model, guide)
-    _check_finite("The model cannot be saved", tensors)
+    check_finite("The model cannot be saved", tensors)
     write_archive(path, Archive(tensors, configuration))
 
 
@@ -126,8 +124,7 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
     """
     archive = read_archive(path)
     with told_of(f"{path} does not hold a model that can be rebuilt"):
-        _check_finite("its numbers are no model's", archive.tensors)
-        with _SizeOf(archive.tensors):
+        with SizesOf(archive.tensors):
             model, guide = rebuild(archive.configuration)
         restore_state(archive.tensors, model, guide)
         _freeze(archive.configuration.get("frozen", []), model, guide)
@@ -140,42 +137,6 @@ def _freeze(names: list[str], model: nn.Module, guide: nn.Module | None) -> None
         raise ValueError(f"the parameters to be frozen, {reprlib.repr(names)}, are not all among its own.")
     for name in names:
         parameters[name].requires_grad_(False)
-
-
-class _SizeOf(TorchFunctionMode):
-    """Within it, tensors are made only as large, and as many, as those of a file make likely.
-
-    A configuration that was changed may describe a model of any size: it shall not be built to find that out.
-    """
-
-    # While a model is built, some of its tensors are made several times over.
-    TIMES, MORE = 16, 100_000
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.held = sum(tensor.numel() for tensor in tensors.values())
-        self.left = self.TIMES * self.held + self.MORE
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in _MAKES_TENSORS:
-            self.left -= math.prod(func(*args, **{**kwargs, "device": "meta"}).shape)
-            if self.left < 0:
-                raise ValueError(
-                    f"its configuration describes larger tensors than the file has, which are of {self.held} numbers "
-                    "in all."
-                )
-        return func(*args, **kwargs)
-
-
-_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "zeros")
-_MAKES_TENSORS = {*_FACTORIES, *(f"new_{name}" for name in _FACTORIES)}
-
-
-def _check_finite(beginning: str, tensors: Mapping[str, Tensor]) -> None:
-    bad = [name for name, tensor in tensors.items() if name.startswith(_OWNERS) and not tensor.isfinite().all()]
-    if bad:
-        raise ValueError(f"{beginning}: {', '.join(bad)} hold NaN or infinite numbers. Fit it anew, or replace them.")
 
 
 def describe(model: StateSpaceModel, guide: Guide | None) -> dict[str, Any]:
@@ -307,7 +268,8 @@ def restore_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Mod
     """Give all parameters and buffers the values and dtypes in `tensors`, in place.
 
     Raises:
-        ValueError: if a tensor is missing, unknown, or of another shape or kind of number; nothing is changed then.
+        ValueError: if a tensor is missing, unknown, of another shape or kind of number, NaN or infinite; nothing is
+            changed then.
     """
     check_state(tensors, model, guide)
     for name, target in _named_tensors(model, guide).items():
@@ -317,7 +279,7 @@ def restore_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Mod
 def check_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Module | None) -> None:
     """Raise unless `restore_state` can give a model and guide the values in `tensors`."""
     targets = _named_tensors(model, guide)
-    stored = {name: tensor for name, tensor in tensors.items() if name.startswith(_OWNERS)}
+    stored = _stored(tensors)
     if targets.keys() != stored.keys():
         raise ValueError(
             f"tensors {sorted(targets.keys() - stored.keys())} are missing, "
@@ -329,6 +291,9 @@ def check_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Modul
             raise ValueError(f"tensor {name!r} must have shape {tuple(target.shape)}, got {tuple(found.shape)}.")
         if target.dtype != found.dtype and not (target.is_floating_point() and found.is_floating_point()):
             raise ValueError(f"tensor {name!r} must hold {target.dtype}, or another kind of float, got {found.dtype}.")
+    check_finite("its numbers are no model's", stored)
 
 
-_OWNERS = ("model.", "guide.")
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters and buffers among the tensors of a file."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(("model.", "guide."))}

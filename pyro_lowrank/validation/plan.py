@@ -23,7 +23,7 @@ from pyro_lowrank.training.randomness import own_generators, seed_generators, se
 from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
 from pyro_lowrank.validation.job import FitOptions, Job, Scoring
-from pyro_lowrank.validation.records import Record, read_record, record_path
+from pyro_lowrank.validation.records import Record, read_record
 from pyro_lowrank.validation.workers import run_jobs
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Plan:
         try:
             with bar, closing(run_jobs(self.ready(jobs), num_workers)) as finished:
                 for job in finished:
-                    record = read_record(record_path(folder, job.rank, job.fold), job.settings)
+                    record = read_record(folder, job.rank, job.fold, job.held_out.trial_names, job.settings)
                     assert record is not None
                     records[job.rank, job.fold] = record
                     bar.set_postfix_str(f"rank {job.rank}: {sum(record.evidence) / sum(record.bins):.2f} nats/bin")
@@ -88,7 +88,7 @@ class Plan:
                     self._check(model, guide, rank)
                     form = _form(model, guide)
                 settings = {**common, "model": form, "data": digests[fold]}
-                record = read_record(record_path(folder, rank, fold), settings)
+                record = read_record(folder, rank, fold, split.held_out.trial_names, settings)
                 if record is not None:
                     records[rank, fold] = record
                     continue
