@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_lowrank.files import told_of
 
 MOST_BYTES = 2**24
-_MOST_INSTRUCTIONS, _MOST_ITEMS, _MOST_LEVELS = 400_000, 1_000_000, 100
+_MOST_INSTRUCTIONS, _MOST_ITEMS, _MOST_LEVELS = 300_000, 300_000, 100
 
 
 class Refused(ValueError):

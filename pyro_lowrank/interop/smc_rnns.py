@@ -202,6 +202,11 @@ def _scale(stored: Tensor) -> Tensor:
 
 
 def _encoder(settings: Settings, found: EncoderSettings, weights: Tensors) -> ConvEncoder:
+    stack = sorted(int(name.split(".")[1]) for name in weights if name.startswith("initial_stack") and "weight" in name)
+    last = ["mean_conv"] if found.constant_variance else ["mean_conv", "logvar_conv"]
+    parts = [[f"initial_stack.{number}"] for number in stack] + [last]
+    if len(parts) != len(found.kernel_sizes):
+        raise ValueError(f"its encoder has {len(parts)} layers, the settings say {len(found.kernel_sizes)}.")
     windowed = found.padding == "centred"
     with torch.random.fork_rng(devices=[]):
         encoder = ConvEncoder(
@@ -217,9 +222,6 @@ def _encoder(settings: Settings, found: EncoderSettings, weights: Tensors) -> Co
             sees_mask=False,
             dtype=weights["mean_conv.weight"].dtype,
         )
-    stack = sorted(int(name.split(".")[1]) for name in weights if name.startswith("initial_stack") and "weight" in name)
-    last = ["mean_conv"] if found.constant_variance else ["mean_conv", "logvar_conv"]
-    parts = [[f"initial_stack.{number}"] for number in stack] + [last]
     for position, (layer, names) in enumerate(zip(encoder.layers, parts, strict=True)):
         kernel = torch.cat([weights[f"{name}.weight"] for name in names])
         # Features that the encoder does not see, being held out, come last.
