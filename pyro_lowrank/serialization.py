@@ -290,7 +290,8 @@ def check_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Modul
         if target.shape != found.shape:
             raise ValueError(f"tensor {name!r} must have shape {tuple(target.shape)}, got {tuple(found.shape)}.")
         if target.dtype != found.dtype and not (target.is_floating_point() and found.is_floating_point()):
-            raise ValueError(f"tensor {name!r} must hold {target.dtype}, or another kind of float, got {found.dtype}.")
+            kind = "floats" if target.is_floating_point() else target.dtype
+            raise ValueError(f"tensor {name!r} must hold {kind}, got {found.dtype}.")
     check_finite("its numbers are no model's", stored)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import struct
@@ -39,20 +40,25 @@ def kept_bytes(value: bytes) -> bytes:
     return b"B" + struct.pack("<I", len(value)) + value + b"q\x000"
 
 
+def one_number() -> Any:
+    """A storage of one number, as torch pickles it; made without the warning that is given once."""
+    memory = torch.zeros(1).untyped_storage()
+    return torch.storage.TypedStorage(wrap_storage=memory, dtype=torch.float32, _internal=True)
+
+
 def stretched(stride: tuple[int, ...]) -> bytes:
     """A pickle of one number that says it is a thousand million."""
 
     class Stretched:
         def __reduce__(self) -> tuple[Any, ...]:
-            numbers = torch.zeros(1).storage()
-            return torch._utils._rebuild_tensor_v2, (numbers, 0, (10**9,), stride, False, OrderedDict())
+            return torch._utils._rebuild_tensor_v2, (one_number(), 0, (10**9,), stride, False, OrderedDict())
 
     return pickle.dumps({"decay": Stretched()}, 2)
 
 
 def within_itself() -> bytes:
     """A storage within a storage within ... as torch writes them."""
-    content = pickle.dumps(torch.zeros(1).storage(), 2)
+    content = pickle.dumps(one_number(), 2)
     for _ in range(300):
         content = program(named("torch.storage._load_from_bytes"), b"B", struct.pack("<I", len(content)), content)
         content = content[:-1] + b"\x85R."
@@ -198,16 +204,15 @@ def test_settings_of_a_network_larger_than_its_weights_build_nothing(setting: st
 
 
 def test_settings_of_an_encoder_larger_than_its_weights_build_nothing(tmp_path: Path) -> None:
-    made = with_encoder(newer())
-    for name, value in (("n_channels", [10**8]), ("kernel_sizes", [10**8, 3]), ("n_channels", [1] * 100_000)):
-        made.params["enc_params"][name] = value
-        if value[1:] == [1] * 99_999:
-            made.params["enc_params"]["kernel_sizes"] = [1] * 100_001
+    larger = {"n_channels": [10**8]}, {"kernel_sizes": [10**8, 3]}
+    for options in (*larger, {"n_channels": [1] * 100_000, "kernel_sizes": [1] * 100_001}):
+        made = with_encoder(newer())
+        made.params["enc_params"] |= options
         prefix = made.write(tmp_path)
         read_in_time(
-            lambda: plr.load_smc_rnns(prefix),
+            functools.partial(plr.load_smc_rnns, prefix),
             "its configuration describes larger tensors|has 2 layers, the settings say 100001",
-        )  # noqa: B023
+        )
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
