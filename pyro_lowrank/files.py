@@ -66,10 +66,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise `OSError` unless a file can be written at `path`, which is left as it is."""
+    final = _destination(path)
     try:
-        file = _temporary(_destination(path))
-    except (FileExistsError, FileNotFoundError, IsADirectoryError):
-        raise
+        file = _temporary(final)
     except OSError as error:
         raise type(error)(f"No file can be written at {path}: {error}. Choose another folder.") from error
     file.close()
@@ -104,17 +103,17 @@ def _temporary(final: Path) -> BinaryIO:
     while True:
         file = final.with_name(f"{_beginning(final)}{uuid.uuid4().hex}.tmp").open("xb")
         # Before the lock, another process may have taken it for a leftover.
-        if not _lock(file) or os.fstat(file.fileno()).st_nlink > 0:
+        if not _lock(file, wait=True) or os.fstat(file.fileno()).st_nlink > 0:
             return file
         file.close()
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
     """Lock an open file, until it is closed or its process ends; return whether that could be done."""
     if not _LOCKS:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:  # It is locked, or lies where there are no locks.
         return False
     return True
@@ -126,7 +125,7 @@ def _remove_leftovers(final: Path) -> None:
     with suppress(OSError):
         for leftover in final.parent.glob(f"{_beginning(final)}*.tmp"):
             with suppress(OSError), leftover.open("rb") as file:
-                if _lock(file):
+                if _lock(file, wait=False):
                     leftover.unlink()
 
 
@@ -281,8 +280,9 @@ class SizesOf(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in _MAKES_TENSORS:
-            self.left -= _number_of(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name in _MAKES_TENSORS:
+            self.left -= _number_of(*args, **kwargs) ** (2 if name == "eye" else 1)
             if self.left < 0:
                 raise ValueError(
                     f"its configuration describes larger tensors than the file has, which are of {self.held} numbers "

@@ -124,6 +124,7 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
     """
     archive = read_archive(path)
     with told_of(f"{path} does not hold a model that can be rebuilt"):
+        check_finite("its numbers are no model's", _stored(archive.tensors))
         with SizesOf(archive.tensors):
             model, guide = rebuild(archive.configuration)
         restore_state(archive.tensors, model, guide)
@@ -268,8 +269,7 @@ def restore_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Mod
     """Give all parameters and buffers the values and dtypes in `tensors`, in place.
 
     Raises:
-        ValueError: if a tensor is missing, unknown, of another shape or kind of number, NaN or infinite; nothing is
-            changed then.
+        ValueError: if a tensor is missing, unknown, or of another shape or kind of number; nothing is changed then.
     """
     check_state(tensors, model, guide)
     for name, target in _named_tensors(model, guide).items():
@@ -292,7 +292,12 @@ def check_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Modul
         if target.dtype != found.dtype and not (target.is_floating_point() and found.is_floating_point()):
             kind = "floats" if target.is_floating_point() else target.dtype
             raise ValueError(f"tensor {name!r} must hold {kind}, got {found.dtype}.")
-    check_finite("its numbers are no model's", stored)
+
+
+def check_trained(beginning: str, tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Module | None) -> None:
+    """Raise ValueError if tensors for what is trained are NaN or infinite; constants of a user's model may be."""
+    trained = [name for name, tensor in _named_tensors(model, guide).items() if tensor.requires_grad]
+    check_finite(beginning, {name: tensors[name] for name in trained})
 
 
 def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

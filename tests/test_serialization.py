@@ -372,10 +372,10 @@ def test_a_model_larger_than_its_file_is_not_built(part: str, size: str, number:
         owner["settings"] |= {size: number} if size != "rank" else {"rank": number, "units": number}
 
     path = rewritten(tmp_path / "m", edit=enlarge)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match="m does not hold .* describes larger tensors than the file has, which are of"):
         plr.load(path)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def nodes(tree: Any) -> list[tuple[Any, Any]]:

@@ -55,7 +55,7 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
         >>> read_plain("evil.pkl")
         Traceback (most recent call last):
         ...
-        pyro_lowrank.interop.plain_pickle.Refused: evil.pkl asks for os.system, which plain data do not need: refused.
+        pyro_lowrank.interop.bounds.Refused: evil.pkl asks for os.system, which plain data do not need: refused.
     """
     path = Path(path)
     if not path.is_file():
@@ -319,7 +319,7 @@ def read_stream(stream: io.BytesIO, budget: Budget) -> Any:
         if key not in storages:
             # The numbers follow.
             storages[key] = Storage(torch.zeros(length, dtype=dtype))
-            budget.spend(storages[key])
+            budget.spend(storages[key].flat)
         return storages[key]
 
     found = Machine(budget, load).run(stream)

@@ -13,14 +13,13 @@ from torch import Tensor, nn, optim
 
 from pyro_lowrank.files import (
     Archive,
-    check_finite,
     check_same_settings,
     check_writable,
     read_archive,
     told_of,
     write_archive,
 )
-from pyro_lowrank.serialization import check_state, describe, restore_state, state_of
+from pyro_lowrank.serialization import check_state, check_trained, describe, restore_state, state_of
 from pyro_lowrank.training.result import History
 
 logger = logging.getLogger(__name__)
@@ -117,10 +116,10 @@ class CheckpointFile:
         """Write what was reached, all or nothing.
 
         Raises:
-            ValueError: if a parameter has become NaN or infinite; the checkpoint before is kept.
+            ValueError: if a parameter that is trained has become NaN or infinite; the checkpoint before is kept.
         """
         tensors = state_of(self.model, self.guide)
-        check_finite(f"The checkpoint {self.path} is kept as it was, not replaced", tensors)
+        check_trained(f"The checkpoint {self.path} is kept as it was, not replaced", tensors, self.model, self.guide)
         training: dict[str, Tensor] = {}
         record = {
             "step": len(history),
@@ -135,7 +134,7 @@ class CheckpointFile:
         """Put the model, guide and optimiser in the state of the checkpoint; return its progress and history.
 
         Raises:
-            ValueError: if the file is no checkpoint, or one of another fit.
+            ValueError: if the file is no checkpoint, is damaged, or of another fit; nothing is changed then.
         """
         archive = read_archive(self.path)
         progress = _progress(self.path, archive)
@@ -148,6 +147,7 @@ class CheckpointFile:
         record = archive.configuration["training"]
         with told_of(f"The checkpoint {self.path} does not fit this model"):
             check_state(archive.tensors, self.model, self.guide)
+            check_trained("its numbers are no model's", archive.tensors, self.model, self.guide)
             history = History.from_tensors(unflatten(record["history"], archive.tensors))
             if len(history) != progress.step:
                 raise ValueError(f"it records {len(history)} steps of {progress.step}.")

@@ -123,11 +123,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def read_in_time(read: Callable[[], Any], reason: str) -> None:
-    """Read what is refused."""
-    started = time.perf_counter()
+    """Read what is refused; other processes on the machine do not count."""
+    started = time.process_time()
     with pytest.raises(ValueError, match=reason) as caught:
         read()
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert len(str(caught.value)) < 2000
 
 

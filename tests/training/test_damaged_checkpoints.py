@@ -121,6 +121,17 @@ def test_parameters_that_became_nan_do_not_replace_a_checkpoint(tmp_path: Path) 
     assert all(value.isfinite().all() for value in again.state_dict().values())
 
 
+def test_constants_of_a_users_model_may_be_infinite(tmp_path: Path) -> None:
+    y, path = recording(), tmp_path / "checkpoint"
+    model, guide = pair()
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    small_fit(model, guide, y, checkpoint=path, callback=stop_after(3))
+    small_fit(model, guide, y, checkpoint=path, resume=True)
+    expected, guide = pair()
+    small_fit(expected, guide, y)
+    assert torch.equal(model.dynamics.left, expected.dynamics.left)
+
+
 KILLED = """
 import os, signal, sys
 import pyro_lowrank as plr
