@@ -86,14 +86,10 @@ class Machine:
         """Follow the instructions to their end; return what is left, if it is a tree of a reasonable size."""
         for opcode, argument, _ in pickletools.genops(content):
             self.budget.step()
-            if opcode.name in _VALUES:
-                self.push(argument)
-            elif opcode.name in _CONSTANTS:
-                self.push(_CONSTANTS[opcode.name])
-            elif opcode.name in _INSTRUCTIONS:
-                _INSTRUCTIONS[opcode.name](self, argument)
-            elif opcode.name not in ("PROTO", "FRAME", "STOP"):
+            follow = _INSTRUCTIONS.get(opcode.name)
+            if follow is None:
                 raise Refused(f"holds the instruction {opcode.name}, which plain data do not need: refused.")
+            follow(self, argument)
         (result,) = self.stack
         check_tree(result)
         return result
@@ -215,13 +211,17 @@ def _numeric(dtype: Any) -> np.dtype[Any]:
     return dtype
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = {
+_VALUES = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
+)
 _INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
+    **dict.fromkeys(_VALUES, Machine.push),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
     "MARK": Machine.mark,
     "POP": lambda machine, _: machine.pop(),
     "POP_MARK": lambda machine, _: machine.above_mark().clear(),
