@@ -271,7 +271,7 @@ class SizesOf(TorchFunctionMode):
     """
 
     # While a model is built, some of its tensors are made several times over.
-    TIMES, MORE = 16, 1024
+    TIMES, MORE = 32, 1024
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()

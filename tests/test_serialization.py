@@ -426,3 +426,13 @@ def test_parameters_that_are_to_be_frozen_are_its_own(tmp_path: Path) -> None:
         path = rewritten(tmp_path / "m", edit=lambda c, _: c.update(frozen=frozen))  # noqa: B023
         with pytest.raises(ValueError, match="m does not hold .*(to be frozen|unhashable)"):
             plr.load(path)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("activation", ["relu", "clipped_relu", "tanh"])
+def test_the_bound_on_sizes_is_far_from_what_models_need(rank: int, activation: str, tmp_path: Path) -> None:
+    readout = plr.AffineReadout(rank=rank, features=1)
+    dynamics = plr.LowRankRNN(rank=rank, units=4096, activation=activation)
+    model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(readout=readout))
+    plr.save(tmp_path / "m", model, plr.LaplaceGuide(model))
+    assert same(plr.load(tmp_path / "m"), (model, None))

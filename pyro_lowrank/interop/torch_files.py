@@ -36,7 +36,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"There is no file {path}.")
     with refusing(path):
         budget = Budget.of(path.stat().st_size)
-        found = _read_zip(path, budget) if zipfile.is_zipfile(path) else _read_stream(path, budget)
+        try:
+            found = _read_zip(path, budget) if zipfile.is_zipfile(path) else _read_stream(path, budget)
+        except OSError as error:  # A damaged file points to places that it does not have.
+            raise ValueError(f"its parts are not to be found ({error})") from error
         if type(found) is not dict or not all(type(value) is Tensor for value in found.values()):
             raise Refused("does not hold tensors by name: refused.")
         return {str(name): value for name, value in found.items()}

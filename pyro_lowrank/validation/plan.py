@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
@@ -87,7 +88,7 @@ class Plan:
                 if fold == 0:
                     self._check(model, guide, rank)
                     form = _form(model, guide)
-                settings = {**common, "model": form, "data": digests[fold]}
+                settings = {**common, **form, "data": digests[fold]}
                 record = read_record(folder, rank, fold, split.held_out.trial_names, settings)
                 if record is not None:
                     records[rank, fold] = record
@@ -150,12 +151,17 @@ def _seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
     return stack
 
 
-def _form(model: Any, guide: Any) -> str:
+def _form(model: Any, guide: Any) -> dict[str, str]:
     """Return what tells whether two models are built alike."""
     try:
-        return hashlib.sha256(repr(describe(model, guide)).encode()).hexdigest()
+        return {"model": hashlib.sha256(repr(describe(model, guide)).encode()).hexdigest()}
     except TypeError:
-        return f"{type(model).__qualname__} under {type(guide).__qualname__}"
+        parts = [part.state_dict() for part in (model, guide) if isinstance(part, nn.Module)]
+        shapes = [[(name, tuple(value.shape)) for name, value in part.items()] for part in parts]
+        return {
+            "model": f"{type(model).__qualname__} under {type(guide).__qualname__}",
+            "shapes": hashlib.sha256(repr(shapes).encode()).hexdigest(),
+        }
 
 
 def _digest(split: Split) -> str:

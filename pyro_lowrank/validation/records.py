@@ -80,15 +80,18 @@ def read_record(
         content = json.loads(path.read_bytes())
         if content.keys() - {"digest"} != {"version", "settings", "record"} or content["version"] != _VERSION:
             raise ValueError(f"it must hold version {_VERSION}, settings and a record.")
-        if content.pop("digest", None) not in (None, _digest(content)):
+        digest = content.pop("digest", None)
+        if digest not in (None, _digest(content)):
             raise ValueError("what it holds is not what was written, by its digest.")
         theirs, record = dict(content["settings"]), _record(content["record"])
+    # Earlier releases did not keep the shapes of a user's model.
+    ours = {name: value for name, value in settings.items() if digest or name != "shapes"}
     check_same_settings(
         f"{path} is of another cross-validation",
         # What tells one file of a cross-validation from another, in one go with the rest.
         {**theirs, "rank": record.rank, "fold": record.fold, "trials": list(record.trials)},
         # Through JSON, as theirs went.
-        json.loads(json.dumps({**settings, "rank": rank, "fold": fold, "trials": list(trials)})),
+        json.loads(json.dumps({**ours, "rank": rank, "fold": fold, "trials": list(trials)})),
         "Go on with the settings and data it was begun with, or choose another `folder`.",
     )
     return record

@@ -287,6 +287,23 @@ def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path: Path) -> None:
         read_tensors(tmp_path / "weights.pt")
 
 
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_random_damage_of_weights_is_one_error_with_the_name(zip_format: bool, tmp_path: Path) -> None:
+    path, random, buffer = tmp_path / "weights.pt", np.random.default_rng(0), io.BytesIO()
+    torch.save({"w": torch.rand(4, 3), "b": torch.rand(3)}, buffer, _use_new_zipfile_serialization=zip_format)
+    whole = buffer.getvalue()
+    for number in range(500):
+        content, place = bytearray(whole), random.integers(len(whole))
+        content[place] = random.integers(256)
+        path.write_bytes(content if number % 3 else whole[:place])
+        try:
+            read_tensors(path)
+        except ValueError as error:
+            assert "weights.pt" in str(error)  # noqa: PT017 (where it can still be read, all is well)
+        else:
+            assert number % 3, "cut off"
+
+
 @pytest.mark.filterwarnings("ignore:invalid escape")
 def test_random_damage_is_one_error_with_the_name(tmp_path: Path) -> None:
     path, random = tmp_path / "content.pkl", np.random.default_rng(3)

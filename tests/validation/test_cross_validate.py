@@ -160,6 +160,31 @@ def test_records_of_other_settings_or_data_are_refused(tmp_path: Path) -> None:
         small(tmp_path)
 
 
+class Hidden(plr.Observation):
+    """A user's observation model, with a layer of any width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(features=8)
+        self.inner, self.outer = torch.nn.Linear(1, width), torch.nn.Linear(width, 8)
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> Any:
+        return torch.distributions.Independent(torch.distributions.Normal(self.outer(self.inner(z).tanh()), 1.0), 1)
+
+
+def test_records_of_a_users_model_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    def factory(width: int) -> Any:
+        model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=8), Hidden(width))
+        return lambda _: (model, plr.BootstrapGuide(model))
+
+    y = torch.randn(4, 10, 8)
+    options: Any = {"ranks": (1,), "folds": 2, "num_particles": 4, "num_filter_particles": 20, "hidden": None}
+    options |= {"folder": tmp_path, **STANDING}
+    first = plr.cross_validate(factory(3), y, **options)
+    np.testing.assert_array_equal(plr.cross_validate(factory(3), y, **options).evidence, first.evidence)
+    with pytest.raises(ValueError, match="of another cross-validation: shapes was"):
+        plr.cross_validate(factory(4), y, **options)
+
+
 @pytest.mark.parametrize("folder", [True, False])
 def test_ctrl_c_keeps_what_was_done(folder: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = tmp_path if folder else None
