@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import uuid
+import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from pyro_lowrank.dynamics.activations import Activation, activation
@@ -23,6 +19,8 @@ from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.encoders.held_in import HeldIn
 from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.encoders.sessions import SessionEncoder
+from pyro_lowrank.files import Archive, SizesOf, check_finite, differing, read_archive, told_of, write_archive
+from pyro_lowrank.files import check_writable as check_writable
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
@@ -39,9 +37,6 @@ from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.observations.sessions import MultiSession
 from pyro_lowrank.observations.student_t import StudentTObservation
 from pyro_lowrank.piecewise import PiecewiseLinear
-
-_FORMAT = "pyro_lowrank"
-_VERSION = 1
 
 # Only these are ever built from a file.
 _CLASSES: dict[str, type[nn.Module]] = {
@@ -72,18 +67,11 @@ _CLASSES: dict[str, type[nn.Module]] = {
 }
 
 
-@dataclass(frozen=True)
-class Archive:
-    """What one file holds: tensors by name, and everything else as JSON."""
-
-    tensors: Mapping[str, Tensor]
-    configuration: Mapping[str, Any]
-
-
 def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | None = None) -> None:
     """Write a model, and its guide, to one safetensors file: tensors, and JSON in its header; no pickle.
 
-    The file is written beside its final place and then moved there, so that no crash leaves half a file.
+    The file is written beside its final place and then moved there, so that no crash leaves half a file. It holds a
+    digest of all that is in it, which `load` checks.
 
     Args:
         path: the file, by convention ending in `.safetensors`; its folder must exist.
@@ -93,7 +81,7 @@ def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | No
     Raises:
         TypeError: if a part is of a class that is not of this library, or was changed since it was built (a
             `PyroSample` prior in place of a parameter, another constraint), so that no file could rebuild it.
-        ValueError: if the guide was built for another model.
+        ValueError: if the guide was built for another model, or a parameter or buffer is NaN or infinite.
         OSError: if the file cannot be written.
 
     Example::
@@ -105,15 +93,17 @@ def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | No
         >>> torch.equal(again.dynamics.left, model.dynamics.left)
         True
     """
-    configuration = describe(model, guide)
-    write_archive(path, Archive(state_of(model, guide), configuration))
+    configuration, tensors = describe(model, guide), state_of(model, guide)
+    check_finite("The model cannot be saved", tensors)
+    write_archive(path, Archive(tensors, configuration))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
     """Read a model and its guide (None if there is none) from a file that `save`, or a checkpoint of `fit`, wrote.
 
     The parameters have the values and dtypes they were saved with and lie on the CPU; those that were frozen are.
-    Neither the random number generator nor Pyro's parameter store is touched.
+    Neither the random number generator nor Pyro's parameter store is touched. Files of releases that wrote no digest
+    are read too; in these, a number that was damaged cannot be told from one that was not.
 
     Args:
         path: the file.
@@ -121,7 +111,7 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is truncated, damaged, of another kind or of an unknown version, or if its tensors do
-            not fit the model that it describes.
+            not fit the model that it describes, which is then not built, or are NaN or infinite.
 
     Example::
 
@@ -133,18 +123,21 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
         (torch.Size([3, 20, 8]), None)
     """
     archive = read_archive(path)
-    try:
-        model, guide = rebuild(archive.configuration)
+    with told_of(f"{path} does not hold a model that can be rebuilt"):
+        check_finite("its numbers are no model's", _stored(archive.tensors))
+        with SizesOf(archive.tensors):
+            model, guide = rebuild(archive.configuration)
         restore_state(archive.tensors, model, guide)
-    except KeyError as error:
-        raise ValueError(f"{path} is damaged: its configuration lacks {error}.") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a model that can be rebuilt: {error}") from error
-    frozen = set(archive.configuration.get("frozen", ()))
-    for name, parameter in _named_tensors(model, guide).items():
-        if name in frozen:
-            parameter.requires_grad_(False)
+        _freeze(archive.configuration.get("frozen", []), model, guide)
     return model, guide
+
+
+def _freeze(names: list[str], model: nn.Module, guide: nn.Module | None) -> None:
+    parameters = _named_tensors(model, guide)
+    if not isinstance(names, list) or not parameters.keys() >= set(names):
+        raise ValueError(f"the parameters to be frozen, {reprlib.repr(names)}, are not all among its own.")
+    for name in names:
+        parameters[name].requires_grad_(False)
 
 
 def describe(model: StateSpaceModel, guide: Guide | None) -> dict[str, Any]:
@@ -160,8 +153,8 @@ def describe(model: StateSpaceModel, guide: Guide | None) -> dict[str, Any]:
     }
     twin_model, twin_guide = rebuild(configuration)
     for thing, twin in ((model, twin_model), (guide, twin_guide)):
-        if thing is not None and _form(thing) != _form(twin):
-            changed = sorted({name for name, _ in _form(thing).items() ^ _form(twin).items()})
+        changed = [] if thing is None else differing(_form(thing), _form(twin))
+        if changed:
             raise TypeError(
                 f"{type(thing).__name__} was changed since it was built, at {', '.join(changed)} (a PyroSample prior, "
                 f"another constraint or shape?), so that a file could not rebuild it. {_BY_HAND}"
@@ -276,107 +269,37 @@ def restore_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Mod
     """Give all parameters and buffers the values and dtypes in `tensors`, in place.
 
     Raises:
-        ValueError: if a tensor is missing, unknown or of another shape; nothing is changed then.
+        ValueError: if a tensor is missing, unknown, or of another shape or kind of number; nothing is changed then.
     """
+    check_state(tensors, model, guide)
+    for name, target in _named_tensors(model, guide).items():
+        target.data = tensors[name].to(target.device, copy=True)
+
+
+def check_state(tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Module | None) -> None:
+    """Raise unless `restore_state` can give a model and guide the values in `tensors`."""
     targets = _named_tensors(model, guide)
-    stored = {name: t for name, t in tensors.items() if name.split(".")[0] in ("model", "guide")}
+    stored = _stored(tensors)
     if targets.keys() != stored.keys():
         raise ValueError(
             f"tensors {sorted(targets.keys() - stored.keys())} are missing, "
             f"{sorted(stored.keys() - targets.keys())} are unknown."
         )
     for name, target in targets.items():
-        if target.shape != stored[name].shape:
-            raise ValueError(f"tensor {name!r} must have shape {tuple(target.shape)}, got {tuple(stored[name].shape)}.")
-    for name, target in targets.items():
-        target.data = stored[name].to(target.device, copy=True)
+        found = stored[name]
+        if target.shape != found.shape:
+            raise ValueError(f"tensor {name!r} must have shape {tuple(target.shape)}, got {tuple(found.shape)}.")
+        if target.dtype != found.dtype and not (target.is_floating_point() and found.is_floating_point()):
+            kind = "floats" if target.is_floating_point() else target.dtype
+            raise ValueError(f"tensor {name!r} must hold {kind}, got {found.dtype}.")
 
 
-def write_archive(path: str | os.PathLike[str], archive: Archive) -> None:
-    """Write one safetensors file, all or nothing."""
-    tensors = {name: _copy(tensor) for name, tensor in archive.tensors.items()}
-    metadata = {
-        "format": _FORMAT,
-        "version": str(_VERSION),
-        "configuration": json.dumps(archive.configuration),
-        # A safetensors file keeps no memory layout, but matrix products round differently in another one.
-        "layout": json.dumps({name: _layout(tensor) for name, tensor in tensors.items() if not tensor.is_contiguous()}),
-    }
-    content = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
-    # Through a link, the file behind it is replaced, not the link.
-    final = Path(os.path.realpath(path))
-    temporary = _beside(final)
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+def check_trained(beginning: str, tensors: Mapping[str, Tensor], model: nn.Module, guide: nn.Module | None) -> None:
+    """Raise ValueError if tensors for what is trained are NaN or infinite; constants of a user's model may be."""
+    trained = [name for name, tensor in _named_tensors(model, guide).items() if tensor.requires_grad]
+    check_finite(beginning, {name: tensors[name] for name in trained})
 
 
-def _layout(tensor: Tensor) -> list[int]:
-    """Return the dims of a tensor in the order of its memory, the slowest first."""
-    return sorted(range(tensor.dim()), key=lambda dim: -tensor.stride()[dim])
-
-
-def _lay_out(tensor: Tensor, layout: list[int]) -> Tensor:
-    inverse = [layout.index(dim) for dim in range(tensor.dim())]
-    return tensor.permute(layout).contiguous().permute(inverse)
-
-
-def _beside(final: Path) -> Path:
-    if final.is_dir():
-        raise IsADirectoryError(f"`path` must be a file, but {final} is a folder; give the file a name in it.")
-    if not final.parent.is_dir():
-        raise FileNotFoundError(f"The folder of {final} does not exist; make it first.")
-    return final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise `OSError` unless a file can be written at `path`, which is left as it is."""
-    temporary = _beside(Path(os.path.realpath(path)))
-    try:
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise type(error)(f"No file can be written at {path}: {error}. Choose another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_archive(path: str | os.PathLike[str]) -> Archive:
-    """Read a file that `write_archive` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, damaged, of another kind or of an unknown version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no file"
-        raise FileNotFoundError(f"`path` must be a file that `pyro_lowrank.save` wrote, but there is {what} at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} cannot be read as a safetensors file: it is truncated, damaged or of another kind ({error})."
-        ) from error
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{path} is a safetensors file, but not one that `pyro_lowrank.save` wrote.")
-    if metadata.get("version") != str(_VERSION):
-        raise ValueError(
-            f"{path} has format version {metadata.get('version')}, this library reads version {_VERSION}; "
-            "use the release that wrote it."
-        )
-    try:
-        configuration = json.loads(metadata["configuration"])
-        layouts = json.loads(metadata["layout"])
-        tensors |= {name: _lay_out(tensors[name], layout) for name, layout in layouts.items()}
-    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: its header cannot be read ({error}).") from error
-    if not isinstance(configuration, dict):
-        raise ValueError(f"{path} is damaged: its configuration is not a JSON object.")
-    return Archive(tensors, configuration)
+def _stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters and buffers among the tensors of a file."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(("model.", "guide."))}

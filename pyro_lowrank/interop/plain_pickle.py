@@ -2,15 +2,19 @@
 
 A pickle is a program for a small stack machine, of which some instructions call what the file names. The machine here
 knows the instructions that build containers, numbers and strings. Of names it knows those in `_BUILDERS`, which stand
-for functions of this file; at any other the file is refused.
+for functions of this file; at any other the file is refused. What a program makes is bounded, too: in instructions, in
+bytes, in depth, and in how often one thing is shared.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickletools
 import re
+import reprlib
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
-class Refused(ValueError):
-    """A pickle asks for something that plain data need not."""
+from pyro_lowrank.interop.bounds import MOST_BYTES, Budget, Refused, Storage, check_keys, check_tree, refusing
 
 
 @dataclass(frozen=True)
@@ -53,39 +55,43 @@ def read_plain(path: str | os.PathLike[str]) -> Any:
         >>> read_plain("evil.pkl")
         Traceback (most recent call last):
         ...
-        pyro_lowrank.interop.plain_pickle.Refused: evil.pkl asks for os.system, which plain data do not need: refused.
+        pyro_lowrank.interop.bounds.Refused: evil.pkl asks for os.system, which plain data do not need: refused.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        return _Machine().run(path.read_bytes())
-    except Refused as reason:
-        raise Refused(f"{path} {reason}") from None
-    except (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no pickle: {error or type(error).__name__}.") from error
+    with refusing(path):
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise Refused(f"has {size} bytes; of settings, at most {MOST_BYTES} are read.")
+        return Machine(Budget.of(size)).run(io.BytesIO(path.read_bytes()))
 
 
-class _Machine:
-    """The stack, the stacks below its marks, and the numbered memory of a pickle that is being read."""
+class Machine:
+    """The stack, the stacks below its marks, and the numbered memory of a pickle that is being read.
 
-    def __init__(self) -> None:
+    Args:
+        budget: what may be made.
+        load: returns the storage of a type, key and length that torch keeps outside of the pickle; None if the pickle
+            is not one of torch's.
+    """
+
+    def __init__(self, budget: Budget, load: Callable[[torch.dtype, str, int], Storage] | None = None) -> None:
+        self.budget, self.load = budget, load
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memory: dict[int, Any] = {}
 
-    def run(self, content: bytes) -> Any:
-        """Follow the instructions to their end."""
+    def run(self, content: io.BytesIO) -> Any:
+        """Follow the instructions to their end; return what is left, if it is a tree of a reasonable size."""
         for opcode, argument, _ in pickletools.genops(content):
-            if opcode.name in _VALUES:
-                self.push(argument)
-            elif opcode.name in _CONSTANTS:
-                self.push(_CONSTANTS[opcode.name])
-            elif opcode.name in _INSTRUCTIONS:
-                _INSTRUCTIONS[opcode.name](self, argument)
-            elif opcode.name not in ("PROTO", "FRAME", "STOP"):
+            self.budget.step()
+            follow = _INSTRUCTIONS.get(opcode.name)
+            if follow is None:
                 raise Refused(f"holds the instruction {opcode.name}, which plain data do not need: refused.")
+            follow(self, argument)
         (result,) = self.stack
+        check_tree(result)
         return result
 
     def push(self, value: Any) -> None:
@@ -128,7 +134,7 @@ class _Machine:
 
     def add(self, items: list[Any]) -> None:
         """Add to the set on the stack."""
-        _of_type(self.stack[-1], set).update(items)
+        _of_type(self.stack[-1], set).update(check_keys(items))
 
     def set_items(self, items: list[Any]) -> None:
         """Set keys and values of the dict on the stack."""
@@ -139,7 +145,27 @@ class _Machine:
         name, arguments = self.last(2)
         if not isinstance(name, _Name):
             raise Refused(f"calls a {type(name).__name__}: refused.")
-        self.push(name.build(*_of_type(arguments, tuple)))
+        _of_type(arguments, tuple)
+        made = self.storage(*arguments) if name.name == _OF_BYTES else name.build(*arguments)
+        self.budget.spend(made)
+        self.push(made)
+
+    def storage(self, content: bytes) -> Storage:
+        """Return the storage that torch wrote as bytes within a pickle."""
+        if self.load is not None:
+            raise Refused("holds a file of torch within another one: refused.")
+        self.budget.spend(_of_type(content, bytes))
+        found = read_stream(io.BytesIO(content), self.budget)
+        return _of_type(found, Storage)
+
+    def outside(self, argument: Any) -> None:
+        """Put a storage on the stack that lies outside of the pickle."""
+        if self.load is None:
+            raise Refused("holds the instruction BINPERSID, which plain data do not need: refused.")
+        kind, name, key, _, length, *_ = _of_type(self.pop(), tuple)
+        if kind != "storage" or not isinstance(name, _Name) or name.name not in _NUMBERS or type(key) is not str:
+            raise Refused("keeps something outside of the pickle that is no storage of numbers: refused.")
+        self.push(self.load(_NUMBERS[name.name], key, _natural(length)))
 
     def set_state(self, argument: Any) -> None:
         """Fill the numpy array on the stack, or set the byte order of a dtype; nothing else has a state."""
@@ -148,14 +174,18 @@ class _Machine:
         if isinstance(target, np.dtype):
             _, order, *rest = _of_type(state, tuple)
             # Names and subarrays would be structures of several numbers.
-            if order not in ("<", ">", "|", "=") or any(item is not None for item in rest[:3]):
-                raise Refused(f"holds a numpy dtype with the state {state!r}: refused.")
-            target.__setstate__((3, order, None, None, None, *rest[3:6]))  # type: ignore[attr-defined]
+            if type(order) is not str or order not in "<>|=" or any(item is not None for item in rest[:3]):
+                raise Refused(f"holds a numpy dtype with the state {reprlib.repr(state)}: refused.")
+            # Of all that it says, only the byte order is taken over.
+            own: Any = target.__reduce__()
+            version, _, *others = own[2]
+            target.__setstate__((version, order, *others))  # type: ignore[attr-defined]
         elif type(target) is np.ndarray:
             version, shape, dtype, fortran, content = _of_type(state, tuple)
             filled: Any = (version, shape, _numeric(dtype), bool(fortran), _of_type(content, bytes))
             target.__setstate__(filled)
-        else:
+            self.budget.spend(target)
+        elif type(target) is not dict or self.load is None:  # Torch's dicts have notes, which are of no use here.
             raise Refused(f"sets the state of a {type(target).__name__}: refused.")
 
 
@@ -166,7 +196,13 @@ def _of_type(value: Any, kind: type) -> Any:
 
 
 def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:
-    return zip(items[::2], items[1::2], strict=True)
+    return zip(check_keys(items[::2]), items[1::2], strict=True)
+
+
+def _natural(value: Any) -> int:
+    if _of_type(value, int) < 0:
+        raise ValueError(f"a size or place is {value}.")
+    return int(value)
 
 
 def _numeric(dtype: Any) -> np.dtype[Any]:
@@ -175,14 +211,18 @@ def _numeric(dtype: Any) -> np.dtype[Any]:
     return dtype
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = {
+_VALUES = (
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "MARK": _Machine.mark,
+)
+_INSTRUCTIONS: dict[str, Callable[[Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
+    **dict.fromkeys(_VALUES, Machine.push),
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "MARK": Machine.mark,
     "POP": lambda machine, _: machine.pop(),
     "POP_MARK": lambda machine, _: machine.above_mark().clear(),
     "DUP": lambda machine, _: machine.push(machine.stack[-1]),
@@ -193,7 +233,7 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "LIST": lambda machine, _: machine.push(machine.above_mark()),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.above_mark())),
     "DICT": lambda machine, _: machine.push(dict(_pairs(machine.above_mark()))),
-    "FROZENSET": lambda machine, _: machine.push(frozenset(machine.above_mark())),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(check_keys(machine.above_mark()))),
     "TUPLE1": lambda machine, _: machine.push(machine.last(1)),
     "TUPLE2": lambda machine, _: machine.push(machine.last(2)),
     "TUPLE3": lambda machine, _: machine.push(machine.last(3)),
@@ -203,12 +243,13 @@ _INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "SETITEM": lambda machine, _: machine.set_items(list(machine.last(2))),
     "SETITEMS": lambda machine, _: machine.set_items(machine.above_mark()),
     "MEMOIZE": lambda machine, _: machine.put(len(machine.memory)),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), Machine.get),
     "GLOBAL": lambda machine, name: machine.push(_look_up(name.replace(" ", "."))),
-    "STACK_GLOBAL": lambda machine, _: machine.push(_look_up(".".join(map(str, machine.last(2))))),
-    "REDUCE": _Machine.call,
-    "BUILD": _Machine.set_state,
+    "STACK_GLOBAL": lambda machine, _: machine.push(_look_up(".".join(_of_type(x, str) for x in machine.last(2)))),
+    "REDUCE": Machine.call,
+    "BINPERSID": Machine.outside,
+    "BUILD": Machine.set_state,
 }
 
 
@@ -216,16 +257,29 @@ def _look_up(name: str) -> _Name:
     plain = re.sub(r"^__builtin__\.", "builtins.", name).replace("numpy._core.", "numpy.core.")
     if plain not in _BUILDERS:
         raise Refused(f"asks for {name}, which plain data do not need: refused.")
-    return _Name(name, _BUILDERS[plain])
+    return _Name(plain, _BUILDERS[plain])
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    return _of_type(text, str).encode(_of_type(encoding, str))
+    if encoding not in ("latin1", "latin-1"):
+        raise Refused(f"asks for the encoding {reprlib.repr(encoding)}, which plain data do not need: refused.")
+    return _of_type(text, str).encode("latin1")
+
+
+def _dict(items: Any = ()) -> dict[Any, Any]:
+    pairs = [(key, value) for key, value in items]
+    return dict(zip(check_keys([key for key, _ in pairs]), [value for _, value in pairs], strict=True))
+
+
+def _set(items: Any = ()) -> set[Any]:
+    return set(check_keys(_of_type(items, list) if items else ()))
 
 
 def _dtype(code: str, *options: Any) -> np.dtype[Any]:
+    if not re.fullmatch(r"[<>|=]?[a-zA-Z?]\d{0,6}", _of_type(code, str)):
+        raise Refused(f"holds a numpy array of {reprlib.repr(code)}, not of numbers or strings: refused.")
     # A copy: its byte order, which may be set afterwards, is its own.
-    return np.dtype(_numeric(np.dtype(_of_type(code, str))), copy=True)
+    return np.dtype(_numeric(np.dtype(code)), copy=True)
 
 
 def _scalar(dtype: Any, content: bytes) -> Any:
@@ -241,45 +295,75 @@ def _array(buffer: bytes | bytearray, dtype: Any, shape: tuple[int, ...], order:
     return np.frombuffer(buffer, _numeric(dtype)).reshape(shape, order=order)
 
 
-def _storage(content: bytes) -> Any:
-    try:
-        storage = torch.load(io.BytesIO(_of_type(content, bytes)), map_location="cpu", weights_only=True)
-    except Refused:
-        raise
-    except Exception as error:  # What torch raises has no common base.
-        raise Refused(f"holds a tensor that torch does not read as one: {' '.join(str(error).split())}") from error
-    if not isinstance(storage, torch.TypedStorage):
-        raise Refused(f"holds a {type(storage).__name__} where a tensor's storage must stand: refused.")
-    return storage
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+    flat = _of_type(storage, Storage).flat
+    sizes, strides = ([_natural(n) for n in _of_type(numbers, tuple)] for numbers in (size, stride))
+    last = _natural(offset) + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    number = math.prod(sizes)
+    if number and (last >= len(flat) or number > len(flat)):
+        raise ValueError(f"a tensor of shape {tuple(sizes)} and strides {tuple(strides)} has {len(flat)} numbers.")
+    return flat.as_strided(sizes, strides, offset) if number else flat.new_empty(sizes)
 
 
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    if not isinstance(storage, torch.TypedStorage):
-        raise Refused(f"makes a tensor of a {type(storage).__name__}: refused.")
-    flat = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
-    # Checks that the elements lie within the storage.
-    return flat.as_strided(size, stride, offset).clone()
+def read_stream(stream: io.BytesIO, budget: Budget) -> Any:
+    """Return what torch wrote as one stream: pickles, and then the numbers of its tensors."""
+    if Machine(budget).run(stream) != _TORCH or Machine(budget).run(stream) != 1001:
+        raise ValueError("it is no file of torch.")
+    if Machine(budget).run(stream).get("little_endian") is not True:
+        raise ValueError("it was written on a machine of another byte order.")
+    storages: dict[str, Storage] = {}
+
+    def load(dtype: torch.dtype, key: str, length: int) -> Storage:
+        if length * dtype.itemsize > stream.getbuffer().nbytes:
+            raise ValueError("a tensor is larger than the file.")
+        if key not in storages:
+            # The numbers follow.
+            storages[key] = Storage(torch.zeros(length, dtype=dtype))
+            budget.spend(storages[key].flat)
+        return storages[key]
+
+    found = Machine(budget, load).run(stream)
+    for key in _of_type(Machine(budget).run(stream), list):
+        flat = storages[key].flat
+        (length,) = struct.unpack("<q", stream.read(8))
+        content = bytearray(stream.read(flat.nbytes))
+        if length != len(flat) or len(content) != flat.nbytes:
+            raise ValueError("its tensors are cut off.")
+        if length:
+            flat.copy_(torch.frombuffer(content, dtype=flat.dtype))
+    return found
 
 
 def _no_call(*arguments: Any) -> Any:
     raise Refused("calls a name that stands for itself only: refused.")
 
 
+_TORCH = 0x1950A86A20F9469CFC6C
+_OF_BYTES = "torch.storage._load_from_bytes"
+_NUMBERS = {
+    f"torch.{name}Storage": dtype
+    for name, dtype in {
+        **{"Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16},
+        **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
+        "Bool": torch.bool,
+    }.items()
+}
 _BUILDERS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _bytes,
     "builtins.bytearray": lambda content=b"": bytearray(_of_type(content, bytes)),
     "builtins.bytes": lambda content=b"": _of_type(content, bytes),
-    "builtins.complex": lambda real, imaginary: complex(real, imaginary),
-    "builtins.frozenset": lambda items=(): frozenset(_of_type(items, list)),
-    "builtins.set": lambda items=(): set(_of_type(items, list)),
-    "collections.OrderedDict": lambda items=(): dict(items),
+    "builtins.complex": lambda real, imaginary: complex(_of_type(real, float), _of_type(imaginary, float)),
+    "builtins.frozenset": lambda items=(): frozenset(_set(items)),
+    "builtins.set": _set,
+    "collections.OrderedDict": _dict,
     "numpy.core.multiarray._reconstruct": _empty_array,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy.core.numeric._frombuffer": _array,
     "numpy.dtype": _dtype,
     "numpy.ndarray": _no_call,
-    "torch.Size": lambda items=(): tuple(items),
-    "torch._utils._rebuild_parameter": lambda data, *rest: data,
+    "torch.Size": lambda items=(): tuple(map(_natural, items)),
+    "torch._utils._rebuild_parameter": lambda data, *rest: _of_type(data, Tensor),
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch.storage._load_from_bytes": _storage,
+    _OF_BYTES: _no_call,
+    **dict.fromkeys(_NUMBERS, _no_call),
 }

@@ -14,12 +14,14 @@ from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.encoders.convolutional import ConvEncoder
+from pyro_lowrank.files import SizesOf, check_finite, told_of
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.interop.plain_pickle import read_plain
 from pyro_lowrank.interop.smc_rnns_settings import EncoderSettings, Settings, read_settings
+from pyro_lowrank.interop.torch_files import read_tensors
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
@@ -33,8 +35,9 @@ def load_smc_rnns(prefix: str | os.PathLike[str]) -> tuple[StateSpaceModel, Guid
 
     Both generations of its format are read, with and without particle dims: `PREFIX_state_dict_rnn.pkl`,
     `PREFIX_vae_params.pkl`, for models with an encoder `PREFIX_state_dict_enc.pkl`, and for those of the older
-    generation `PREFIX_training_params.pkl`, if it is there. Nothing in the files is executed: tensors are loaded as
-    weights only, settings by a reader that knows containers, numbers, strings, numpy arrays and tensors.
+    generation `PREFIX_training_params.pkl`, if it is there. Nothing in the files is executed: they are read by a
+    program that knows containers, numbers, strings, numpy arrays and tensors, and makes no more of a file than its
+    size lets expect.
 
     The model has the same law. Its guide is the encoder's, if there is one; else `OptimalGuide` for Gaussian and
     `BootstrapGuide` for Poisson observations. There, rates have 1e-6 (softplus) or 1e-10 (exp) added, and variances
@@ -60,18 +63,18 @@ def load_smc_rnns(prefix: str | os.PathLike[str]) -> tuple[StateSpaceModel, Guid
         Pals et al. (2024), NeurIPS; https://github.com/mackelab/smc_rnns.
     """
     name = os.fspath(prefix)
-    try:
+    with told_of(f"The checkpoint {name} cannot be read"):
         settings = read_settings(_mapping(f"{name}_vae_params.pkl"), lambda: _mapping_if_there(name))
-        weights = _current_names(_tensors(f"{name}_state_dict_rnn.pkl"))
-        model = _model(settings, weights)
+        weights = _current_names(read_tensors(f"{name}_state_dict_rnn.pkl"))
+        with SizesOf(weights):
+            model = _model(settings, weights)
+        check_finite("its numbers are no model's", model.state_dict())
         if settings.encoder is not None:
-            return model, EncoderGuide(
-                model, _encoder(settings, settings.encoder, _tensors(f"{name}_state_dict_enc.pkl"))
-            )
-    except KeyError as error:
-        raise ValueError(f"The checkpoint {name} is incomplete: it lacks {error}.") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"The checkpoint {name} cannot be read: {error}") from error
+            of_encoder = read_tensors(f"{name}_state_dict_enc.pkl")
+            with SizesOf(of_encoder):
+                encoder = _encoder(settings, settings.encoder, of_encoder)
+            check_finite("its numbers are no encoder's", encoder.state_dict())
+            return model, EncoderGuide(model, encoder)
     affine = settings.likelihood == "Gauss" and settings.source != "rates"
     return model, OptimalGuide(model) if affine else BootstrapGuide(model)
 
@@ -86,18 +89,6 @@ def _mapping(path: str) -> Mapping[str, Any]:
 def _mapping_if_there(name: str) -> Mapping[str, Any]:
     path = f"{name}_training_params.pkl"
     return _mapping(path) if Path(path).is_file() else {}
-
-
-def _tensors(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # What torch raises has no common base.
-        raise ValueError(f"{path} holds more than tensors, or is damaged: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} does not hold tensors by name.")
-    return {str(name): value.detach() for name, value in content.items()}
 
 
 def _current_names(weights: Tensors) -> dict[str, Tensor]:
@@ -211,6 +202,11 @@ def _scale(stored: Tensor) -> Tensor:
 
 
 def _encoder(settings: Settings, found: EncoderSettings, weights: Tensors) -> ConvEncoder:
+    stack = sorted(int(name.split(".")[1]) for name in weights if name.startswith("initial_stack") and "weight" in name)
+    last = ["mean_conv"] if found.constant_variance else ["mean_conv", "logvar_conv"]
+    parts = [[f"initial_stack.{number}"] for number in stack] + [last]
+    if len(parts) != len(found.kernel_sizes):
+        raise ValueError(f"its encoder has {len(parts)} layers, the settings say {len(found.kernel_sizes)}.")
     windowed = found.padding == "centred"
     with torch.random.fork_rng(devices=[]):
         encoder = ConvEncoder(
@@ -226,9 +222,6 @@ def _encoder(settings: Settings, found: EncoderSettings, weights: Tensors) -> Co
             sees_mask=False,
             dtype=weights["mean_conv.weight"].dtype,
         )
-    stack = sorted(int(name.split(".")[1]) for name in weights if name.startswith("initial_stack") and "weight" in name)
-    last = ["mean_conv"] if found.constant_variance else ["mean_conv", "logvar_conv"]
-    parts = [[f"initial_stack.{number}"] for number in stack] + [last]
     for position, (layer, names) in enumerate(zip(encoder.layers, parts, strict=True)):
         kernel = torch.cat([weights[f"{name}.weight"] for name in names])
         # Features that the encoder does not see, being held out, come last.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 
 from torch import Tensor, nn, optim
 
-from pyro_lowrank.serialization import (
+from pyro_lowrank.files import (
     Archive,
+    check_same_settings,
     check_writable,
-    describe,
     read_archive,
-    restore_state,
-    state_of,
+    told_of,
     write_archive,
 )
+from pyro_lowrank.serialization import check_state, check_trained, describe, restore_state, state_of
 from pyro_lowrank.training.result import History
 
 logger = logging.getLogger(__name__)
@@ -114,8 +113,13 @@ class CheckpointFile:
             return {"model": None, "guide": None}
 
     def write(self, history: History, num_steps: int) -> None:
-        """Write what was reached, all or nothing."""
+        """Write what was reached, all or nothing.
+
+        Raises:
+            ValueError: if a parameter that is trained has become NaN or infinite; the checkpoint before is kept.
+        """
         tensors = state_of(self.model, self.guide)
+        check_trained(f"The checkpoint {self.path} is kept as it was, not replaced", tensors, self.model, self.guide)
         training: dict[str, Tensor] = {}
         record = {
             "step": len(history),
@@ -130,27 +134,25 @@ class CheckpointFile:
         """Put the model, guide and optimiser in the state of the checkpoint; return its progress and history.
 
         Raises:
-            ValueError: if the file is no checkpoint, or one of another fit.
+            ValueError: if the file is no checkpoint, is damaged, or of another fit; nothing is changed then.
         """
         archive = read_archive(self.path)
         progress = _progress(self.path, archive)
-        theirs, ours = dict(progress.settings), dict(self.settings)
-        differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-        if differing:
-            told = "; ".join(
-                f"{key} was {reprlib.repr(theirs.get(key))}, is {reprlib.repr(ours.get(key))}" for key in differing
-            )
-            raise ValueError(
-                f"The checkpoint {self.path} is of another fit: {told}. Resume with the settings and data it was begun "
-                "with, or begin anew under another `checkpoint`."
-            )
+        check_same_settings(
+            f"The checkpoint {self.path} is of another fit",
+            progress.settings,
+            self.settings,
+            "Resume with the settings and data it was begun with, or begin anew under another `checkpoint`.",
+        )
         record = archive.configuration["training"]
-        try:
-            restore_state(archive.tensors, self.model, self.guide)
-            self.optimizer.load_state_dict(unflatten(record["optimizer"], archive.tensors))
+        with told_of(f"The checkpoint {self.path} does not fit this model"):
+            check_state(archive.tensors, self.model, self.guide)
+            check_trained("its numbers are no model's", archive.tensors, self.model, self.guide)
             history = History.from_tensors(unflatten(record["history"], archive.tensors))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"The checkpoint {self.path} does not fit this model: {error}") from error
+            if len(history) != progress.step:
+                raise ValueError(f"it records {len(history)} steps of {progress.step}.")
+            self.optimizer.load_state_dict(unflatten(record["optimizer"], archive.tensors))
+            restore_state(archive.tensors, self.model, self.guide)
         return progress, history
 
     def refuse_to_replace(self) -> None:
@@ -174,4 +176,9 @@ def _progress(path: Path, archive: Archive) -> Progress:
     record = archive.configuration.get("training")
     if record is None:
         raise ValueError(f"{path} holds a model, but is no checkpoint of a fit.")
-    return Progress(record["step"], record["num_steps"], record["settings"])
+    with told_of(f"The checkpoint {path} is damaged"):
+        progress = Progress(record["step"], record["num_steps"], record["settings"])
+        whole = isinstance(progress.step, int) and isinstance(progress.num_steps, int)
+        if not whole or not isinstance(progress.settings, dict):
+            raise ValueError("its steps and settings are not numbers and names.")
+    return progress

@@ -73,7 +73,7 @@ def cross_validate(
         folder: where a small file for each rank and fold is kept. What is there already is not computed again.
         num_workers: number of processes. The model, its guide and the data must then be able to go to another process:
             classes of your own have to be importable, and a script has to call this under
-            `if __name__ == "__main__":`.
+            `if __name__ == "__main__":`. They end when this one does, even if it is killed.
         seed: of the folds, models, fits and scores.
         progress: show a progress bar.
 
@@ -82,7 +82,8 @@ def cross_validate(
         `interrupted` set.
 
     Raises:
-        ValueError: if an argument or the data do not fit, or `folder` holds records of other settings; before any fit.
+        ValueError: if an argument or the data do not fit, or `folder` holds records that are damaged or of other
+            settings; before any fit.
         SMCFailed: if a fit fails; RuntimeError with its traceback if it fails in another process.
 
     Example::

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
@@ -23,7 +24,7 @@ from pyro_lowrank.training.randomness import own_generators, seed_generators, se
 from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
 from pyro_lowrank.validation.job import FitOptions, Job, Scoring
-from pyro_lowrank.validation.records import Record, read_record, record_path
+from pyro_lowrank.validation.records import Record, read_record
 from pyro_lowrank.validation.workers import run_jobs
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Plan:
         try:
             with bar, closing(run_jobs(self.ready(jobs), num_workers)) as finished:
                 for job in finished:
-                    record = read_record(record_path(folder, job.rank, job.fold), job.settings)
+                    record = read_record(folder, job.rank, job.fold, job.held_out.trial_names, job.settings)
                     assert record is not None
                     records[job.rank, job.fold] = record
                     bar.set_postfix_str(f"rank {job.rank}: {sum(record.evidence) / sum(record.bins):.2f} nats/bin")
@@ -87,8 +88,8 @@ class Plan:
                 if fold == 0:
                     self._check(model, guide, rank)
                     form = _form(model, guide)
-                settings = {**common, "model": form, "data": digests[fold]}
-                record = read_record(record_path(folder, rank, fold), settings)
+                settings = {**common, **form, "data": digests[fold]}
+                record = read_record(folder, rank, fold, split.held_out.trial_names, settings)
                 if record is not None:
                     records[rank, fold] = record
                     continue
@@ -150,12 +151,17 @@ def _seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
     return stack
 
 
-def _form(model: Any, guide: Any) -> str:
+def _form(model: Any, guide: Any) -> dict[str, str]:
     """Return what tells whether two models are built alike."""
     try:
-        return hashlib.sha256(repr(describe(model, guide)).encode()).hexdigest()
+        return {"model": hashlib.sha256(repr(describe(model, guide)).encode()).hexdigest()}
     except TypeError:
-        return f"{type(model).__qualname__} under {type(guide).__qualname__}"
+        parts = [part.state_dict() for part in (model, guide) if isinstance(part, nn.Module)]
+        shapes = [[(name, tuple(value.shape)) for name, value in part.items()] for part in parts]
+        return {
+            "model": f"{type(model).__qualname__} under {type(guide).__qualname__}",
+            "shapes": hashlib.sha256(repr(shapes).encode()).hexdigest(),
+        }
 
 
 def _digest(split: Split) -> str:

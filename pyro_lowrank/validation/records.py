@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import reprlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from pyro_lowrank.files import check_same_settings, told_of, write_whole
 
 _VERSION = 1
 
@@ -51,42 +53,76 @@ def record_path(folder: str | os.PathLike[str], rank: int, fold: int) -> Path:
 
 
 def write_record(path: Path, record: Record, settings: Mapping[str, Any]) -> None:
-    """Write a record, all or nothing, with what determines its numbers."""
+    """Write a record, all or nothing, with what determines its numbers and a digest of both."""
     content = {"version": _VERSION, "settings": settings, "record": asdict(record)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, json.dumps({**content, "digest": _digest(content)}, indent=1).encode())
 
 
-def read_record(path: Path, settings: Mapping[str, Any]) -> Record | None:
-    """Return the record of a file, or None if there is none.
+def read_record(
+    folder: str | os.PathLike[str], rank: int, fold: int, trials: Sequence[str], settings: Mapping[str, Any]
+) -> Record | None:
+    """Return the record of a rank and fold, or None if there is none. Earlier releases wrote no digest.
+
+    Args:
+        folder: where records are kept.
+        rank: of the model.
+        fold: number of the fold.
+        trials: names of the trials that are held out.
+        settings: what determines the numbers.
 
     Raises:
-        ValueError: if it is no record, or one under other settings.
+        ValueError: if the file is no record, is damaged, or of another rank, fold or trials, or under other settings.
     """
+    path = record_path(folder, rank, fold)
     if not path.exists():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["record"].items()}
-        theirs, record = content["settings"], Record(**values)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no record of a cross-validation ({error}); remove it.") from error
-    # Through JSON, as theirs went.
-    ours = json.loads(json.dumps(settings))
-    differing = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-    if differing:
-        told = "; ".join(
-            f"{key} was {reprlib.repr(theirs.get(key))}, is {reprlib.repr(ours.get(key))}" for key in differing
-        )
-        raise ValueError(
-            f"{path} is of another cross-validation: {told}. Go on with the settings and data it was begun with, or "
-            "choose another `folder`."
-        )
+    with told_of(f"{path} is no record of a cross-validation, or a damaged one; remove it, and it is computed anew"):
+        content = json.loads(path.read_bytes())
+        if content.keys() - {"digest"} != {"version", "settings", "record"} or content["version"] != _VERSION:
+            raise ValueError(f"it must hold version {_VERSION}, settings and a record.")
+        digest = content.pop("digest", None)
+        if digest not in (None, _digest(content)):
+            raise ValueError("what it holds is not what was written, by its digest.")
+        theirs, record = dict(content["settings"]), _record(content["record"])
+    # Earlier releases did not keep the shapes of a user's model.
+    ours = {name: value for name, value in settings.items() if digest or name != "shapes"}
+    check_same_settings(
+        f"{path} is of another cross-validation",
+        # What tells one file of a cross-validation from another, in one go with the rest.
+        {**theirs, "rank": record.rank, "fold": record.fold, "trials": list(record.trials)},
+        # Through JSON, as theirs went.
+        json.loads(json.dumps({**ours, "rank": rank, "fold": fold, "trials": list(trials)})),
+        "Go on with the settings and data it was begun with, or choose another `folder`.",
+    )
     return record
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _record(values: Mapping[str, Any]) -> Record:
+    """Return a record whose values are of the kinds and numbers that `Record` declares."""
+    kinds = {field.name: _KINDS[str(field.type)] for field in fields(Record)}
+    if values.keys() != kinds.keys():
+        raise ValueError(f"it must hold {', '.join(kinds)}, and holds {', '.join(values)}.")
+    for name, (several, kind) in kinds.items():
+        items = values[name] if several else [values[name]]
+        if not isinstance(items, list) or not all(type(item) in kind for item in items):
+            raise ValueError(f"{name} must be {'several' if several else 'one'} of {kind[-1].__name__}.")
+    arguments: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    record = Record(**arguments)
+    one_each = {len(record.trials), len(record.bins), len(record.evidence)}
+    if len(one_each) > 1 or len(record.gains) != len(record.weights) or len(record.gains) not in {0, *one_each}:
+        raise ValueError("it must hold one number for each of its trials.")
+    return record
+
+
+# By their declarations: whether there are several, and of which types.
+_KINDS: dict[str, tuple[bool, tuple[type, ...]]] = {
+    "int": (False, (int,)),
+    "float": (False, (int, float)),
+    "tuple[str, ...]": (True, (str,)),
+    "tuple[int, ...]": (True, (int,)),
+    "tuple[float, ...]": (True, (int, float)),
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -92,12 +93,23 @@ def _finish(process: Any, connection: Any) -> None:
 def _work(job: Runnable, connection: Connection) -> None:
     """What a new process does; Ctrl-C is for the process that started it, which ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     failure = None
     try:
         job.run()
     except Exception:
         failure = traceback.format_exc()
     connection.send(failure)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, killed as it may be: nobody waits for the job."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # The pipe closes with the parent, unless a process that it forked holds it open too; then its number tells.
+    while not wait([parent.sentinel], timeout=1) and (os.name == "nt" or os.getppid() == parent.pid):
+        pass
+    os._exit(1)
 
 
 @contextmanager

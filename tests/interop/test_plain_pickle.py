@@ -80,6 +80,15 @@ def test_tensors_come_back_as_they_were(tmp_path: Path, protocol: int) -> None:
     assert found[-1] == (1, 2)
 
 
+@every_protocol
+def test_large_contents_are_within_the_bounds(tmp_path: Path, protocol: int) -> None:
+    large = {"tensor": torch.rand(250_000), "array": np.random.default_rng(1).random(100_000), "steps": [0.5] * 90_000}
+    found = read_plain(written(tmp_path, large, protocol))
+    assert torch.equal(found["tensor"], large["tensor"])
+    np.testing.assert_array_equal(found["array"], large["array"])
+    assert found["steps"] == large["steps"]
+
+
 class Evil:
     """Makes a folder when it is unpickled."""
 

@@ -139,6 +139,7 @@ def test_what_is_there_is_not_computed_again(tmp_path: Path) -> None:
     changed = tmp_path / "rank_1_fold_0.json"
     content = json.loads(changed.read_text(encoding="utf-8"))
     content["record"]["evidence"] = [-1.0, -2.0]
+    del content["digest"]  # As records of earlier releases, which can be changed without its being noticed.
     changed.write_text(json.dumps(content), encoding="utf-8")
     torch.manual_seed(20240624)
     again = small(tmp_path)
@@ -157,6 +158,31 @@ def test_records_of_other_settings_or_data_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rank_1_fold_0.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="is no record of a cross-validation"):
         small(tmp_path)
+
+
+class Hidden(plr.Observation):
+    """A user's observation model, with a layer of any width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(features=8)
+        self.inner, self.outer = torch.nn.Linear(1, width), torch.nn.Linear(width, 8)
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> Any:
+        return torch.distributions.Independent(torch.distributions.Normal(self.outer(self.inner(z).tanh()), 1.0), 1)
+
+
+def test_records_of_a_users_model_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    def factory(width: int) -> Any:
+        model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=8), Hidden(width))
+        return lambda _: (model, plr.BootstrapGuide(model))
+
+    y = torch.randn(4, 10, 8)
+    options: Any = {"ranks": (1,), "folds": 2, "num_particles": 4, "num_filter_particles": 20, "hidden": None}
+    options |= {"folder": tmp_path, **STANDING}
+    first = plr.cross_validate(factory(3), y, **options)
+    np.testing.assert_array_equal(plr.cross_validate(factory(3), y, **options).evidence, first.evidence)
+    with pytest.raises(ValueError, match="of another cross-validation: shapes was"):
+        plr.cross_validate(factory(4), y, **options)
 
 
 @pytest.mark.parametrize("folder", [True, False])

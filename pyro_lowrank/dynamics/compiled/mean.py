@@ -40,7 +40,7 @@ def _pull_blocks(pull: Any, weights: Any, seen: Any, grad: Any, grad_seen: Any) 
 
 @compiled(allocates=False)
 def _merge(points: Any, grad: Any, seen: Any, up: Any) -> Any:
-    """Write points `paths x bins x dim` into blocks of zeros, those that paths share once; return how many there are."""
+    """Write points `paths x bins x dim` into blocks of zeros, those that paths share once; return how many."""
     size, width = 0, seen.shape[2]
     for m in range(points.shape[1]):
         first = size
