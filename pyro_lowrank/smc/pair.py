@@ -44,8 +44,9 @@ class Pair:
             through_proposal: whether gradients of the model's parameters pass through the proposal.
         """
         bound = model.bind()
-        proposal = guide.bind(bound if through_proposal else detached(bound))
         learns = any(parameter.requires_grad for parameter in guide.parameters())
+        # A guide that learns nothing is run without gradients, or with those that pass through it.
+        proposal = guide.bind(detached(bound) if learns and not through_proposal else bound)
         return cls(bound.transition, bound.emission, bound.affine_gaussian, proposal, learns)
 
     def read(self, y: Tensor, u: Tensor | None = None) -> Sequences:
