@@ -199,19 +199,25 @@ class UsersRun:
     backend: str
     store: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.scheme.gradient.along_particles and torch.is_grad_enabled():
+            raise ValueError(
+                f"{type(self.scheme.gradient).__name__} needs a StateSpaceModel under a built-in guide, got a model or "
+                "guide written by the user; pass gradient=PathwiseGradient()."
+            )
+        compiled_pair(None, self.backend, with_inputs=False)
+
     def filter(self, *, with_paths: bool = False) -> History:
         """Run the filter."""
-        compiled_pair(None, self.backend, with_inputs=False)
-        return run_loop(self.kernel, self.kernel.slices(self.data), self.scheme, store=self.store or with_paths)
+        return run_loop(self.kernel, self.kernel.slices(self.data), self.scheme, store=self.store)
 
     def paths(self, history: History, num_paths: int) -> Any:
-        """Raise: what a user's program draws is not known apart from what it observes."""
-        raise ValueError(
-            "FisherGradient needs a StateSpaceModel under a built-in guide, got a model or guide written by the user; "
-            "pass gradient=PathwiseGradient()."
-        )
+        """Raise: gradients along paths were refused before."""
+        raise NotImplementedError
 
-    log_density: Any = None
+    def log_density(self, paths: Any) -> Tensor:
+        """Raise, likewise."""
+        raise NotImplementedError
 
 
 def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
@@ -221,7 +227,10 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
         NoCompiledForm: if the backend is `"compiled"` and there is no compiled form.
     """
     compiled = compiled_pair(pair, backend, with_inputs=pair.transition.num_inputs > 0)
-    if compiled is None or isinstance(pair.proposal, LooksBack):
+    if compiled is not None and isinstance(pair.proposal, LooksBack):
+        _leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
+        compiled = None
+    if compiled is None:
         return PlainKernel(pair, num_particles, mean=fastest_mean(pair.transition, backend))
     from pyro_lowrank.smc.compiled.run import propose_one_bin
 

@@ -89,3 +89,13 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_lowrank.smc.compiled.run.chunks", lambda size, work: alone)
     two = filtered(model, plr.LaplaceGuide(model), y, None, "compiled")
     assert torch.equal(one.log_evidence, two.log_evidence)
+
+
+def test_encoders_online_are_refused_or_left_to_tensor_operations() -> None:
+    model = build(emission="softplus")
+    y, _ = recording(model, 0, missing=False)
+    guide = plr.EncoderGuide(model, plr.ConvEncoder(5, 2, (3, 1), (4,), dtype=torch.float64))
+    with pytest.raises(plr.NoCompiledForm, match="online, tensor operations propose what an encoder reads"):
+        filtered(model, guide, y, None, "compiled")
+    auto, plain = (filtered(model, guide, y, None, backend) for backend in ("auto", "plain"))
+    torch.testing.assert_close(auto.log_evidence, plain.log_evidence)
