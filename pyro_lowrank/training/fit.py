@@ -56,10 +56,11 @@ def fit(
 ) -> FitResult:
     r"""Fit a model and its guide to a recording, in place, by variational sequential Monte Carlo.
 
-    Each step follows the gradient of the particle filter's log evidence estimate on a minibatch, per trial and time
-    bin:
+    Each step follows an estimate of the gradient of the log evidence on a minibatch, per trial and time bin: along
+    smoothed paths (`FisherGradient`), for a user's own model along the particles (`PathwiseGradient`), or as `elbo`
+    says:
 
-    .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} E[\log \hat Z_{\theta, \phi}(y^b_{1:T})],
+    .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} \log p_\theta(y^b_{1:T}),
        \qquad \eta_k = \eta_0 (\eta_{\mathrm{end}} / \eta_0)^{k / (K - 1)}
 
     with learning rate :math:`\eta_k` at step k of K. The parameters that require a gradient are trained. All random
