@@ -250,3 +250,17 @@ def test_what_is_not_supported_says_so(caplog: pytest.LogCaptureFixture) -> None
         runs._say_once.cache_clear()
         plr.SMCFilter(model, plr.BootstrapGuide(model), 5).run(y)
     assert reason in caplog.text
+
+
+def test_ancestors_are_weighed_by_one_density_however_many_there_are() -> None:
+    model = model_of(rank=2, family="gaussian")
+    posterior = plr.SMCFilter(model, plr.BootstrapGuide(model), 30, backend="plain").run(model.simulate(4, 6).y)
+    transitions: Any = posterior.transitions
+    before, after = ({"z": posterior.particles["z"][:, :, t]} for t in (2, 3))
+    index = torch.randint(30, (30, 4))
+    by_table, one_by_one = (transitions.chosen(2, before, uses)(index, after) for uses in (1000, 1))
+    torch.testing.assert_close(by_table, one_by_one)
+    noise = model.dynamics.transition().noise
+    mean = model.dynamics(before["z"].gather(0, index.unsqueeze(-1).expand(-1, -1, 2)))
+    exact = noise.log_prob(after["z"] - mean)
+    torch.testing.assert_close(by_table - by_table.mean(), exact - exact.mean())
