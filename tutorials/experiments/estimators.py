@@ -36,7 +36,7 @@ class Settings:
     test_particles: int = 500
 
 
-FULL, REDUCED = Settings(), Settings(*[60] * 5, base=teacher_gaussian.REDUCED, test_particles=50)
+FULL, REDUCED = Settings(), Settings(*[15] * 5, base=teacher_gaussian.REDUCED, test_particles=50)
 
 NAMES = ("optimal", "optimal_stop_gradient", "optimal_score_function", "bootstrap", "encoder")
 
