@@ -51,8 +51,8 @@ class FisherGradient(GradientEstimator):
     .. math:: \nabla_\theta \log p(y) = E[\nabla_\theta \log p_\theta(z_{1:T}, y) \mid y]
 
     The filter runs without gradients, `num_paths` paths are drawn by backward simulation, and nothing is differentiated
-    through resampling or through time: it is quicker than the other estimators, and biased only as far as the paths
-    are, which more particles mend, whatever the proposal. The parameters of a guide (an encoder's) follow
+    through resampling or through time, so that the compiled loops serve it. It is biased as far as the paths are, which
+    more particles mend, whatever the proposal. The parameters of a guide (an encoder's) follow
     :math:`\nabla_\phi E[\log q_\phi(z \mid y) \mid y]` on the same paths: they minimise the inclusive divergence
     from the posterior, not the gap of the bound (reweighted wake-sleep). Where recordings are padded, only what comes
     before each trial's last data counts.

@@ -121,21 +121,24 @@ def piecewise_linear(num_hinges: Any, hinges: Any, x: Any, h: Any, grad: Any) ->
     return rate, grad * slope, grad * slope_h
 
 
+def floats(dtype: Any, dims: int) -> Any:
+    """Return Numba's type of arrays of one of numpy's types of numbers."""
+    return types.Array(types.float32 if dtype == np.float32 else types.float64, dims, "C", aligned=True)
+
+
 class Arrays(NamedTuple):
     """Numba's types of the arrays that hold numbers of one type, and of what is made of them."""
 
     vector: Any
     matrix: Any
-    cube: Any
     weights: Any
 
     @classmethod
     @cache
     def of(cls, dtype: Any) -> Arrays:
         """Return the types for one of numpy's types of numbers."""
-        number = types.float32 if dtype == np.float32 else types.float64
-        vector, matrix, cube = (types.Array(number, dims, "C", aligned=True) for dims in (1, 2, 3))
-        return cls(vector, matrix, cube, types.NamedTuple((vector, matrix, matrix, vector, matrix), Weights))
+        vector, matrix = floats(dtype, 1), floats(dtype, 2)
+        return cls(vector, matrix, types.NamedTuple((vector, matrix, matrix, vector, matrix), Weights))
 
 
 INDICES = types.Array(types.int64, 1, "C", aligned=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba import types
+
+from pyro_lowrank.dynamics.compiled.units import floats
 
 
 class Tables(NamedTuple):
@@ -130,18 +131,12 @@ class Signatures(NamedTuple):
     @cache
     def of(cls, dtype: Any) -> Signatures:
         """Return them for one of numpy's types of numbers."""
-        number = types.float32 if dtype == np.float32 else types.float64
-
-        def floats(dims: int) -> Any:
-            return types.Array(number, dims, "C", aligned=True)
-
+        vector, matrix, cube, four = (floats(dtype, dims) for dims in (1, 2, 3, 4))
         index = types.Array(types.int64, 2, "C", aligned=True)
-        tables = types.NamedTuple((floats(4), floats(2), floats(4), floats(3), index), Tables)
-        features = types.NamedTuple(
-            (floats(2), floats(3), floats(2), floats(2), floats(2), floats(3), floats(3)), Features
-        )
+        tables = types.NamedTuple((four, matrix, four, cube, index), Tables)
+        features = types.NamedTuple((matrix, cube, matrix, matrix, matrix, cube, cube), Features)
         where = types.int64, types.int64
-        weigh = types.void(features, *where, floats(2), floats(1), floats(1))
-        curve = types.void(features, *where, floats(2), floats(1), types.int64)
-        bins = floats(2), floats(2), floats(1), floats(1), floats(2), floats(1)
+        weigh = types.void(features, *where, matrix, vector, vector)
+        curve = types.void(features, *where, matrix, vector, types.int64)
+        bins = matrix, matrix, vector, vector, matrix, vector
         return cls(types.void(types.FunctionType(curve), tables, features, *where, *bins), weigh, curve)
