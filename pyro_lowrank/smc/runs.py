@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.means import Mean, fastest_mean
+from pyro_lowrank.dynamics.means import Mean, compiled_mean
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Bin, LooksBack
 from pyro_lowrank.smc.effects import EffectsKernel
@@ -231,10 +231,21 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
         _leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
         compiled = None
     if compiled is None:
-        return PlainKernel(pair, num_particles, mean=fastest_mean(pair.transition, backend))
+        return PlainKernel(pair, num_particles, mean=_online_mean(pair, backend))
+    if compiled.proposal.weighs_data:
+        # Of one time bin its few products on tensors take no longer than handing it over.
+        return PlainKernel(pair, num_particles, mean=compiled.mean)
     from pyro_lowrank.smc.compiled.run import propose_one_bin
 
     def propose(mean: Tensor, white: Tensor, bin_t: Bin, *, first: bool) -> tuple[Tensor, Tensor]:
         return propose_one_bin(compiled, bin_t.seen, bin_t.v, mean, white, first=first)
 
     return PlainKernel(pair, num_particles, mean=compiled.mean, propose=propose)
+
+
+def _online_mean(pair: Pair, backend: str) -> Mean | None:
+    """Return compiled means where only they can be had, else None."""
+    try:
+        return None if backend == "plain" else compiled_mean(pair.transition)
+    except NoCompiledForm:
+        return None
