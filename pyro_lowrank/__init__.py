@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pyro_lowrank import metrics as metrics
     from pyro_lowrank.dynamics.activations import Activation as Activation
     from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
+    from pyro_lowrank.dynamics.base import Dynamics as Dynamics
     from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
     from pyro_lowrank.dynamics.trajectory import Trajectory as Trajectory
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.gradients import StopGradient as StopGradient
     from pyro_lowrank.smc.resampling import MultinomialResampling as MultinomialResampling
     from pyro_lowrank.smc.resampling import NoResampling as NoResampling
+    from pyro_lowrank.smc.resampling import Resampler as Resampler
     from pyro_lowrank.smc.resampling import StratifiedResampling as StratifiedResampling
     from pyro_lowrank.smc.resampling import SystematicResampling as SystematicResampling
     from pyro_lowrank.training.align import AlignedSession as AlignedSession
@@ -72,6 +74,7 @@ _HOMES = {
     "BootstrapGuide": "guides.bootstrap",
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
+    "Dynamics": "dynamics.base",
     "EncoderGuide": "guides.encoder",
     "FisherGradient": "smc.gradients",
     "FitResult": "training.result",
@@ -93,6 +96,7 @@ _HOMES = {
     "PathwiseGradient": "smc.gradients",
     "PiecewiseLinear": "piecewise",
     "PoissonObservation": "observations.poisson",
+    "Resampler": "smc.resampling",
     "SMCFilter": "infer.filter",
     "SMCPosterior": "infer.posterior",
     "SMC_ELBO": "infer.elbo",

@@ -23,6 +23,7 @@ from pyro_lowrank.errors import warn_user
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound="Module")
+N = TypeVar("N", bound=nn.Module)
 
 
 def _store_names(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -172,6 +173,29 @@ def _let_svi_find(value: Any) -> None:
     elif isinstance(value, nn.Module) and not isinstance(value, PyroModule):
         for parameter in value.parameters():
             parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+
+
+def bound(module: N) -> N:
+    """Return a copy of a module whose attributes are the values that they have now, read once, with Pyro's effects.
+
+    What it computes afterwards has no effects: samples are not drawn anew, nor parameters looked up again.
+    """
+    if not any(isinstance(part, PyroModule) for part in module.modules()):
+        return module
+    fixed = object.__new__(type(module))
+    fixed.__dict__.update(module.__dict__)
+    children: dict[str, Any] = {}
+    for name, child in module._modules.items():
+        # Reading a plain module through one of Pyro's tells Pyro of its parameters.
+        children[name] = None if child is None else bound(getattr(module, name))
+    fixed.__dict__["_modules"] = children
+    if isinstance(module, PyroModule):
+        plain = [name for name, value in module._parameters.items() if value is not None]
+        own = [name for name in plain if not name.endswith("_unconstrained")]
+        values = {name: getattr(module, name) for name in (*own, *module._pyro_params, *module._pyro_samples)}
+        # Attributes of the object itself are found before any look-up of Pyro's.
+        fixed.__dict__.update(values, **children)
+    return fixed
 
 
 def effectful(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:

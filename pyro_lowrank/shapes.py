@@ -67,3 +67,16 @@ def time_in_front(sequence: Tensor, batch_dims: int) -> Tensor:
     sequence = sequence.movedim(-2, 0)
     lacking = batch_dims - (sequence.dim() - 2)
     return sequence.reshape(sequence.shape[:1] + (1,) * lacking + sequence.shape[1:])
+
+
+def expand_together(*vectors: Tensor) -> list[Tensor]:
+    """Return vectors `... x dim`, of whatever dim each, with the same leading dims.
+
+    Example::
+
+        >>> import torch
+        >>> [x.shape for x in expand_together(torch.ones(7, 5, 3), torch.ones(5, 2))]
+        [torch.Size([7, 5, 3]), torch.Size([7, 5, 2])]
+    """
+    batch = torch.broadcast_shapes(*(vector.shape[:-1] for vector in vectors))
+    return [vector.expand(*batch, vector.shape[-1]) for vector in vectors]

@@ -53,7 +53,7 @@ def _network(path: Path, u: list[float] | None) -> dict[str, Any]:
         return read_weights(path, u=u)
     dynamics = load(path)[0].dynamics
     with own_values(dynamics):
-        return analyzer_arguments(dynamics.transition(), u)
+        return analyzer_arguments(dynamics.transition().drift, u)
 
 
 def _write_table(path: Path, result: FixedPoints) -> None:

@@ -9,10 +9,11 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.dynamics.drift import Drift
+from pyro_lowrank.dynamics.network import Network
 
 if TYPE_CHECKING:
-    from pyro_lowrank.dynamics.base import RNNDynamics
+    from pyro_lowrank.dynamics.rnn import RNNDynamics
     from pyro_lowrank.fixed_points.samples import SampledFixedPoints
     from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -108,32 +109,36 @@ def _values_of_sites(dynamics: RNNDynamics, samples: Mapping[str, Tensor]) -> di
     return values
 
 
-def analyzer_arguments(transition: Transition, u: Any = None) -> dict[str, Any]:
+def analyzer_arguments(network: Drift, u: Any = None) -> dict[str, Any]:
     """Return the arguments of `find_fixed_points` for a network under a constant input, `inputs`, none if None.
 
     Under a constant input the network's own leak on inputs, if there is one, settles at that input.
 
     Raises:
+        TypeError: if the drift is none.
         ValueError: if the parameters have batch dims, the input does not fit, or the activation is a function of the
             user's own whose knots are not known.
     """
-    if transition.batch_shape:
+    if not isinstance(network, Network):
+        raise TypeError(
+            "The analyzer of fixed points knows networks of units, not a `mean` of your own; if that is one, pass its "
+            "weights to pyro_lowrank.fixed_points.find_fixed_points."
+        )
+    if network.batch_shape:
         raise ValueError(
-            f"The parameters have batch dims {tuple(transition.batch_shape)}, one network each; use "
+            f"The parameters have batch dims {tuple(network.batch_shape)}, one network each; use "
             "pyro_lowrank.posterior_fixed_points, or pass arrays to pyro_lowrank.fixed_points.sampled_fixed_points."
         )
-    right = _array(transition.right)
-    left = (
-        torch.eye(right.shape[1], dtype=torch.float64).numpy() if transition.left is None else _array(transition.left)
-    )
-    decay = _array(transition.decay)
+    right = _array(network.right)
+    left = torch.eye(right.shape[1], dtype=torch.float64).numpy() if network.left is None else _array(network.left)
+    decay = _array(network.decay)
     return {
         "decay": decay if decay.size > 1 else float(decay[0]),
         "left": left,
         "right": right,
-        "bias": _array(transition.bias),
-        "activation": _known_activation(transition),
-        "input_current": _input_current(transition, u),
+        "bias": _array(network.bias),
+        "activation": _known_activation(network),
+        "input_current": _input_current(network, u),
     }
 
 
@@ -141,8 +146,8 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().to("cpu", torch.float64).numpy()
 
 
-def _known_activation(transition: Transition) -> str | PiecewiseLinear:
-    activation = transition.activation
+def _known_activation(network: Network) -> str | PiecewiseLinear:
+    activation = network.activation
     if activation.shape is not None:
         return activation.shape
     if activation.name in ("tanh", "softplus"):
@@ -153,16 +158,16 @@ def _known_activation(transition: Transition) -> str | PiecewiseLinear:
     )
 
 
-def _input_current(transition: Transition, u: Any) -> Any:
+def _input_current(network: Network, u: Any) -> Any:
     if u is None:
         return None
     value = torch.as_tensor(u, dtype=torch.float64, device="cpu").detach()
-    if transition.num_inputs == 0:
+    if network.num_inputs == 0:
         raise ValueError("An input `u` came, but the dynamics were built with inputs=0; build them with inputs=...")
-    if value.shape != (transition.num_inputs,):
+    if value.shape != (network.num_inputs,):
         raise ValueError(
-            f"`u` must be one constant input, a vector of {transition.num_inputs}, got shape {tuple(value.shape)}."
+            f"`u` must be one constant input, a vector of {network.num_inputs}, got shape {tuple(value.shape)}."
         )
     if not value.isfinite().all():
         raise ValueError(f"`u` must be finite, got {value.tolist()}.")
-    return _array(transition.input_weights) @ value.numpy()
+    return _array(network.input_weights) @ value.numpy()

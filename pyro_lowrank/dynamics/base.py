@@ -1,88 +1,97 @@
-"""What every network has in common: decay, noise, initial state, inputs."""
+"""What all dynamics have in common: a drift, noise, an initial state, inputs."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_lowrank.dynamics.activations import Activation, activation
-from pyro_lowrank.dynamics.analysis import analyzer_arguments
-from pyro_lowrank.dynamics.initial_weights import uniform
-from pyro_lowrank.dynamics.means import next_mean
-from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.dynamics.drift import Drift, OwnDrift
 from pyro_lowrank.dynamics.noise import NOISE_KINDS, GaussianNoise, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_choice, check_no_infinities, check_positive, check_positive_int, check_sequence
-from pyro_lowrank.modules import Module, effectful
+from pyro_lowrank.modules import Module, bound, effectful
 from pyro_lowrank.parameters import parameter
-from pyro_lowrank.piecewise import PiecewiseLinear
-
-if TYPE_CHECKING:
-    from pyro_lowrank.fixed_points.options import Progress
-    from pyro_lowrank.fixed_points.result import FixedPoints
 
 
-class RNNDynamics(Module):
-    """Base of the networks: owns decay, noise, initial state and inputs; a subclass adds its weights.
+class Dynamics(Module):
+    r"""Base of all dynamics: latents that move by a drift, with noise; the drift of a subclass is whatever it defines.
 
-    Every parameter is a Pyro parameter, so that it can be replaced by a `PyroSample` prior.
+    .. math::
+
+        z_t &= f(z_{t-1}, u_{t-1}) + \varepsilon_t, \qquad \varepsilon_t \sim N(0, \Sigma_z) \\
+        z_1 &\sim N(\mu_1, \Sigma_1)
+
+    A subclass defines `mean(z, v)`, f, in torch operations: of latents `... x rank` and inputs `... x inputs` with the
+    same leading dims (None where the dynamics have no inputs) it returns latents of the same shape. What it reads of
+    `self`, parameters and modules, is trained. Guides, filters, smoothing, forecasts and `fit` are those of the
+    built-in networks.
+
+    Attributes: `initial_mean` mu_1 `rank`, `noise_covariance` and `initial_covariance` `rank x rank`.
+
+    Args:
+        rank: number of latents.
+        inputs: number of input channels.
+        noise: `"scalar"`, `"diagonal"` or `"full"` covariance of the transition noise.
+        noise_scale: standard deviation of the transition noise before training, or its scale if it is heavy-tailed.
+        noise_freedom: degrees of freedom of Student-t transition noise before training, for latents that jump at times;
+            None for Gaussian noise.
+        initial_noise: as `noise`, for the first latent.
+        initial_scale: standard deviation of the first latent before training.
+        dtype: of the parameters; torch's default if None.
+        device: of the parameters; torch's default if None.
+
+    Raises:
+        ValueError: if an option is not one of its choices; by what uses it, if `mean` returns another shape.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> class Pendulum(Dynamics):
+        ...     '''Angle and velocity, in steps of 0.1.'''
+        ...     def __init__(self):
+        ...         super().__init__(rank=2, noise="diagonal")
+        ...         self.friction = torch.nn.Parameter(torch.tensor(0.1))
+        ...     def mean(self, z, v=None):
+        ...         angle, velocity = z.unbind(-1)
+        ...         return z + 0.1 * torch.stack([velocity, -angle.sin() - self.friction * velocity], -1)
+        >>> model = plr.StateSpaceModel(Pendulum(), plr.GaussianObservation(rank=2, features=8))
+        >>> y = model.simulate(num_trials=3, num_steps=20).y
+        >>> plr.SMCFilter(model, plr.OptimalGuide(model), 50).run(y).smooth(10).shape
+        torch.Size([10, 3, 20, 2])
     """
 
-    decay: Tensor
-    bias: Tensor
-    right: Tensor
-    input_weights: Tensor
     noise_scale: Tensor
     noise_freedom: Tensor
     initial_mean: Tensor
     initial_noise_scale: Tensor
 
+    input_filter = False
+    """Whether inputs pass a leak before they drive the latents."""
+
     def __init__(
         self,
         *,
         rank: int,
-        units: int,
-        activation_function: str | PiecewiseLinear | Activation,
-        inputs: int,
-        input_filter: bool,
-        decay: float | Sequence[float],
-        noise: str,
-        noise_scale: float,
-        noise_freedom: float | None,
-        initial_noise: str,
-        initial_scale: float,
-        dtype: torch.dtype | None,
-        device: torch.device | str | None,
+        inputs: int = 0,
+        noise: str = "full",
+        noise_scale: float = 0.1,
+        noise_freedom: float | None = None,
+        initial_noise: str = "full",
+        initial_scale: float = 1.0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         self.rank = check_positive_int("rank", rank)
-        self.units = check_positive_int("units", units)
         self.num_inputs = check_positive_int("inputs", inputs, minimum=0)
-        self.activation = activation(activation_function)
         self.noise_kind = check_choice("noise", noise, NOISE_KINDS)
         self.initial_noise_kind = check_choice("initial_noise", initial_noise, NOISE_KINDS)
-        decay_value = torch.as_tensor(decay, dtype=dtype or torch.get_default_dtype(), device=device)
-        if decay_value.dim() > 1 or (decay_value.dim() == 1 and len(decay_value) != self.rank):
-            raise ValueError(f"`decay` must be a number or one per latent ({self.rank}), got {decay}.")
-        if not ((decay_value > 0) & (decay_value < 1)).all():
-            raise ValueError(
-                f"`decay` must lie strictly between 0 and 1 (a leak of dt / tau = 1 - decay), got {decay}."
-            )
-        self.decay_per_latent = decay_value.dim() == 1
-        if input_filter and (self.decay_per_latent or not inputs):
-            raise ValueError(
-                "`input_filter` needs `inputs` and one decay for all latents (inputs leak with it), got "
-                f"inputs={inputs}, decay={decay}."
-            )
-        self.input_filter = bool(input_filter)
         factory: dict[str, Any] = {"dtype": dtype, "device": device}
-        self.decay = parameter(decay_value, constraints.unit_interval)
         self.noise_scale = noise_parameter(noise, rank, check_positive("noise_scale", noise_scale), **factory)
         self.heavy_tailed = noise_freedom is not None
         if noise_freedom is not None:
@@ -92,50 +101,32 @@ class RNNDynamics(Module):
         self.initial_noise_scale = noise_parameter(
             initial_noise, rank, check_positive("initial_scale", initial_scale), **factory
         )
-        # Under clipped_relu the bias is a unit's range: at zero the unit would be silent and stay so.
-        clipped = self.activation.name == "clipped_relu"
-        self.bias = parameter(uniform(1, units, **factory)[0] if clipped else torch.zeros(units, **factory))
-        if self.num_inputs:
-            self.input_weights = parameter(uniform(units, inputs, **factory))
-        else:
-            self.register_buffer("input_weights", torch.zeros(units, 0, **factory))
+
+    @abstractmethod
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the mean of the next latent, `... x rank`, from latents and effective inputs `... x inputs`."""
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments that build a network of the same form (its parameter values are its state)."""
+        """Return the arguments that build dynamics of the same form (their parameter values are their state)."""
         return {
-            "units": self.units,
-            "activation": self.activation,
             "inputs": self.num_inputs,
             "noise": self.noise_kind,
             "noise_freedom": 4.0 if self.heavy_tailed else None,
-            "input_filter": self.input_filter,
-            "decay": [0.5] * self.rank if self.decay_per_latent else 0.5,
             "initial_noise": self.initial_noise_kind,
         }
 
-    @abstractmethod
-    def _left(self) -> Tensor | None:
-        """Return M, or None for the identity."""
+    def _drift(self) -> Drift:
+        """Return the drift with the present parameter values."""
+        return OwnDrift(bound(self).mean, self.rank, self.num_inputs, self.initial_mean.detach())
 
     @effectful
     def transition(self) -> Transition:
         """Return the transition density with the present parameter values, each read once."""
         return Transition(
-            **vars(self._network()),
+            drift=self._drift(),
             noise=self._noise(),
             initial_mean=self.initial_mean,
             initial_noise=noise_of(self.initial_noise_kind, self.rank, self.initial_noise_scale),
-        )
-
-    def _network(self) -> Network:
-        return Network(
-            decay=self.decay if self.decay_per_latent else self.decay.unsqueeze(-1),
-            left=self._left(),
-            right=self.right,
-            bias=self.bias,
-            input_weights=self.input_weights,
-            activation=self.activation,
-            input_filter=self.input_filter,
         )
 
     def _noise(self) -> GaussianNoise:
@@ -144,7 +135,7 @@ class RNNDynamics(Module):
 
     def forward(self, z: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the mean of the next latent, from latents `... x rank` and effective inputs `... x inputs`."""
-        return next_mean(self._network(), z, u)
+        return self.mean(z, u)
 
     @effectful
     def trajectory(self, num_steps: int, u: Tensor | None = None) -> Trajectory:
@@ -163,58 +154,6 @@ class RNNDynamics(Module):
         self.check_inputs(u, num_steps=num_steps)
         return Trajectory(self.transition(), check_positive_int("num_steps", num_steps), u)
 
-    @effectful
-    def fixed_points(
-        self,
-        u: Any = None,
-        *,
-        method: str = "certified",
-        max_boxes: int | None = None,
-        max_seconds: float | None = None,
-        threads: int | None = None,
-        num_starts: int = 10_000,
-        constrained: bool = True,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> FixedPoints:
-        """Return every fixed point of the noiseless dynamics under a constant input, with stability and a certificate.
-
-        Args:
-            u: the input, `inputs`, held for ever; zero if None.
-            method: `"certified"`, `"enumerate"` or `"search"`; it and the others as of
-                `pyro_lowrank.fixed_points.find_fixed_points`.
-            max_boxes: most boxes, regions or starts.
-            max_seconds: most time.
-            threads: of the certified method.
-            num_starts: of a search.
-            constrained: whether a search starts only in regions that exist.
-            seed: of a search.
-            progress: called now and then.
-
-        Raises:
-            ValueError: if the input does not fit, the parameters have batch dims, or the activation's shape is unknown.
-
-        Example::
-
-            >>> import pyro_lowrank as plr
-            >>> dynamics = plr.LowRankRNN(rank=2, units=20, activation="tanh")
-            >>> dynamics.fixed_points(method="search", num_starts=10).points.shape[1]
-            2
-        """
-        from pyro_lowrank.fixed_points.find import find_fixed_points
-
-        return find_fixed_points(
-            **analyzer_arguments(self.transition(), u),
-            method=method,
-            max_boxes=max_boxes,
-            max_seconds=max_seconds,
-            threads=threads,
-            num_starts=num_starts,
-            constrained=constrained,
-            seed=seed,
-            progress=progress,
-        )
-
     @property
     def noise_covariance(self) -> Tensor:
         """The covariance of the transition noise, `rank x rank`."""
@@ -226,7 +165,7 @@ class RNNDynamics(Module):
         return noise_of(self.initial_noise_kind, self.rank, self.initial_noise_scale).covariance
 
     def check_inputs(self, u: Tensor | None, *, num_steps: int | None = None, num_trials: int | None = None) -> None:
-        """Raise unless the inputs are what the network was built for and as long as the data."""
+        """Raise unless the inputs are what the dynamics were built for and as long as the data."""
         if u is None:
             if self.num_inputs:
                 raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
-from pyro_lowrank.dynamics.base import RNNDynamics
+from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.errors import check_positive
 from pyro_lowrank.parameters import parameter
 from pyro_lowrank.piecewise import PiecewiseLinear

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
-from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.initial_weights import contracting, gaussian_weights, uniform_weights
 from pyro_lowrank.dynamics.noise import full_noise_parameter
+from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.errors import check_choice
 from pyro_lowrank.parameters import copy_module, parameter
 from pyro_lowrank.piecewise import PiecewiseLinear

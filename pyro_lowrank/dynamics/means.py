@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.shapes import holds_numbers
@@ -17,8 +18,8 @@ Mean = Callable[[Tensor, Tensor | None], Tensor]
 _WORTH_COMPILING = 50_000
 
 
-def compiled_mean(network: Network) -> Mean:
-    """Return a compiled `Network.mean`, without gradients.
+def compiled_mean(drift: Drift) -> Mean:
+    """Return a compiled `Drift.mean`, without gradients.
 
     Raises:
         NoCompiledForm: if there is none.
@@ -26,15 +27,15 @@ def compiled_mean(network: Network) -> Mean:
     # Deferred: importing Numba takes longer than the rest of the package.
     from pyro_lowrank.dynamics.compiled.mean import CompiledMean
 
-    return CompiledMean(network)
+    return CompiledMean(drift)
 
 
-def fastest_mean(network: Network, backend: str) -> Mean:
-    """Return what computes the means without gradients: compiled loops where the backend and the network let them."""
+def fastest_mean(drift: Drift, backend: str) -> Mean:
+    """Return what computes the means without gradients: compiled loops where the backend and the drift let them."""
     try:
-        return network.mean if backend == "plain" else compiled_mean(network)
+        return drift.mean if backend == "plain" else compiled_mean(drift)
     except NoCompiledForm:
-        return network.mean
+        return drift.mean
 
 
 def next_mean(network: Network, z: Tensor, v: Tensor | None) -> Tensor:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.activations import Activation
+from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.recurrence import RecurrentDrive, Workspace
 from pyro_lowrank.shapes import apply_matrix
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Drift):
     r"""The deterministic part of the dynamics, with every parameter read once.
 
     .. math::
@@ -44,24 +45,21 @@ class Network:
     input_filter: bool
 
     @property
-    def rank(self) -> int:
+    def rank(self) -> int:  # type: ignore[override]
         """The number of latents."""
         return self.right.shape[-2]
 
     @property
-    def num_inputs(self) -> int:
+    def num_inputs(self) -> int:  # type: ignore[override]
         """The number of input channels."""
         return self.input_weights.shape[-1]
 
     @cached_property
     def batch_shape(self) -> torch.Size:
         """The batch dims of the parameters: none, unless some of them are sampled."""
-        shapes = self._batch_shapes()
-        return torch.broadcast_shapes(*shapes) if any(shapes) else torch.Size()
-
-    def _batch_shapes(self) -> list[torch.Size]:
         matrices = [self.right, self.input_weights] + ([] if self.left is None else [self.left])
-        return [matrix.shape[:-2] for matrix in matrices] + [vector.shape[:-1] for vector in (self.decay, self.bias)]
+        shapes = [matrix.shape[:-2] for matrix in matrices] + [vector.shape[:-1] for vector in (self.decay, self.bias)]
+        return torch.broadcast_shapes(*shapes) if any(shapes) else torch.Size()
 
     def currents(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the currents of the units, `... x units`: latents `... x rank`, effective inputs `... x inputs`."""
@@ -86,6 +84,17 @@ class Network:
         offset = None if v is None or self.num_inputs == 0 else apply_matrix(self.input_weights, v)
         drive = RecurrentDrive.apply(z, offset, self.left, self.right, self.bias, self.activation, workspace)
         return self.decay * z + drive
+
+    def start(self, v: Tensor | None) -> Tensor | None:
+        """Return the projection of the first input's current on M, M^+ W_u v, `... x rank`."""
+        if v is None or self.num_inputs == 0:
+            return None
+        projected = self.input_weights
+        if self.left is not None:
+            # Not `solve`: left vectors that are linearly dependent have a projection too.
+            inverse = torch.linalg.pinv(self.left.mT @ self.left, hermitian=True)
+            projected = inverse @ (self.left.mT @ self.input_weights)
+        return apply_matrix(projected, v)
 
     def first_input(self, u: Tensor) -> Tensor:
         """Return the effective input of the first time bin: zero where inputs are filtered."""

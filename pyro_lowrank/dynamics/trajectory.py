@@ -45,7 +45,7 @@ class Trajectory(TorchDistribution):
     def __init__(self, transition: Transition, num_steps: int, inputs: Tensor | None = None) -> None:
         self.transition = transition
         self.num_steps = num_steps
-        self.effective_inputs = None if inputs is None else transition.effective_inputs(inputs)
+        self.effective_inputs = None if inputs is None else transition.drift.effective_inputs(inputs)
         batch_shape = transition.batch_shape
         if self.effective_inputs is not None:
             batch_shape = torch.broadcast_shapes(batch_shape, self.effective_inputs.shape[:-2])

@@ -1,47 +1,60 @@
-"""The transition density of a network at fixed parameter values: pure tensor functions, no Pyro effects."""
+"""The transition density at fixed parameter values: pure tensor functions, no Pyro effects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.noise import GaussianNoise
-from pyro_lowrank.shapes import apply_matrix
 
 
 @dataclass(frozen=True)
-class Transition(Network):
+class Transition:
     r"""How the latents move, with every parameter read once.
 
     .. math::
 
-        z_t &= E[z_t \mid z_{t-1}] + \varepsilon_t, \qquad \varepsilon_t \sim N(0, \Sigma_z) \\
-        z_1 &\sim N(\mu_1 + M^+ W_u v_1,\ \Sigma_1)
+        z_t &= f(z_{t-1}, v_{t-1}) + \varepsilon_t, \qquad \varepsilon_t \sim N(0, \Sigma_z) \\
+        z_1 &\sim N(\mu_1 + s(v_1),\ \Sigma_1)
 
-    Args beside those of a `Network`:
+    Args:
+        drift: f, and s, by which the first input moves the first latent.
         noise: of the transition.
         initial_mean: `rank`.
         initial_noise: of the first latent.
     """
 
+    drift: Drift
     noise: GaussianNoise
     initial_mean: Tensor
     initial_noise: GaussianNoise
 
-    def _batch_shapes(self) -> list[torch.Size]:
+    @property
+    def rank(self) -> int:
+        """The number of latents."""
+        return self.drift.rank
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of input channels."""
+        return self.drift.num_inputs
+
+    @cached_property
+    def batch_shape(self) -> torch.Size:
+        """The batch dims of the parameters: none, unless some of them are sampled."""
         own = [self.initial_mean.shape[:-1], self.noise.batch_shape, self.initial_noise.batch_shape]
-        return super()._batch_shapes() + own
+        shapes = [self.drift.batch_shape, *own]
+        return torch.broadcast_shapes(*shapes) if any(shapes) else torch.Size()
+
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        """Return the mean of the next latent, `... x rank`: latents `... x rank`, effective inputs `... x inputs`."""
+        return self.drift.mean(z, v)
 
     def first_mean(self, v: Tensor | None = None) -> Tensor:
-        """Return the mean of the first latent, `... x rank`: the initial mean plus the first input projected on M."""
-        if v is None or self.num_inputs == 0:
-            return self.initial_mean
-        projected = self.input_weights
-        if self.left is not None:
-            # Not `solve`: left vectors that are linearly dependent have a projection too.
-            inverse = torch.linalg.pinv(self.left.mT @ self.left, hermitian=True)
-            projected = inverse @ (self.left.mT @ self.input_weights)
-        return self.initial_mean + apply_matrix(projected, v)
+        """Return the mean of the first latent, `... x rank`, under its effective input."""
+        moved = self.drift.start(v)
+        return self.initial_mean if moved is None else self.initial_mean + moved

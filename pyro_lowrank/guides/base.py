@@ -121,7 +121,7 @@ class Guide(Module):
     def encode(self, y: Tensor, u: Tensor | None = None) -> Encoding:
         """Look at whole sequences, once; the slices reach `init` and `step` as `encoding`."""
         bound = self.model.bind()
-        v = None if u is None else bound.transition.effective_inputs(u)
+        v = None if u is None else bound.transition.drift.effective_inputs(u)
         return self.bind(bound).encode(Observed.of(y), v, first=True)
 
     @effectful
@@ -130,7 +130,7 @@ class Guide(Module):
     ) -> None:
         """Propose the first latents; the protocol of `pyro.infer.SMCFilter`."""
         bound = self.model.bind()
-        v = None if u_t is None else bound.transition.first_input(u_t)
+        v = None if u_t is None else bound.transition.drift.first_input(u_t)
         mean = bound.transition.first_mean(v)
         self._sample(bound, bound.transition.initial_noise, mean, y_t, v, encoding, first=True)
 

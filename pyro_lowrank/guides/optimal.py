@@ -160,7 +160,7 @@ class OptimalGuide(Guide):
 
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__(model)
-        if model.observation.affine_gaussian(model.dynamics.transition()) is None:
+        if model.observation.affine_gaussian(model.dynamics.transition().drift) is None:
             found = " ".join(repr(model.observation).split())
             raise ValueError(
                 "`OptimalGuide` needs affine-Gaussian observations (a GaussianObservation that reads latents, inputs "

@@ -47,7 +47,7 @@ def _check_inputs(model: BuiltInTransitions, u: Tensor | None, horizon: int) -> 
     if u is None:
         return
     check_sequence("u", u, last=model.transition.num_inputs, last_name="inputs")
-    check_same_type("u", u, model.transition.right)
+    check_same_type("u", u, model.transition.initial_mean)
     expected = (model.data.shape[0], horizon)
     if u.shape[:2] != expected:
         raise ValueError(
@@ -94,7 +94,7 @@ def draw_forecast(
         white = torch.randn_like(now)
         now = transition.mean(now, v_now) + transition.noise.colour(white)
         if u is not None and v_now is not None and u_now is not None:
-            v_now, u_now = transition.next_input(v_now, u_now, u[:, step]), u[:, step]
+            v_now, u_now = transition.drift.next_input(v_now, u_now, u[:, step]), u[:, step]
             inputs.append(v_now)
         latents.append(now)
     path = torch.stack(latents)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.full_rank import FullRankRNN
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.encoders.convolutional import ConvEncoder
 from pyro_lowrank.files import SizesOf, check_finite, told_of
 from pyro_lowrank.guides.base import Guide

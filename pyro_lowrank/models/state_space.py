@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.base import RNNDynamics
+from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type
@@ -61,7 +61,7 @@ class StateSpaceModel(Module):
       `"z"` and `"y"` at each step, for `pyro_lowrank.SMCFilter`, `SMC_ELBO` and `pyro.infer.SMCFilter`.
 
     Args:
-        dynamics: the network, with its noise.
+        dynamics: the network, or dynamics of your own (a subclass of `Dynamics`), with its noise.
         observation: the observation model, built in or a subclass of `Observation`.
 
     Raises:
@@ -79,10 +79,13 @@ class StateSpaceModel(Module):
         Pals et al. (2024), NeurIPS.
     """
 
-    def __init__(self, dynamics: RNNDynamics, observation: Observation) -> None:
+    def __init__(self, dynamics: Dynamics, observation: Observation) -> None:
         super().__init__()
-        if not isinstance(dynamics, RNNDynamics):
-            raise TypeError(f"`dynamics` must be a LowRankRNN or FullRankRNN, got {type(dynamics).__name__}.")
+        if not isinstance(dynamics, Dynamics):
+            raise TypeError(
+                f"`dynamics` must be a LowRankRNN or FullRankRNN, got {type(dynamics).__name__}; dynamics of your own "
+                "are a subclass of Dynamics that defines `mean`."
+            )
         if not isinstance(observation, Observation):
             raise TypeError(f"`observation` must be an Observation, got {type(observation).__name__}.")
         observation.attach(dynamics)
@@ -120,7 +123,8 @@ class StateSpaceModel(Module):
     def bind(self) -> BoundModel:
         """Return the model with every parameter read once, as Pyro parameters."""
         transition = self.dynamics.transition()
-        return BoundModel(transition, self.observation.bind(transition), self.observation.affine_gaussian(transition))
+        drift = transition.drift
+        return BoundModel(transition, self.observation.bind(drift), self.observation.affine_gaussian(drift))
 
     def forward(
         self,
@@ -147,7 +151,7 @@ class StateSpaceModel(Module):
         with plate:
             z = pyro.sample("z", trajectory)
         # Outside the plate: a parameter of the observation model that has a prior is the same for all trials.
-        recording = _recording(self.observation.bind(trajectory.transition), z, trajectory.effective_inputs)
+        recording = _recording(self.observation.bind(trajectory.transition.drift), z, trajectory.effective_inputs)
         with plate:
             return observe("y", recording, y)
 
@@ -173,7 +177,7 @@ class StateSpaceModel(Module):
         """
         self._check_bin(y_t, u_t)
         bound = self.bind()
-        v = None if u_t is None else bound.transition.first_input(u_t)
+        v = None if u_t is None else bound.transition.drift.first_input(u_t)
         transition = bound.transition
         return self._sample(
             state, bound.emission, transition.initial_noise.around(transition.first_mean(v)), v, y_t, u_t
@@ -230,7 +234,7 @@ class StateSpaceModel(Module):
         trials, num_steps = self._extent(u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
         z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))
-        emission = self.observation.bind(trajectory.transition)
+        emission = self.observation.bind(trajectory.transition.drift)
         v = trajectory.effective_inputs
         return Simulation(z, _recording(emission, z, v).sample(), emission.mean(*_in_front(z, v)).movedim(0, -2))
 
@@ -266,7 +270,7 @@ def next_mean(transition: Transition, state: State, u_t: Tensor | None) -> tuple
     mean = transition.mean(state["z"], v_before)
     if u_t is None or v_before is None:
         return mean, None
-    return mean, transition.next_input(v_before, state.get("raw_input", v_before), u_t)
+    return mean, transition.drift.next_input(v_before, state.get("raw_input", v_before), u_t)
 
 
 def _recording(emission: Emission, z: Tensor, v: Tensor | None) -> Recording:

@@ -133,10 +133,11 @@ class ReadoutObservation(Observation):
     def attach(self, dynamics: Any) -> None:
         """Tell the observation model which network a readout from units reads."""
         self._network = (dynamics,)
-        if isinstance(self.readout, UnitReadout) and self.readout.units != dynamics.units:
+        units = getattr(dynamics, "units", 0)
+        if isinstance(self.readout, UnitReadout) and self.readout.units != units:
             raise ValueError(
-                f"A readout from units needs one feature per unit, got {self.readout.units} features and "
-                f"{dynamics.units} units."
+                f"A readout from units needs one feature per unit, got {self.readout.units} features and {units} units "
+                f"of {type(dynamics).__name__}."
             )
         if isinstance(self.readout, AffineReadout) and self.readout.rank != dynamics.rank:
             raise ValueError(
@@ -155,7 +156,7 @@ class ReadoutObservation(Observation):
     def _units(self) -> Any:
         if isinstance(self.readout, UnitReadout) and not self._network:
             raise RuntimeError("A readout from units reads a network: put it in a StateSpaceModel first.")
-        return self._network[0].transition() if isinstance(self.readout, UnitReadout) else None
+        return self._network[0].transition().drift if isinstance(self.readout, UnitReadout) else None
 
     @effectful
     def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:

@@ -70,7 +70,7 @@ class Readout(Module):
 
     @abstractmethod
     def bind(self, units: Any) -> AffineMap | RatesMap:
-        """Return the readout at the present parameter values of its own and of the network (a `Transition`)."""
+        """Return the readout at the present parameter values of its own and of the network (a `Network`)."""
 
     def apply_basis(self, matrix: Tensor) -> None:
         """Read the same from latents z' = `matrix` z; the units' currents and rates do not depend on the basis."""

@@ -51,7 +51,7 @@ class Pair:
 
     def read(self, y: Tensor, u: Tensor | None = None) -> Sequences:
         """Return whole sequences, `trials x time x ...`, as they are run on."""
-        return Sequences(Observed.of(y), None if u is None else self.transition.effective_inputs(u), u)
+        return Sequences(Observed.of(y), None if u is None else self.transition.drift.effective_inputs(u), u)
 
 
 def detached(value: Any) -> Any:

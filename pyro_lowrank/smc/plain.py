@@ -50,7 +50,7 @@ class PlainKernel:
         self, pair: Pair, num_particles: int, *, mean: Mean | None = None, propose: Propose | None = None
     ) -> None:
         self.pair, self.num_particles = pair, num_particles
-        by_tensors = partial(pair.transition.mean_of_particles, workspace=Workspace())
+        by_tensors = partial(pair.transition.drift.mean_of_particles, workspace=Workspace())
         self.mean: Mean = by_tensors if mean is None else mean
         self.propose: Propose = self._by_tensors if propose is None else propose
 
@@ -85,9 +85,9 @@ class PlainKernel:
         if u_t is not None:
             v_before = memory.get("input")
             if v_before is None:
-                v = transition.first_input(u_t)
+                v = transition.drift.first_input(u_t)
             else:
-                v = transition.next_input(v_before, memory["raw_input"], u_t)
+                v = transition.drift.next_input(v_before, memory["raw_input"], u_t)
             remembered = {"input": v, "raw_input": u_t}
         y, sequence = y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2)
         now = Observed.of(y)

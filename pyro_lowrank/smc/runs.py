@@ -148,7 +148,7 @@ class BuiltInRun:
         )
 
     def _mean(self) -> Mean | None:
-        if self.compiled is None:
+        if self.compiled is None or self.compiled.mean is None:
             return None
         return self.compiled.mean.differentiable if torch.is_grad_enabled() else self.compiled.mean
 
@@ -184,7 +184,7 @@ class BuiltInRun:
         return found + log_proposal(self.pair, self.data, paths.z, means, self._encoding)
 
     def _mean_along(self, z: Tensor, v: Tensor | None, *, known: Tensor | None) -> Tensor:
-        if self.compiled is None:
+        if self.compiled is None or self.compiled.mean is None:
             return self.pair.transition.mean(z, v)
         return self.compiled.mean.differentiable(z, v, None if known is None else known[:, :, :-1])
 
@@ -246,6 +246,6 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
 def _online_mean(pair: Pair, backend: str) -> Mean | None:
     """Return compiled means where only they can be had, else None."""
     try:
-        return None if backend == "plain" else compiled_mean(pair.transition)
+        return None if backend == "plain" else compiled_mean(pair.transition.drift)
     except NoCompiledForm:
         return None

@@ -53,7 +53,7 @@ class BuiltInTransitions:
 
     @cached_property
     def _mean(self) -> Mean:
-        return fastest_mean(self.transition, self.backend)
+        return fastest_mean(self.transition.drift, self.backend)
 
     def _white(self, time: int, z: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return means of the next latents in units of the noise, and what brings latents to the same units."""

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.dynamics.base import RNNDynamics
+from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.dynamics.initial_weights import contracting
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
@@ -105,7 +106,7 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
         raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
 
 
-def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs: Tensor | None) -> None:
+def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: Tensor | None) -> None:
     if isinstance(observation, (CountObservation, BernoulliObservation)):
         start_at_means(observation, data)
         _start_at_covariances(observation, dynamics, data)
@@ -126,7 +127,7 @@ def _start(observation: Observation, dynamics: RNNDynamics, data: Tensor, inputs
 
 
 def _start_at_covariances(
-    observation: CountObservation | BernoulliObservation, dynamics: RNNDynamics, data: Tensor
+    observation: CountObservation | BernoulliObservation, dynamics: Dynamics, data: Tensor
 ) -> None:
     readout = observation.readout
     if not isinstance(readout, AffineReadout) or readout.latents is not None or data.shape[1] < 2:
@@ -136,6 +137,8 @@ def _start_at_covariances(
     if loadings is None:
         return
     _set(readout, "weight", loadings / observation.slope_at_mean(mean).unsqueeze(-1))
+    if not isinstance(dynamics, RNNDynamics):
+        return
     # Under the leak alone the latents then have unit variance.
     noise = (1 - dynamics.decay.square()).sqrt()
     by_kind = {"full": torch.diag_embed, "diagonal": lambda x: x, "scalar": lambda x: x.square().mean().sqrt()}
@@ -168,7 +171,7 @@ def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return (vectors * root).to(centred.dtype), scores.reshape(*centred.shape[:2], rank).to(centred.dtype)
 
 
-def _set_readout(observation: GaussianObservation, dynamics: RNNDynamics, weight: Tensor, mean: Tensor) -> None:
+def _set_readout(observation: GaussianObservation, dynamics: Dynamics, weight: Tensor, mean: Tensor) -> None:
     readout = observation.readout
     if isinstance(readout, AffineReadout):
         _set(readout, "weight", weight)
@@ -184,9 +187,9 @@ def _set_readout(observation: GaussianObservation, dynamics: RNNDynamics, weight
     _set(readout, "bias", mean)
 
 
-def _set_transition_noise(dynamics: RNNDynamics, z: Tensor, u: Tensor | None) -> None:
+def _set_transition_noise(dynamics: Dynamics, z: Tensor, u: Tensor | None) -> None:
     transition = dynamics.transition()
-    v = None if u is None else transition.effective_inputs(u)[:, :-1]
+    v = None if u is None else transition.drift.effective_inputs(u)[:, :-1]
     error = (z[:, 1:] - transition.mean(z[:, :-1], v)).flatten(0, 1).double()
     covariance = error.mT @ error / len(error)
     variance = covariance.diagonal()

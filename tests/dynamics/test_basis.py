@@ -37,7 +37,7 @@ def test_a_change_of_basis_leaves_weights_and_law_unchanged(kind: str, dtype: to
     jacobian = 6 * torch.linalg.slogdet(matrix)[1]
     assert_close(after["z"]["log_prob"] + jacobian, before["z"]["log_prob"], factor=50)
     assert_close(after["y"]["log_prob"], before["y"]["log_prob"], factor=50)
-    effective = model.dynamics.transition().effective_inputs(u)
+    effective = model.dynamics.transition().drift.effective_inputs(u)
     assert_close(changed.observation.mean(turned, effective), mean, factor=50)
 
 

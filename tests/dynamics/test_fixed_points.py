@@ -57,7 +57,7 @@ def test_under_a_constant_input(input_filter: bool, dtype: torch.dtype) -> None:
     transition = dynamics.transition()
     with torch.no_grad():
         for _ in range(2000):
-            z, v = transition.mean(z, v), transition.next_input(v, u, u)
+            z, v = transition.mean(z, v), transition.drift.next_input(v, u, u)
     attractors = result.points[result.stability == "attractor"]
     if len(attractors):
         assert np.linalg.norm(attractors - z.numpy(), axis=1).min() < 1e-3

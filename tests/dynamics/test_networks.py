@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,15 @@ from torch import Tensor
 import pyro_lowrank as plr
 from pyro_lowrank.dynamics.activations import activation
 from pyro_lowrank.dynamics.initial_weights import contracting, uniform_weights
+from pyro_lowrank.dynamics.transition import Transition
 from tests.builders import assert_close, network, shaken
 from tests.dynamics.test_activations import FORMULAS
+
+
+def _with(bound: Transition, values: dict[str, Tensor]) -> Transition:
+    """Return a network's transition with other parameter values."""
+    drift = {name: value for name, value in values.items() if hasattr(bound.drift, name)}
+    return replace(bound, drift=replace(bound.drift, **drift), initial_mean=values["initial_mean"])
 
 
 def mean_by_loop(dynamics: Any, activation: str, z: Tensor, u: Tensor | None) -> list[float]:
@@ -103,12 +111,12 @@ def test_filtered_inputs_follow_the_leak_bin_by_bin(dtype: torch.dtype) -> None:
     expected = torch.zeros_like(u)
     for t in range(1, 6):
         expected[:, t] = a * expected[:, t - 1] + (1 - a) * u[:, t - 1]
-    assert_close(dynamics.transition().effective_inputs(u), expected)
+    assert_close(dynamics.transition().drift.effective_inputs(u), expected)
 
 
 def test_unfiltered_inputs_reach_the_units_as_they_are() -> None:
     u = torch.randn(3, 6, 2)
-    assert torch.equal(network(torch.float32, inputs=2).transition().effective_inputs(u), u)
+    assert torch.equal(network(torch.float32, inputs=2).transition().drift.effective_inputs(u), u)
 
 
 def test_decay_starts_at_its_argument_for_all_latents_or_each(dtype: torch.dtype) -> None:
@@ -129,8 +137,8 @@ def test_sampled_weights_act_on_their_own_particle_only(dtype: torch.dtype) -> N
         batched[name] = value + 0.2 * torch.randn(5, 1, *value.shape, dtype=dtype)
     bound = dynamics.transition()
     for k in range(5):
-        single.append(bound.__class__(**{**vars(bound), **{name: value[k, 0] for name, value in batched.items()}}))
-    together = bound.__class__(**{**vars(bound), **batched})
+        single.append(_with(bound, {name: value[k, 0] for name, value in batched.items()}))
+    together = _with(bound, batched)
     assert together.batch_shape == (5, 1)
     assert_close(together.mean(z, u), torch.stack([t.mean(z[k], u) for k, t in enumerate(single)]))
     assert_close(together.first_mean(u), torch.stack([t.first_mean(u) for t in single]), factor=5)

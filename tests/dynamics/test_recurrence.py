@@ -29,7 +29,7 @@ def test_values_and_gradients_equal_those_of_the_definition(
     v = torch.randn(4, inputs, dtype=dtype, requires_grad=True) if inputs else None
     upstream = torch.randn(5, 4, dynamics.rank, dtype=dtype)
     leaves = [z, *([] if v is None else [v]), *dynamics.parameters()]
-    transition = dynamics.transition()
+    transition = dynamics.transition().drift
     workspace = Workspace()
     # The scratch memory is used a second time before the first backward pass.
     found_value = transition.mean_of_particles(z, v, workspace)

@@ -21,7 +21,7 @@ def inputs_for(options: dict[str, Any], dtype: torch.dtype, trials: int = 4, ste
 
 def log_prob_by_loop(dynamics: Any, z: Tensor, u: Tensor | None) -> Tensor:
     """The sum over time of the log densities of each step, `... x trials`."""
-    v = None if u is None else dynamics.transition().effective_inputs(u)
+    v = None if u is None else dynamics.transition().drift.effective_inputs(u)
     first = dist.MultivariateNormal(
         dynamics.transition().first_mean(None if v is None else v[..., 0, :]), dynamics.initial_covariance
     )

@@ -37,7 +37,7 @@ def test_it_is_the_optimal_guide_for_gaussian_data(iterations: int, noise: str, 
     bound = model.bind()
     laplace = plr.LaplaceGuide(model, num_iterations=iterations, freedom=None).bind(bound)
     optimal = plr.OptimalGuide(model).bind(bound)
-    v = bound.transition.effective_inputs(u)
+    v = bound.transition.drift.effective_inputs(u)
     mean = torch.randn(10, 3, 2, dtype=dtype)
     codes = [proposal.encode(Observed.of(y), v, first=True) for proposal in (laplace, optimal)]
     for time, q in ((0, bound.transition.initial_noise), (2, bound.transition.noise), (3, bound.transition.noise)):

@@ -71,7 +71,7 @@ def test_inputs_leak_where_they_did(filtered: bool, tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         model, _ = load(made, folder)
-        effective = model.dynamics.transition().effective_inputs(u)
+        effective = model.dynamics.transition().drift.effective_inputs(u)
         torch.testing.assert_close(effective, torch.stack(v, 1) if filtered else u)
 
 

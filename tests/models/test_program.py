@@ -18,7 +18,7 @@ VARIANTS = pytest.mark.parametrize("options", INPUTS.values(), ids=INPUTS)
 
 def likelihood_by_loop(model: Any, y: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
     """The sum over time and features of the log densities of the entries that are there, per trial."""
-    v = None if u is None else model.dynamics.transition().effective_inputs(u)
+    v = None if u is None else model.dynamics.transition().drift.effective_inputs(u)
     total = torch.zeros(y.shape[0], dtype=y.dtype)
     for t in range(y.shape[1]):
         normal = dist.Normal(

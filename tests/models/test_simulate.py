@@ -34,7 +34,7 @@ def test_both_noises_have_their_covariance(input_filter: bool) -> None:
     u = torch.randn(200, 40, 2, dtype=torch.float64)
     z, y, mean = model.simulate(u=u)
     assert z.shape == (200, 40, 2)
-    v = model.dynamics.transition().effective_inputs(u)
+    v = model.dynamics.transition().drift.effective_inputs(u)
     with torch.no_grad():
         assert_close(mean, model.observation.mean(z, v))
         residual = z[:, 1:] - model.dynamics(z[:, :-1], v[:, :-1])

@@ -44,7 +44,7 @@ def test_only_currents_are_affine_in_the_latents() -> None:
         dynamics = network(torch.float64, units=4, inputs=2)
         observation = plr.GaussianObservation(readout=plr.UnitReadout(units=4, source=source, dtype=torch.float64))
         plr.StateSpaceModel(dynamics, observation)
-        form = observation.affine_gaussian(dynamics.transition())
+        form = observation.affine_gaussian(dynamics.transition().drift)
         assert (form is not None) == is_affine
         if form is not None:
             z, v = torch.randn(3, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)

@@ -58,7 +58,7 @@ def choices(currents: np.ndarray) -> np.ndarray:
 def without_noise(model: plr.StateSpaceModel, u: np.ndarray) -> np.ndarray:
     """Return the currents of a student whose latents have no noise, trials x time x units."""
     transition = model.dynamics.transition()
-    v = transition.effective_inputs(tensor(u))
+    v = transition.drift.effective_inputs(tensor(u))
     z = [transition.first_mean(v[:, 0])]
     for t in range(1, u.shape[1]):
         z.append(model.dynamics(z[-1], v[:, t - 1]))

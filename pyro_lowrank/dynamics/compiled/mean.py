@@ -14,6 +14,7 @@ from pyro_lowrank.compilation import compiled, run_side_by_side
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.network import form_of, tensors_of, weights_of
 from pyro_lowrank.dynamics.compiled.units import gradient_adder, mover, puller
+from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
 
 # Points are swept in blocks of so many, which fit the cache.
@@ -73,8 +74,9 @@ class CompiledMean:
         NoCompiledForm: if the network has none.
     """
 
-    def __init__(self, network: Network, *, with_inputs: bool = True) -> None:
+    def __init__(self, network: Drift, *, with_inputs: bool = True) -> None:
         self.form = form_of(network, with_inputs=with_inputs)
+        assert isinstance(network, Network)
         self.network, self.weights = network, weights_of(network, self.form)
 
     @torch.no_grad()

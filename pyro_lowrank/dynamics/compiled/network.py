@@ -12,6 +12,7 @@ from pyro_lowrank.dynamics.activations import Activation, activation
 from pyro_lowrank.dynamics.compiled import units
 from pyro_lowrank.dynamics.compiled.arrays import array, padded
 from pyro_lowrank.dynamics.compiled.units import Form, Weights
+from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.piecewise import CLIPPED_RELU, IDENTITY, RELU, PiecewiseLinear
@@ -27,28 +28,35 @@ LARGEST_RANK = 31
 """The latents of a particle are kept in one tuple, and Numba compiles long ones slowly."""
 
 
-def form_of(network: Network, *, with_inputs: bool) -> Form:
+def form_of(network: Drift, *, with_inputs: bool) -> Form:
     """Return what is fixed when the loops over a network's units are compiled.
 
     Raises:
         NoCompiledForm: if it has none.
     """
-    if network.right.device.type != "cpu":
-        raise NoCompiledForm(f"the model lies on {network.right.device}")
-    if network.right.dtype not in (torch.float32, torch.float64):
-        raise NoCompiledForm(f"the model holds {network.right.dtype}")
+    if not isinstance(network, Network):
+        raise NoCompiledForm("dynamics that the user has written are moved by tensor operations")
+    dtype = number_of(network.right)
     if network.batch_shape:
         raise NoCompiledForm("parameters of the network have batch dims")
     if network.rank > LARGEST_RANK:
         raise NoCompiledForm(f"{network.rank} latents are more than the {LARGEST_RANK} that it holds")
     compiled, hinges = compiled_activation(network.activation)
     inputs = network.num_inputs if with_inputs else 0
-    return Form(network.rank, inputs, compiled, len(hinges) - 1, number_of(network.right.dtype))
+    return Form(network.rank, inputs, compiled, len(hinges) - 1, dtype)
 
 
-def number_of(dtype: torch.dtype) -> Any:
-    """Return numpy's type of a number."""
-    return torch.empty(0, dtype=dtype).numpy().dtype.type
+def number_of(like: Tensor) -> Any:
+    """Return numpy's type of the numbers of a model, one of whose tensors is given.
+
+    Raises:
+        NoCompiledForm: if they are not on the CPU, or of a type that the loops do not know.
+    """
+    if like.device.type != "cpu":
+        raise NoCompiledForm(f"the model lies on {like.device}")
+    if like.dtype not in (torch.float32, torch.float64):
+        raise NoCompiledForm(f"the model holds {like.dtype}")
+    return np.float32 if like.dtype == torch.float32 else np.float64
 
 
 def compiled_activation(function: Activation) -> tuple[Any, list[tuple[float, float, float]]]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from pyro_lowrank.compilation import compiled
+from pyro_lowrank.dynamics.compiled.arithmetic import ZERO
 from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.smc.compiled.records import Scratch
-from pyro_lowrank.smc.compiled.weights import normalise, resample
+from pyro_lowrank.smc.compiled.weights import fill_shares, normalise, resample
 
 
 def new_scratch(num_rows: int, like: Any) -> Scratch:
@@ -38,6 +39,38 @@ def _different(ancestors: Any, done: Any, which: Any) -> Any:
         size += 0 if done[parent] else 1
         done[parent] = True
     return size
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _choose(b: Any, t: Any, draws: Any, threshold: Any, scratch: Any, out: Any) -> None:
+    """Draw the ancestors of a time bin and write the log weights that their descendants carry."""
+    out.resampled[b, t] = out.ess[b, t - 1] < threshold
+    out.ancestor_log_probs[b, t] = resample(
+        *(out.log_weights[b, t - 1], scratch.shares, out.resampled[b, t], draws.positions[b, t - 1]),
+        *(scratch.cumulative, out.ancestors[b, t], out.log_weights[b, t]),
+    )
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _weigh(
+    propose: Any, weigh: Any, curve: Any, tables: Any, features: Any, draws: Any, b: Any, t: Any, scratch: Any, out: Any
+) -> Any:
+    """Propose and weigh a time bin around the means in the scratch; return whether particles are alive."""
+    white, log_densities = draws.white[b, t], draws.log_densities[b, t]
+    z, log_weights = out.z[b, t], out.log_weights[b, t]
+    propose(curve, tables, features, b, t, scratch.means, white, log_densities, log_weights, z, scratch.rows)
+    weigh(features, b, t, z, log_weights, scratch.rows)
+    log_sum, out.ess[b, t] = normalise(log_weights, scratch.shares)
+    out.increments[b, t] = log_sum - (math.log(z.shape[1]) if t == 0 else 0.0)
+    return math.isfinite(log_sum)
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _gather(means: Any, ancestors: Any, scratch: Any) -> None:
+    """Write the means out of the particles' ancestors, `R x K`, to the scratch."""
+    for r in range(means.shape[0]):
+        for k in range(ancestors.shape[0]):
+            scratch.means[r, k] = means[r, ancestors[k]]
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -75,19 +108,14 @@ def run_loop(
         scratch: of `new_scratch`.
         out: written to, log weights zero.
     """
-    z, log_weights, ancestors = out.z, out.log_weights, out.ancestors
-    rank, num_particles = z.shape[2], z.shape[3]
-    for b in range(z.shape[0]):
-        for t in range(z.shape[1]):
+    ancestors, num_particles = out.ancestors, out.z.shape[3]
+    for b in range(out.z.shape[0]):
+        for t in range(out.z.shape[1]):
             if t == 0:
-                for r in range(rank):
+                for r in range(first_mean.shape[1]):
                     scratch.means[r, :] = first_mean[b, r]
             else:
-                out.resampled[b, t] = out.ess[b, t - 1] < threshold
-                out.ancestor_log_probs[b, t] = resample(
-                    *(log_weights[b, t - 1], scratch.shares, out.resampled[b, t], draws.positions[b, t - 1]),
-                    *(scratch.cumulative, ancestors[b, t], log_weights[b, t]),
-                )
+                _choose(b, t, draws, threshold, scratch, out)
                 size = num_particles
                 if all_means:
                     for k in range(num_particles):
@@ -95,23 +123,43 @@ def run_loop(
                 else:
                     size = _different(ancestors[b, t], scratch.done, scratch.which)
                 means = out.means[b, min(t - 1, out.means.shape[1] - 1)]
-                move(weights, z[b, t - 1], v[b, t - 1], scratch.which, size, means)
-                for r in range(rank):
-                    for k in range(num_particles):
-                        scratch.means[r, k] = means[r, ancestors[b, t, k]]
-            white, log_densities = draws.white[b, t], draws.log_densities[b, t]
-            # fmt: off
-            propose(
-                curve, tables, features, b, t, scratch.means, white, log_densities, log_weights[b, t], z[b, t],
-                scratch.rows,
-            )
-            # fmt: on
-            weigh(features, b, t, z[b, t], log_weights[b, t], scratch.rows)
-            log_sum, out.ess[b, t] = normalise(log_weights[b, t], scratch.shares)
-            out.increments[b, t] = log_sum - (math.log(num_particles) if t == 0 else 0.0)
+                move(weights, out.z[b, t - 1], v[b, t - 1], scratch.which, size, means)
+                _gather(means, ancestors[b, t], scratch)
             # Particles that are all dead have no descendants; the caller finds the increment and raises.
-            if not math.isfinite(log_sum):
+            if not _weigh(propose, weigh, curve, tables, features, draws, b, t, scratch, out):
                 break
+
+
+@compiled(fastmath=FAST, allocates=False)
+def run_bin_of(
+    propose: Any,
+    weigh: Any,
+    curve: Any,
+    t: Any,
+    means: Any,
+    tables: Any,
+    features: Any,
+    draws: Any,
+    threshold: Any,
+    scratch: Any,
+    out: Any,
+) -> None:
+    """Run one time bin of the filter, all trials, where others move the particles.
+
+    Args beside those of `run_loop`:
+        t: the time bin.
+        means: out of the particles of the bin before, `B x R x K`; in the first bin, of the particles.
+    """
+    for b in range(means.shape[0]):
+        if t > 0:
+            # Dead trials stay as they were.
+            if not math.isfinite(out.increments[b, t - 1]):
+                continue
+            # What normalising left is of the trial before.
+            fill_shares(out.log_weights[b, t - 1], ZERO * out.ess[b, t - 1], scratch.shares)
+            _choose(b, t, draws, threshold, scratch, out)
+        _gather(means[b], out.ancestors[b, t], scratch)
+        _weigh(propose, weigh, curve, tables, features, draws, b, t, scratch, out)
 
 
 @compiled(fastmath=FAST, allocates=False)

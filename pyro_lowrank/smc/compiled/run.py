@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor
 from pyro_lowrank.compilation import run_side_by_side
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.mean import CompiledMean
+from pyro_lowrank.dynamics.compiled.network import number_of
 from pyro_lowrank.dynamics.compiled.units import mover
+from pyro_lowrank.dynamics.drift import OwnDrift
 from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding
@@ -26,7 +28,7 @@ from pyro_lowrank.smc.compiled import paths
 from pyro_lowrank.smc.compiled.lanes import WIDTH
 from pyro_lowrank.smc.compiled.likelihoods import bernoulli, gaussian, negative_binomial, poisson, student_t  # noqa: F401
 from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood, no_curver, no_features, no_weigher
-from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
+from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_bin_of, run_loop
 from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (as likelihoods, they register themselves)
 from pyro_lowrank.smc.compiled.proposals.base import compiled_form
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
@@ -38,6 +40,7 @@ _log = logging.getLogger("pyro_lowrank")
 # Type checkers do not see through arguments that are unpacked.
 _run_loop: Any = run_loop
 _run_bin: Any = run_bin
+_run_bin_of: Any = run_bin_of
 _draw_paths: Any = paths.draw_paths
 
 
@@ -53,16 +56,20 @@ class CompiledPair:
     """
 
     def __init__(self, pair: Pair, *, with_inputs: bool) -> None:
-        self.pair = pair
-        self.mean = CompiledMean(pair.transition, with_inputs=with_inputs)
-        if isinstance(pair.transition.noise, StudentTNoise):
+        self.pair, transition = pair, pair.transition
+        own = isinstance(transition.drift, OwnDrift)
+        self.mean = None if own else CompiledMean(transition.drift, with_inputs=with_inputs)
+        self.dtype = number_of(transition.initial_mean)
+        if transition.batch_shape:
+            raise NoCompiledForm("parameters of the dynamics have batch dims")
+        if isinstance(transition.noise, StudentTNoise):
             raise NoCompiledForm("Student-t transition noise has no compiled form")
         proposal, self.seeing = pair.proposal, pair.proposal
         if isinstance(proposal, ForwardProposal):
             # Where nothing is seen latents come from the transition; the likelihood is still that of the recording.
             self.seeing = proposal.seeing
         self.likelihood: CompiledLikelihood | None = None
-        self.proposal = compiled_form(self.seeing, pair.transition, self._likelihood())
+        self.proposal = compiled_form(self.seeing, transition, self._likelihood())
         if self.proposal.weighs_data and isinstance(proposal, ForwardProposal):
             raise NoCompiledForm(f"ForwardPrediction of a {type(self.seeing).__name__} has no compiled form")
         if not self.proposal.weighs_data:
@@ -74,21 +81,16 @@ class CompiledPair:
         except NoCompiledForm:
             return None
 
-    @property
-    def dtype(self) -> Any:
-        """Numpy's type of a number."""
-        return self.mean.form.dtype
-
     @cached_property
-    def functions(self) -> tuple[Any, Any, Any, Any]:
-        """What moves, proposes, weighs and curves; compiled when first asked for, if no run before did."""
+    def functions(self) -> tuple[Any, Any, Any]:
+        """What proposes, weighs and curves; compiled when first asked for, if no run before did."""
         with _told(self):
-            move, propose = mover(self.mean.form), self.proposal.proposer(self.dtype)
+            propose = self.proposal.proposer(self.dtype)
             weigh, curve = no_weigher(self.dtype), no_curver(self.dtype)
             if self.likelihood is not None:
                 weigh = self.likelihood.weigher(self.dtype)
                 curve = self.likelihood.curver(self.dtype) if self.proposal.needs_curvature else curve
-            return move, propose, weigh, curve
+            return propose, weigh, curve
 
     def arrays(
         self, data: Sequences, *, first: bool = True, encoding: Encoding | None = None
@@ -124,8 +126,7 @@ class CompiledPair:
 
     def inputs(self, data: Sequences) -> Any:
         """Return the effective inputs as the units see them, `trials x time x inputs`."""
-        used = data.v is not None and self.mean.form.inputs > 0
-        return array(data.v if used and data.v is not None else data.seen.y.new_zeros(*data.shape, 0))
+        return array(data.seen.y.new_zeros(*data.shape, 0) if data.v is None else data.v)
 
 
 @contextmanager
@@ -138,7 +139,7 @@ def _told(pair: CompiledPair) -> Iterator[None]:
         _log.info(
             "Compiled the loops of %s for %d latents in %.0f s; they are kept on disk.",
             type(pair.seeing).__name__,
-            pair.mean.form.rank,
+            pair.pair.transition.rank,
             taken,
         )
 
@@ -186,26 +187,61 @@ def run_compiled(
 
     tables, features = compiled.arrays(data, encoding=encoding)
     draws = compiled.draws(white, data.seen.recorded.mT, draw_positions)
-    first = array(compiled.pair.transition.first_mean(data.v_at(0)).expand(trials, rank))
-    inputs, functions = compiled.inputs(data), compiled.functions
-    out, dtype = _new_out(trials, steps, particles, rank, with_paths, compiled.dtype), compiled.dtype
+    first = compiled.pair.transition.first_mean(data.v_at(0)).expand(trials, rank)
+    out = _new_out(trials, steps, particles, rank, with_paths, compiled.dtype)
+    records = _Records(tables, features, draws, compiled.dtype(-1 if keeps else threshold), out)
+    with torch.no_grad():
+        (_run_own if compiled.mean is None else _run_all)(compiled, data, first, records, with_paths)
+    return _history(out, store)
+
+
+class _Records(NamedTuple):
+    """What the loops are run on."""
+
+    tables: Tables
+    features: Features
+    draws: Draws
+    threshold: Any
+    out: Out
+
+    def of(self, trials: slice, num_rows: int) -> tuple[Any, ...]:
+        """Return some trials of what both loops take, from the tables on to what is written to."""
+        parts = _of_trials(self.tables, trials), _of_features(self.features, trials), _of_trials(self.draws, trials)
+        return *parts, self.threshold, new_scratch(num_rows, self.out.z), _of_trials(self.out, trials)
+
+
+def _run_all(compiled: CompiledPair, data: Sequences, first: Tensor, records: _Records, with_paths: bool) -> None:
+    """Run all time bins in one compiled loop."""
+    assert compiled.mean is not None
+    first_mean, inputs, functions = array(first), compiled.inputs(data), compiled.functions
+    out, weights, move = records.out, compiled.mean.weights, mover(compiled.mean.form)
 
     def run(c: slice) -> None:
-        _run_loop(
-            *(*functions, compiled.mean.weights, first[c], inputs[c]),
-            *(
-                _of_trials(tables, c),
-                _of_features(features, c),
-                _of_trials(draws, c),
-                dtype(-1 if keeps else threshold),
-                with_paths,
-            ),
-            *(new_scratch(compiled.num_rows(particles), out.z), _of_trials(out, c)),
-        )
+        *parts, scratch, written = records.of(c, compiled.num_rows(out.z.shape[3]))
+        _run_loop(move, *functions, weights, first_mean[c], inputs[c], *parts, with_paths, scratch, written)
 
-    work = out.z[:, :, 0].size * compiled.mean.weights.bias.size
-    run_side_by_side([partial(run, c) for c in chunks(trials, work)])
-    return _history(out, store)
+    run_side_by_side([partial(run, c) for c in chunks(len(first), out.z[:, :, 0].size * weights.bias.size)])
+
+
+def _run_own(compiled: CompiledPair, data: Sequences, first: Tensor, records: _Records, with_paths: bool) -> None:
+    """Run time bin by time bin: a drift of the user's own on tensors, the rest compiled."""
+    out, functions, drift = records.out, compiled.functions, compiled.pair.transition.drift
+    trials, steps, rank, particles = out.z.shape
+    # A feature costs about what a unit does.
+    where = chunks(trials, trials * particles * data.seen.y.shape[-1])
+    parts = [records.of(c, compiled.num_rows(particles)) for c in where]
+    means = array(first.unsqueeze(-1).expand(trials, rank, particles))
+
+    def run(c: slice, part: tuple[Any, ...], t: int, means: Any) -> None:
+        _run_bin_of(*functions, t, means[c], *part)
+
+    for t in range(steps):
+        run_side_by_side([partial(run, c, part, t, means) for c, part in zip(where, parts, strict=True)])
+        z = torch.from_numpy(out.z[:, t]).permute(2, 0, 1)
+        if t + 1 < steps or with_paths:
+            means = array(drift.mean(z, data.v_at(t)).permute(1, 2, 0))
+            if with_paths:
+                out.means[:, t] = means
 
 
 def _new_out(trials: int, steps: int, particles: int, rank: int, with_paths: bool, dtype: Any) -> Out:
@@ -318,7 +354,7 @@ def propose_one_bin(
     def run(c: slice) -> None:
         rows = np.empty(compiled.num_rows(white.shape[0]), compiled.dtype)
         parts = _of_trials(tables, c), _of_features(features, c), _of_trials(draws, c)
-        _run_bin(*compiled.functions[1:], *parts, means[c], rows, _of_trials(out, c))
+        _run_bin(*compiled.functions, *parts, means[c], rows, _of_trials(out, c))
 
     # A feature costs about what a unit does.
     run_side_by_side([partial(run, c) for c in chunks(trials, white[..., 0].numel() * seen.y.shape[-1])])

@@ -18,7 +18,7 @@ from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.network import compiled_activation
 from pyro_lowrank.dynamics.compiled.units import FAST, Arrays, identity
-from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
@@ -99,7 +99,7 @@ class CompiledLikelihood:
         found = cls(emission, likelihood_of(emission))
         readout = emission.readout
         affine = isinstance(readout, AffineMap) and readout.weight.dim() == 2 and readout.bias.dim() == 1
-        rates = isinstance(readout, RatesMap) and isinstance(readout.units, Transition)
+        rates = isinstance(readout, RatesMap) and isinstance(readout.units, Network)
         if not (affine or rates):
             raise NoCompiledForm(f"its readout, a {type(readout).__name__}, has no compiled form, or has batch dims")
         return found
