@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.gradients import StopGradient as StopGradient
     from pyro_lowrank.smc.resampling import MultinomialResampling as MultinomialResampling
     from pyro_lowrank.smc.resampling import NoResampling as NoResampling
+    from pyro_lowrank.smc.resampling import Resampled as Resampled
     from pyro_lowrank.smc.resampling import Resampler as Resampler
     from pyro_lowrank.smc.resampling import StratifiedResampling as StratifiedResampling
     from pyro_lowrank.smc.resampling import SystematicResampling as SystematicResampling
@@ -96,6 +97,7 @@ _HOMES = {
     "PathwiseGradient": "smc.gradients",
     "PiecewiseLinear": "piecewise",
     "PoissonObservation": "observations.poisson",
+    "Resampled": "smc.resampling",
     "Resampler": "smc.resampling",
     "SMCFilter": "infer.filter",
     "SMCPosterior": "infer.posterior",

@@ -12,10 +12,9 @@ from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
 from pyro_lowrank.smc.gradients import GradientEstimator
-from pyro_lowrank.smc.resampling import Resampler
+from pyro_lowrank.smc.resampling import Resampler, State
 from pyro_lowrank.smc.weights import effective_sample_size, normalise
 
-State = dict[Any, Tensor]
 SliceT = TypeVar("SliceT", contravariant=True)
 
 
@@ -179,25 +178,34 @@ def resample(particles: Particles, scheme: Scheme, random: Tensor, batch_dims: i
         everybody = bool(resampled.all())
         if not (everybody or resampled.any()):
             return _kept(particles)
-    drawn = scheme.resampler.ancestors(particles.log_weights, random)
-    if drawn is None:
+    found = scheme.resampler.resample(particles.log_weights, random, particles.state)
+    if found is None:
         return _kept(particles)
-    if not everybody:
-        drawn = torch.where(resampled, drawn, _own(particles))
+    drawn = found.ancestors if everybody else torch.where(resampled, found.ancestors, _own(particles))
+    state = {name: take(value, drawn, batch_dims) for name, value in particles.state.items()}
+    if found.state is not None:
+        state = {name: _of_trials(resampled, moved, state[name], batch_dims) for name, moved in found.state.items()}
     ancestor_log_weights = particles.log_weights.gather(0, drawn)
-    carried = scheme.gradient.carried(ancestor_log_weights)
+    carried = found.log_weights
+    if carried is None:
+        carried = scheme.gradient.carried(ancestor_log_weights)
     log_prob = ancestor_log_weights.sum(0)
     if not everybody:
         carried = torch.where(resampled, carried, particles.log_weights)
         log_prob = torch.where(resampled, log_prob, 0.0)
     return replace(
         particles,
-        state={name: take(value, drawn, batch_dims) for name, value in particles.state.items()},
+        state=state,
         log_weights=carried,
         ancestors=drawn,
         resampled=resampled,
         ancestor_log_prob=log_prob,
     )
+
+
+def _of_trials(chosen: Tensor, ours: Tensor, theirs: Tensor, batch_dims: int) -> Tensor:
+    """Return state tensors `particles x plates x ...`, ours in the trials that are chosen."""
+    return torch.where(chosen.reshape(chosen.shape + (1,) * (ours.dim() - batch_dims)), ours, theirs)
 
 
 def _own(particles: Particles) -> Tensor:

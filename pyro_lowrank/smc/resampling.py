@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+State = dict[Any, Tensor]
+
+
+class Resampled(NamedTuple):
+    """The particles that go on.
+
+    Attributes:
+        ancestors: of each particle, `particles x trials`.
+        log_weights: that they carry, normalised, `particles x trials`; equal ones if None.
+        state: tensors `particles x trials x ...` that they go on with; those of their ancestors if None.
+    """
+
+    ancestors: Tensor
+    log_weights: Tensor | None = None
+    state: State | None = None
 
 
 class Resampler(ABC):
     """Draws ancestors so that particle k has on average K W_k descendants.
 
-    A scheme of your own says how many random numbers it needs, `draw`, and what it makes of them, `ancestors`; on plain
-    tensor operations, everything else follows. One whose descendants fall to places in [0, 1) is a
-    `PositionResampling`, and compiled.
+    A scheme of your own says how many random numbers it needs, `draw`, and what it makes of them, `ancestors`, on
+    tensors; all the rest of a time bin is compiled as ever. One whose descendants fall to places in [0, 1) is a
+    `PositionResampling`, and compiled whole. One that weighs its descendants, or moves them (as optimal transport
+    does), overrides `resample`.
 
     Example::
 
@@ -48,6 +65,17 @@ class Resampler(ABC):
             log_weights: normalised, `particles x trials`.
             random: one step's numbers, from `draw`.
         """
+
+    def resample(self, log_weights: Tensor, random: Tensor, state: State) -> Resampled | None:
+        """Return the particles that go on, or None to keep all as they are.
+
+        Args:
+            log_weights: normalised, `particles x trials`.
+            random: one step's numbers, from `draw`.
+            state: of the particles, tensors `particles x trials x ...`.
+        """
+        drawn = self.ancestors(log_weights, random)
+        return None if drawn is None else Resampled(drawn)
 
 
 class PositionResampling(Resampler):

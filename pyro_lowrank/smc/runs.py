@@ -22,7 +22,7 @@ from pyro_lowrank.smc.smoothing import along, backward_paths
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 if TYPE_CHECKING:
-    from pyro_lowrank.smc.compiled.run import CompiledPair
+    from pyro_lowrank.smc.compiled.pair import CompiledPair
 
 BACKENDS = ("auto", "compiled", "plain")
 
@@ -52,7 +52,7 @@ def compiled_pair(pair: Pair | None, backend: str, *, with_inputs: bool) -> Comp
         if pair is None:
             raise NoCompiledForm(_USERS_OWN)
         # Deferred: importing Numba takes longer than the rest of the package.
-        from pyro_lowrank.smc.compiled.run import CompiledPair
+        from pyro_lowrank.smc.compiled.pair import CompiledPair
 
         return CompiledPair(pair, with_inputs=with_inputs)
     except NoCompiledForm as reason:
@@ -119,11 +119,8 @@ class BuiltInRun:
     def _check_loops(self) -> None:
         if self.compiled is None:
             return
-        from pyro_lowrank.smc.compiled.run import check_scheme
-
         if self.data.seen.y.device.type != "cpu":
             raise NoCompiledForm(f"the data lie on {self.data.seen.y.device}")
-        check_scheme(self.scheme)
         gradient = self.scheme.gradient
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")

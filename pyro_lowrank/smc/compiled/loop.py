@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.dynamics.compiled.arithmetic import ZERO
 from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.smc.compiled.records import Scratch
-from pyro_lowrank.smc.compiled.weights import fill_shares, normalise, resample
+from pyro_lowrank.smc.compiled.weights import normalise, resample
 
 
 def new_scratch(num_rows: int, like: Any) -> Scratch:
@@ -42,35 +41,32 @@ def _different(ancestors: Any, done: Any, which: Any) -> Any:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _choose(b: Any, t: Any, draws: Any, threshold: Any, scratch: Any, out: Any) -> None:
-    """Draw the ancestors of a time bin and write the log weights that their descendants carry."""
-    out.resampled[b, t] = out.ess[b, t - 1] < threshold
-    out.ancestor_log_probs[b, t] = resample(
-        *(out.log_weights[b, t - 1], scratch.shares, out.resampled[b, t], draws.positions[b, t - 1]),
-        *(scratch.cumulative, out.ancestors[b, t], out.log_weights[b, t]),
-    )
-
-
-@compiled(fastmath=FAST, allocates=False)
 def _weigh(
-    propose: Any, weigh: Any, curve: Any, tables: Any, features: Any, draws: Any, b: Any, t: Any, scratch: Any, out: Any
-) -> Any:
-    """Propose and weigh a time bin around the means in the scratch; return whether particles are alive."""
+    propose: Any,
+    weigh: Any,
+    curve: Any,
+    tables: Any,
+    features: Any,
+    draws: Any,
+    b: Any,
+    t: Any,
+    means: Any,
+    rows: Any,
+    out: Any,
+) -> None:
+    """Propose and weigh a time bin around the means `R x K`."""
     white, log_densities = draws.white[b, t], draws.log_densities[b, t]
     z, log_weights = out.z[b, t], out.log_weights[b, t]
-    propose(curve, tables, features, b, t, scratch.means, white, log_densities, log_weights, z, scratch.rows)
-    weigh(features, b, t, z, log_weights, scratch.rows)
-    log_sum, out.ess[b, t] = normalise(log_weights, scratch.shares)
-    out.increments[b, t] = log_sum - (math.log(z.shape[1]) if t == 0 else 0.0)
-    return math.isfinite(log_sum)
+    propose(curve, tables, features, b, t, means, white, log_densities, log_weights, z, rows)
+    weigh(features, b, t, z, log_weights, rows)
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _gather(means: Any, ancestors: Any, scratch: Any) -> None:
-    """Write the means out of the particles' ancestors, `R x K`, to the scratch."""
-    for r in range(means.shape[0]):
-        for k in range(ancestors.shape[0]):
-            scratch.means[r, k] = means[r, ancestors[k]]
+def _normalise(b: Any, t: Any, shares: Any, out: Any) -> Any:
+    """Normalise the weights of a time bin; return whether any particle is alive."""
+    log_sum, out.ess[b, t] = normalise(out.log_weights[b, t], shares)
+    out.increments[b, t] = log_sum - (math.log(shares.shape[0]) if t == 0 else 0.0)
+    return math.isfinite(log_sum)
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -115,7 +111,11 @@ def run_loop(
                 for r in range(first_mean.shape[1]):
                     scratch.means[r, :] = first_mean[b, r]
             else:
-                _choose(b, t, draws, threshold, scratch, out)
+                out.resampled[b, t] = out.ess[b, t - 1] < threshold
+                out.ancestor_log_probs[b, t] = resample(
+                    *(out.log_weights[b, t - 1], scratch.shares, out.resampled[b, t], draws.positions[b, t - 1]),
+                    *(scratch.cumulative, ancestors[b, t], out.log_weights[b, t]),
+                )
                 size = num_particles
                 if all_means:
                     for k in range(num_particles):
@@ -124,55 +124,37 @@ def run_loop(
                     size = _different(ancestors[b, t], scratch.done, scratch.which)
                 means = out.means[b, min(t - 1, out.means.shape[1] - 1)]
                 move(weights, out.z[b, t - 1], v[b, t - 1], scratch.which, size, means)
-                _gather(means, ancestors[b, t], scratch)
+                for r in range(means.shape[0]):
+                    for k in range(num_particles):
+                        scratch.means[r, k] = means[r, ancestors[b, t, k]]
+            _weigh(propose, weigh, curve, tables, features, draws, b, t, scratch.means, scratch.rows, out)
             # Particles that are all dead have no descendants; the caller finds the increment and raises.
-            if not _weigh(propose, weigh, curve, tables, features, draws, b, t, scratch, out):
+            if not _normalise(b, t, scratch.shares, out):
                 break
 
 
 @compiled(fastmath=FAST, allocates=False)
-def run_bin_of(
+def run_bin(
     propose: Any,
     weigh: Any,
     curve: Any,
-    t: Any,
-    means: Any,
     tables: Any,
     features: Any,
     draws: Any,
-    threshold: Any,
+    t: Any,
+    means: Any,
+    normalised: Any,
     scratch: Any,
     out: Any,
 ) -> None:
-    """Run one time bin of the filter, all trials, where others move the particles.
+    """Propose and weigh one time bin of each trial around given means, where others move and resample the particles.
 
     Args beside those of `run_loop`:
         t: the time bin.
-        means: out of the particles of the bin before, `B x R x K`; in the first bin, of the particles.
+        means: `B x R x K`.
+        normalised: whether the weights are to be normalised.
     """
     for b in range(means.shape[0]):
-        if t > 0:
-            # Dead trials stay as they were.
-            if not math.isfinite(out.increments[b, t - 1]):
-                continue
-            # What normalising left is of the trial before.
-            fill_shares(out.log_weights[b, t - 1], ZERO * out.ess[b, t - 1], scratch.shares)
-            _choose(b, t, draws, threshold, scratch, out)
-        _gather(means[b], out.ancestors[b, t], scratch)
-        _weigh(propose, weigh, curve, tables, features, draws, b, t, scratch, out)
-
-
-@compiled(fastmath=FAST, allocates=False)
-def run_bin(
-    propose: Any, weigh: Any, curve: Any, tables: Any, features: Any, draws: Any, means: Any, rows: Any, out: Any
-) -> None:
-    """Propose and weigh one time bin of each trial; `means` are `B x R x K`, else as for `run_loop`."""
-    for b in range(means.shape[0]):
-        white, log_densities, log_weights, z = (
-            draws.white[b, 0],
-            draws.log_densities[b, 0],
-            out.log_weights[b, 0],
-            out.z[b, 0],
-        )
-        propose(curve, tables, features, b, 0, means[b], white, log_densities, log_weights, z, rows)
-        weigh(features, b, 0, out.z[b, 0], out.log_weights[b, 0], rows)
+        _weigh(propose, weigh, curve, tables, features, draws, b, t, means[b], scratch.rows, out)
+        if normalised:
+            _normalise(b, t, scratch.shares, out)

@@ -1,12 +1,8 @@
-"""A pair in the compiled loops: which functions they are handed, and from their arrays to tensors and back."""
+"""Running a pair in the compiled loops: from tensors to their arrays and back."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,141 +11,21 @@ from torch import Tensor
 
 from pyro_lowrank.compilation import run_side_by_side
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
-from pyro_lowrank.dynamics.compiled.mean import CompiledMean
-from pyro_lowrank.dynamics.compiled.network import number_of
 from pyro_lowrank.dynamics.compiled.units import mover
-from pyro_lowrank.dynamics.drift import OwnDrift
-from pyro_lowrank.dynamics.noise import StudentTNoise
-from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding
-from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.compiled import paths
-from pyro_lowrank.smc.compiled.lanes import WIDTH
-from pyro_lowrank.smc.compiled.likelihoods import bernoulli, gaussian, negative_binomial, poisson, student_t  # noqa: F401
-from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood, no_curver, no_features, no_weigher
-from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_bin_of, run_loop
-from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (as likelihoods, they register themselves)
-from pyro_lowrank.smc.compiled.proposals.base import compiled_form
+from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
+from pyro_lowrank.smc.compiled.pair import CompiledPair
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
-from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive
-from pyro_lowrank.smc.pair import Pair, Sequences
-from pyro_lowrank.smc.resampling import NoResampling, PositionResampling
+from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive, resample
+from pyro_lowrank.smc.pair import Sequences
+from pyro_lowrank.smc.resampling import NoResampling, PositionResampling, Resampler
 
-_log = logging.getLogger("pyro_lowrank")
 # Type checkers do not see through arguments that are unpacked.
 _run_loop: Any = run_loop
 _run_bin: Any = run_bin
-_run_bin_of: Any = run_bin_of
 _draw_paths: Any = paths.draw_paths
-
-
-class CompiledPair:
-    """The compiled form of a pair.
-
-    Args:
-        pair: the model and guide, bound.
-        with_inputs: whether inputs will come.
-
-    Raises:
-        NoCompiledForm: if it has none.
-    """
-
-    def __init__(self, pair: Pair, *, with_inputs: bool) -> None:
-        self.pair, transition = pair, pair.transition
-        own = isinstance(transition.drift, OwnDrift)
-        self.mean = None if own else CompiledMean(transition.drift, with_inputs=with_inputs)
-        self.dtype = number_of(transition.initial_mean)
-        if transition.batch_shape:
-            raise NoCompiledForm("parameters of the dynamics have batch dims")
-        if isinstance(transition.noise, StudentTNoise):
-            raise NoCompiledForm("Student-t transition noise has no compiled form")
-        proposal, self.seeing = pair.proposal, pair.proposal
-        if isinstance(proposal, ForwardProposal):
-            # Where nothing is seen latents come from the transition; the likelihood is still that of the recording.
-            self.seeing = proposal.seeing
-        self.likelihood: CompiledLikelihood | None = None
-        self.proposal = compiled_form(self.seeing, transition, self._likelihood())
-        if self.proposal.weighs_data and isinstance(proposal, ForwardProposal):
-            raise NoCompiledForm(f"ForwardPrediction of a {type(self.seeing).__name__} has no compiled form")
-        if not self.proposal.weighs_data:
-            self.likelihood = CompiledLikelihood.of(pair.emission)
-
-    def _likelihood(self) -> CompiledLikelihood | None:
-        try:
-            return CompiledLikelihood.of(self.pair.emission)
-        except NoCompiledForm:
-            return None
-
-    @cached_property
-    def functions(self) -> tuple[Any, Any, Any]:
-        """What proposes, weighs and curves; compiled when first asked for, if no run before did."""
-        with _told(self):
-            propose = self.proposal.proposer(self.dtype)
-            weigh, curve = no_weigher(self.dtype), no_curver(self.dtype)
-            if self.likelihood is not None:
-                weigh = self.likelihood.weigher(self.dtype)
-                curve = self.likelihood.curver(self.dtype) if self.proposal.needs_curvature else curve
-            return propose, weigh, curve
-
-    def arrays(
-        self, data: Sequences, *, first: bool = True, encoding: Encoding | None = None
-    ) -> tuple[Tables, Features]:
-        """Return what the proposal, whose encoding may be known, and the likelihood know of a recording."""
-        proposal, seen = self.pair.proposal, data.seen
-        if isinstance(proposal, ForwardProposal):
-            seen = seen.hidden(proposal.unseen(seen))
-        tables = self.proposal.tables(seen, data.v, first=first, encoding=encoding)
-        if self.likelihood is None:
-            return tables, no_features(data.seen.y)
-        constant = tables.constant + array(self.likelihood.constant(data.seen))
-        return tables._replace(constant=constant), self.likelihood.features(data.seen, data.v)
-
-    def num_rows(self, num_particles: int) -> int:
-        """Return how much scratch a time bin needs."""
-        return self.proposal.num_rows() * max(WIDTH, num_particles)
-
-    def draws(self, white: Tensor, recorded: Tensor, draw_positions: Callable[[], Tensor]) -> Draws:
-        """Return random numbers, from standard normal ones `time x particles x trials x rank`.
-
-        In the order of the plain loop, which resamples after the first time bin.
-        """
-        first, log_density = self.proposal.draw(white[:1], recorded[:1])
-        positions = array(draw_positions())
-        if log_density is None:
-            trials = white.shape[2]
-            return Draws(array(white.permute(2, 0, 3, 1)), np.zeros((trials, len(white), 0), self.dtype), positions)
-        rest, log_densities = self.proposal.draw(white[1:], recorded[1:])
-        assert log_densities is not None
-        drawn, densities = torch.cat([first, rest]), torch.cat([log_density, log_densities])
-        return Draws(array(drawn.permute(2, 0, 3, 1)), array(densities.permute(2, 0, 1)), positions)
-
-    def inputs(self, data: Sequences) -> Any:
-        """Return the effective inputs as the units see them, `trials x time x inputs`."""
-        return array(data.seen.y.new_zeros(*data.shape, 0) if data.v is None else data.v)
-
-
-@contextmanager
-def _told(pair: CompiledPair) -> Iterator[None]:
-    """Say in the log what is prepared and for how long, where that takes a while."""
-    start = time.perf_counter()
-    yield
-    taken = time.perf_counter() - start
-    if taken > 1:
-        _log.info(
-            "Compiled the loops of %s for %d latents in %.0f s; they are kept on disk.",
-            type(pair.seeing).__name__,
-            pair.pair.transition.rank,
-            taken,
-        )
-
-
-def check_scheme(scheme: Scheme) -> None:
-    """Raise unless the compiled loops know the scheme."""
-    resampler = scheme.resampler
-    by_position = type(resampler).ancestors is PositionResampling.ancestors
-    if not (by_position or isinstance(resampler, NoResampling)):
-        raise NoCompiledForm(f"{type(resampler).__name__} draws ancestors its own way")
 
 
 def run_compiled(
@@ -174,12 +50,10 @@ def run_compiled(
         encoding: of the proposal, if it is known.
     """
     (trials, steps), (particles, rank) = data.shape, (white.shape[1], white.shape[3])
-    resampler = scheme.resampler
-    keeps = not isinstance(resampler, PositionResampling)
-    # At a threshold of 1 every trial resamples, whatever its effective sample size.
-    threshold = scheme.ess_threshold * particles if scheme.ess_threshold < 1 else float("inf")
+    resampler, random = scheme.resampler, white.new_zeros(0)
 
     def draw_positions() -> Tensor:
+        nonlocal random
         random = resampler.draw(steps - 1, particles, torch.Size([trials]), dtype=white.dtype)
         if not isinstance(resampler, PositionResampling):
             return random.new_zeros(trials, steps, 0)
@@ -189,10 +63,20 @@ def run_compiled(
     draws = compiled.draws(white, data.seen.recorded.mT, draw_positions)
     first = compiled.pair.transition.first_mean(data.v_at(0)).expand(trials, rank)
     out = _new_out(trials, steps, particles, rank, with_paths, compiled.dtype)
-    records = _Records(tables, features, draws, compiled.dtype(-1 if keeps else threshold), out)
+    records = _Records(tables, features, draws, out)
     with torch.no_grad():
-        (_run_own if compiled.mean is None else _run_all)(compiled, data, first, records, with_paths)
+        if compiled.mean is None or not _known(resampler):
+            _run_by_bins(compiled, data, first, records, scheme, random, with_paths)
+        else:
+            _run_whole(compiled, data, first, records, scheme, with_paths)
     return _history(out, store)
+
+
+def _known(resampler: Resampler) -> bool:
+    """Whether the compiled loop resamples so."""
+    own = type(resampler).resample is not Resampler.resample
+    by_position = type(resampler).ancestors is PositionResampling.ancestors
+    return not own and (by_position or isinstance(resampler, NoResampling))
 
 
 class _Records(NamedTuple):
@@ -201,47 +85,85 @@ class _Records(NamedTuple):
     tables: Tables
     features: Features
     draws: Draws
-    threshold: Any
     out: Out
 
-    def of(self, trials: slice, num_rows: int) -> tuple[Any, ...]:
-        """Return some trials of what both loops take, from the tables on to what is written to."""
-        parts = _of_trials(self.tables, trials), _of_features(self.features, trials), _of_trials(self.draws, trials)
-        return *parts, self.threshold, new_scratch(num_rows, self.out.z), _of_trials(self.out, trials)
+    def of(self, trials: slice) -> tuple[Any, Any, Any, Any]:
+        """Return some trials of it all."""
+        first, last = _of_trials(self.tables, trials), _of_trials(self.out, trials)
+        return first, _of_features(self.features, trials), _of_trials(self.draws, trials), last
 
 
-def _run_all(compiled: CompiledPair, data: Sequences, first: Tensor, records: _Records, with_paths: bool) -> None:
+def _run_whole(
+    compiled: CompiledPair, data: Sequences, first: Tensor, records: _Records, scheme: Scheme, with_paths: bool
+) -> None:
     """Run all time bins in one compiled loop."""
     assert compiled.mean is not None
     first_mean, inputs, functions = array(first), compiled.inputs(data), compiled.functions
     out, weights, move = records.out, compiled.mean.weights, mover(compiled.mean.form)
+    particles = out.z.shape[3]
+    # At a threshold of 1 every trial resamples, whatever its effective sample size.
+    threshold = scheme.ess_threshold * particles if scheme.ess_threshold < 1 else float("inf")
+    threshold = compiled.dtype(-1 if isinstance(scheme.resampler, NoResampling) else threshold)
 
     def run(c: slice) -> None:
-        *parts, scratch, written = records.of(c, compiled.num_rows(out.z.shape[3]))
-        _run_loop(move, *functions, weights, first_mean[c], inputs[c], *parts, with_paths, scratch, written)
+        *parts, written = records.of(c)
+        scratch = new_scratch(compiled.num_rows(particles), out.z)
+        given = first_mean[c], inputs[c], *parts, threshold, with_paths
+        _run_loop(move, *functions, weights, *given, scratch, written)
 
     run_side_by_side([partial(run, c) for c in chunks(len(first), out.z[:, :, 0].size * weights.bias.size)])
 
 
-def _run_own(compiled: CompiledPair, data: Sequences, first: Tensor, records: _Records, with_paths: bool) -> None:
-    """Run time bin by time bin: a drift of the user's own on tensors, the rest compiled."""
-    out, functions, drift = records.out, compiled.functions, compiled.pair.transition.drift
+def _run_by_bins(
+    compiled: CompiledPair,
+    data: Sequences,
+    first: Tensor,
+    records: _Records,
+    scheme: Scheme,
+    random: Tensor,
+    with_paths: bool,
+) -> None:
+    """Run time bin by time bin: a drift or a resampling scheme of the user's own on tensors, the rest compiled."""
+    out, functions = records.out, compiled.functions
     trials, steps, rank, particles = out.z.shape
+    mean = compiled.pair.transition.mean if compiled.mean is None else compiled.mean
+    moves = type(scheme.resampler).resample is not Resampler.resample
     # A feature costs about what a unit does.
     where = chunks(trials, trials * particles * data.seen.y.shape[-1])
-    parts = [records.of(c, compiled.num_rows(particles)) for c in where]
-    means = array(first.unsqueeze(-1).expand(trials, rank, particles))
+    parts = [(*records.of(c), new_scratch(compiled.num_rows(particles), out.z)) for c in where]
 
     def run(c: slice, part: tuple[Any, ...], t: int, means: Any) -> None:
-        _run_bin_of(*functions, t, means[c], *part)
+        *known, written, scratch = part
+        _run_bin(*functions, *known, t, means[c], True, scratch, written)
 
+    z = means = first.expand(particles, trials, rank)
     for t in range(steps):
-        run_side_by_side([partial(run, c, part, t, means) for c, part in zip(where, parts, strict=True)])
+        if t > 0:
+            now = _particles(out, t - 1, {"z": z} if moves else {"mean": means})
+            chosen = resample(now, scheme, random[t - 1], 2)
+            _keep(chosen, out, t)
+            means = mean(chosen.state["z"], data.v_at(t - 1)) if moves else chosen.state["mean"]
+        around = array(means.permute(1, 2, 0))
+        run_side_by_side([partial(run, c, part, t, around) for c, part in zip(where, parts, strict=True)])
         z = torch.from_numpy(out.z[:, t]).permute(2, 0, 1)
         if t + 1 < steps or with_paths:
-            means = array(drift.mean(z, data.v_at(t)).permute(1, 2, 0))
-            if with_paths:
-                out.means[:, t] = means
+            means = mean(z, data.v_at(t))
+        if with_paths:
+            out.means[:, t] = array(means.permute(1, 2, 0))
+
+
+def _particles(out: Out, t: int, state: dict[Any, Tensor]) -> Particles:
+    """Return the particles of a time bin, of which the arrays hold all but the state."""
+    log_weights, ancestors = (torch.from_numpy(each[:, t]).mT for each in (out.log_weights, out.ancestors))
+    per_trial = out.increments, out.ess, out.resampled, out.ancestor_log_probs
+    increment, ess, resampled, log_prob = (torch.from_numpy(each[:, t]) for each in per_trial)
+    return Particles(state, log_weights, increment, ess, ancestors, resampled, log_prob)
+
+
+def _keep(chosen: Particles, out: Out, t: int) -> None:
+    """Write how the particles of a time bin descend from those before, and the log weights that they carry."""
+    out.log_weights[:, t], out.ancestors[:, t] = chosen.log_weights.mT.numpy(), chosen.ancestors.mT.numpy()
+    out.resampled[:, t], out.ancestor_log_probs[:, t] = chosen.resampled.numpy(), chosen.ancestor_log_prob.numpy()
 
 
 def _new_out(trials: int, steps: int, particles: int, rank: int, with_paths: bool, dtype: Any) -> Out:
@@ -280,15 +202,7 @@ def _history(out: Out, store: bool) -> History:
     )
     check_alive(increments)
     return History(
-        last=Particles(
-            state={"z": z[-1]},
-            log_weights=log_weights[-1],
-            increment=increments[-1],
-            ess=ess[-1],
-            ancestors=ancestors[-1],
-            resampled=resampled[-1],
-            ancestor_log_prob=log_probs[-1],
-        ),
+        last=_particles(out, -1, {"z": z[-1]}),
         increments=increments,
         ess=ess,
         resampled=resampled,
@@ -351,10 +265,12 @@ def propose_one_bin(
     means = array(mean.expand(white.shape).permute(1, 2, 0))
     out = _new_out(trials, 1, white.shape[0], white.shape[2], False, compiled.dtype)
 
+    records = _Records(tables, features, draws, out)
+
     def run(c: slice) -> None:
-        rows = np.empty(compiled.num_rows(white.shape[0]), compiled.dtype)
-        parts = _of_trials(tables, c), _of_features(features, c), _of_trials(draws, c)
-        _run_bin(*compiled.functions, *parts, means[c], rows, _of_trials(out, c))
+        *parts, written = records.of(c)
+        scratch = new_scratch(compiled.num_rows(white.shape[0]), out.z)
+        _run_bin(*compiled.functions, *parts, 0, means[c], False, scratch, written)
 
     # A feature costs about what a unit does.
     run_side_by_side([partial(run, c) for c in chunks(trials, white[..., 0].numel() * seen.y.shape[-1])])

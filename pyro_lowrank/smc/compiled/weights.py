@@ -11,7 +11,7 @@ from pyro_lowrank.dynamics.compiled.units import FAST
 
 
 @compiled(fastmath=FAST, allocates=False)
-def fill_shares(log_weights: Any, largest: Any, shares: Any) -> Any:
+def _fill_shares(log_weights: Any, largest: Any, shares: Any) -> Any:
     """Write exp(log weight - largest); return the sum of these, and of their squares."""
     total, squares = ZERO * largest, ZERO * largest
     for k in range(log_weights.shape[0]):
@@ -35,7 +35,7 @@ def normalise(log_weights: Any, shares: Any) -> Any:
             largest = log_weights[k]
     if not math.isfinite(largest):
         return largest, ZERO * largest
-    total, squares = fill_shares(log_weights, largest, shares)
+    total, squares = _fill_shares(log_weights, largest, shares)
     log_sum = largest + math.log(total)
     for k in range(log_weights.shape[0]):
         log_weights[k] -= log_sum
