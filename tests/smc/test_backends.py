@@ -41,10 +41,10 @@ def test_a_model_without_a_compiled_form_is_refused_or_runs_plainly(caplog: pyte
 def test_it_says_what_it_compiled_and_for_how_long(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from pyro_lowrank.smc.compiled import pair
+    from pyro_lowrank.smc.compiled import pair as compiled_pair
 
     clock = iter([0.0, 7.0])
-    monkeypatch.setattr(pair.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(compiled_pair.time, "perf_counter", lambda: next(clock))
     model, guide, y = pair()
     with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
         plr.SMC_ELBO(5).loss(model, guide, y)
