@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from pyro.nn import PyroModule, PyroParam
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 ModuleT = TypeVar("ModuleT", bound=PyroModule)
@@ -30,6 +30,20 @@ def parameter(value: Tensor, constraint: constraints.Constraint = constraints.re
         tensor(2.7183, grad_fn=<ExpBackward0>)
     """
     return PyroParam(value, constraint)
+
+
+def remember_drawn(module: nn.Module, *names: str) -> None:
+    """Keep the values that parameters of a module were drawn with, so that it is known whether they still have them."""
+    module.__dict__.setdefault("_drawn", {}).update({name: getattr(module, name).detach().clone() for name in names})
+
+
+def is_as_drawn(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter is trained and still has the value that it was drawn with."""
+    drawn = module.__dict__.get("_drawn", {}).get(name)
+    parameter = module._parameters.get(f"{name}_unconstrained")
+    if drawn is None or parameter is None or not parameter.requires_grad or parameter.shape != drawn.shape:
+        return False
+    return bool((parameter.detach() == drawn.to(parameter)).all())
 
 
 def copy_module(module: ModuleT) -> ModuleT:

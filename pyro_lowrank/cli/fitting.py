@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     _start(model, train)
     result = _train(options, model, guide, train, held_out, files["checkpoint.safetensors"])
     if standardisation is not None:
-        standardisation.fold_into(model)
+        standardisation.fold_into(model.observation)
     save(files["model.safetensors"], model, guide)
     _write_summary(files["summary.json"], options, recording, result)
     made = draw(files["training.png"], lambda: _training_figure(result))

@@ -19,7 +19,7 @@ from pyro_lowrank.dynamics.means import next_mean
 from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.modules import effectful
-from pyro_lowrank.parameters import parameter
+from pyro_lowrank.parameters import parameter, remember_drawn
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class RNNDynamics(Dynamics):
         self.bias = parameter(uniform(1, units, **factory)[0] if clipped else torch.zeros(units, **factory))
         if self.num_inputs:
             self.input_weights = parameter(uniform(units, inputs, **factory))
+            remember_drawn(self, "input_weights")
         else:
             self.register_buffer("input_weights", torch.zeros(units, 0, **factory))
 

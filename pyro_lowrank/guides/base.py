@@ -93,6 +93,9 @@ class Guide(Module):
         model: the model that the guide is for.
     """
 
+    particles_to_train = 64
+    """How many particles a fit takes if it is not told: the better a guide aims, the fewer do."""
+
     serves_heavy_tails = False
     """Whether particles are weighed rightly where the transition noise is not Gaussian."""
 

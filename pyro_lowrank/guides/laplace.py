@@ -143,6 +143,7 @@ class LaplaceGuide(Guide):
         57:1317, on tails.
     """
 
+    particles_to_train = 16
     serves_heavy_tails = True
 
     def __init__(self, model: StateSpaceModel, *, num_iterations: int = 2, freedom: float | None = 5.0) -> None:

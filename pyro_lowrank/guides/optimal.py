@@ -158,6 +158,8 @@ class OptimalGuide(Guide):
         Doucet, Godsill and Andrieu (2000), Statistics and Computing 10:197; Pals et al. (2024), NeurIPS, appendix.
     """
 
+    particles_to_train = 16
+
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__(model)
         if model.observation.affine_gaussian(model.dynamics.transition().drift) is None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pyro_lowrank.errors import check_choice, check_indices, check_positive_int
 from pyro_lowrank.modules import Module
-from pyro_lowrank.parameters import parameter
+from pyro_lowrank.parameters import parameter, remember_drawn
 from pyro_lowrank.shapes import apply_matrix
 
 
@@ -138,6 +138,7 @@ class AffineReadout(Readout):
         if inputs:
             _parameter(self, "input_weight", weight[:, read:].clone(), trainable=self.train_weight)
         _parameter(self, "bias", torch.zeros(features, **factory), trainable=self.train_bias)
+        remember_drawn(self, "weight", *(("input_weight",) if inputs else ()))
 
     def bind(self, units: Any) -> AffineMap:
         """Return the readout at the present parameter values."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
@@ -18,8 +19,11 @@ from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
 from pyro_lowrank.training.checkpoint import CheckpointFile
+from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.randomness import own_generators
+from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
+from pyro_lowrank.training.scales import scales_of
 from pyro_lowrank.training.steps import Steps, parameters_of
 from pyro_lowrank.training.tensors import Trials, unpack, warn_of_silence
 
@@ -35,14 +39,15 @@ def fit(
     y: Tensor | Recording | Trials,
     u: Tensor | Trials | None = None,
     *,
-    num_steps: int,
+    num_steps: int | None = None,
     batch_size: int | None = None,
-    window: int | None = None,
+    window: int | Literal["auto"] | None = "auto",
     num_particles: int | None = None,
     elbo: SMC_ELBO | None = None,
-    learning_rate: float = 1e-3,
+    start_at_data: bool = True,
+    learning_rate: float | None = None,
     final_learning_rate: float | None = None,
-    optimizer: Callable[..., optim.Optimizer] = optim.RAdam,
+    optimizer: Callable[..., optim.Optimizer] | None = None,
     max_grad_norm: float | None = 10.0,
     held_out: Tensor | Recording | Trials | None = None,
     held_out_inputs: Tensor | Trials | None = None,
@@ -63,7 +68,11 @@ def fit(
     .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} \log p_\theta(y^b_{1:T}),
        \qquad \eta_k = \eta_0 (\eta_{\mathrm{end}} / \eta_0)^{k / (K - 1)}
 
-    with learning rate :math:`\eta_k` at step k of K. The parameters that require a gradient are trained. All random
+    with learning rate :math:`\eta_k` at step k of K. What is not asked for is chosen from the size of the recording and
+    from the guide, and said: in the log, and above the progress bar. The default optimiser works in units of the
+    recording's and inputs' standard deviations, so that a fit does not depend on the units that they come in.
+
+    The parameters that require a gradient are trained. All random
     numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that
     was stopped and resumed ends in the same numbers as one that was not. Pyro's parameter store is neither read nor
     written; parameters that a user's model makes with `pyro.param` statements are not trained (use `SVI` for these).
@@ -74,15 +83,19 @@ def fit(
         y: recording, `trials x time x features`, NaN where missing; or a `pyro_lowrank.data.Recording` with its inputs;
             or a list of trials, `time x features` each, of different lengths.
         u: inputs, `trials x time x inputs`, or a list of them.
-        num_steps: steps in all, those before a resumption included.
-        batch_size: trials per step, all if None; with `window`, windows per step, 10 if None.
-        window: train on windows of this many time bins, with random trials and starts, instead of whole trials. Each
-            starts as a trial does: from the initial distribution, with unfiltered inputs.
-        num_particles: number of particles; 64 if None.
+        num_steps: steps in all, those before a resumption included; 2,000 if None.
+        batch_size: trials, or windows, per step; some 1,000 time bins together if None, or all trials if they are less.
+        window: train on windows of this many time bins, with random trials and starts; None for whole trials. Each
+            starts as a trial does: from the initial distribution, with unfiltered inputs. `"auto"` trains on windows of
+            100 time bins where trials have more than 300.
+        num_particles: number of particles; what suits the guide if None, its `particles_to_train`.
         elbo: the objective with all its options, in place of `num_particles`.
-        learning_rate: of the first step.
-        final_learning_rate: of the last step, reached by exponential decay; a thousandth of the first if None.
-        optimizer: a torch optimiser class, or anything called as `optimizer(parameters, lr=learning_rate)`.
+        start_at_data: let readout and noise start as `initialise_from_data` does it, if the readout is affine and still
+            as it was drawn; a readout that was given other values is left alone.
+        learning_rate: of the first step; 0.01 if None.
+        final_learning_rate: of the last step, reached by exponential decay; a tenth of the first if None.
+        optimizer: a torch optimiser class, or anything called as `optimizer(parameters, lr=learning_rate)`, which is
+            given the parameters and their gradients as they are; RAdam in the units of the data if None.
         max_grad_norm: longer gradients, of nats per time bin, are shortened to this norm; None leaves them. (RAdam's
             first steps are plain gradient steps: from far away they would throw the parameters further away.)
         held_out: recording that is not trained on, evaluated with all its time bins at once.
@@ -108,8 +121,7 @@ def fit(
         >>> import pyro_lowrank as plr
         >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=50), plr.GaussianObservation(rank=2, features=8))
         >>> y = model.simulate(num_trials=10, num_steps=40).y
-        >>> result = plr.fit(model, plr.OptimalGuide(model), y[:8], held_out=y[8:], num_steps=5, batch_size=4,
-        ...                  num_particles=8, progress=False)
+        >>> result = plr.fit(model, plr.OptimalGuide(model), y[:8], held_out=y[8:], num_steps=5, progress=False)
         >>> print(result)
         FitResult: 5 of 5 steps in ...
 
@@ -117,27 +129,40 @@ def fit(
         Pals et al. (2024), "Inferring stochastic low-rank recurrent neural networks from neural data", NeurIPS.
     """
     started = time.perf_counter()
-    num_steps = check_positive_int("num_steps", num_steps)
-    checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
-    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
     seed = check_positive_int("seed", seed, minimum=0)
+    checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
     data, held_out_data = _check_data(model, guide, y, u, held_out, held_out_inputs)
-    objective = _objective(elbo, num_particles)
-    first_rate = check_positive("learning_rate", learning_rate)
-    last_rate = check_positive("final_learning_rate", final_learning_rate or first_rate / 1000)
+    recipe = Recipe.of(
+        data.y,
+        guide,
+        num_steps=num_steps,
+        window=window,
+        batch_size=batch_size,
+        num_particles=elbo.num_particles if num_particles is None and isinstance(elbo, SMC_ELBO) else num_particles,
+        learning_rate=learning_rate,
+        final_learning_rate=final_learning_rate,
+    )
+    num_steps = recipe.num_steps
+    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
+    objective = _objective(elbo, num_particles, recipe)
     steps = Steps(
         model,
         guide,
         objective,
-        _optimizer(optimizer, model, guide, first_rate),
-        _batches(data, window, batch_size, seed),
+        _optimizer(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
+        _batches(data, recipe, seed),
         held_out_data,
-        decay=(last_rate / first_rate) ** (1 / max(1, num_steps - 1)),
+        decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, num_steps - 1)),
         max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
         seed=seed,
+        scales=scales_of(model, data) if optimizer is None else {},
     )
-    settings = _settings(steps, data, batch_size, window, learning_rate=first_rate, final_learning_rate=last_rate)
+    settings = _settings(steps, data, recipe)
     file = _open_checkpoint(checkpoint, steps, settings, num_steps, resume)
+    lines = recipe.chosen
+    if start_at_data and not steps.history and isinstance(model, StateSpaceModel):
+        lines = (*lines, *start(model, data.y, data.u))
+    _tell(lines, progress)
     interrupted = _run(steps, file, num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
@@ -212,9 +237,17 @@ def _show(bar: Any, report: StepReport) -> None:
     bar.update()
 
 
-def _objective(elbo: SMC_ELBO | None, num_particles: int | None) -> SMC_ELBO:
+def _tell(lines: Iterable[str], progress: bool) -> None:
+    """Say what was chosen: in the log, and above the progress bar if there is one."""
+    for line in lines:
+        logger.info(line)
+        if progress:
+            tqdm.write(f"fit: {line}", file=sys.stderr)
+
+
+def _objective(elbo: SMC_ELBO | None, num_particles: int | None, recipe: Recipe) -> SMC_ELBO:
     if elbo is None:
-        return SMC_ELBO(64 if num_particles is None else num_particles)
+        return SMC_ELBO(recipe.num_particles)
     if not isinstance(elbo, SMC_ELBO):
         raise TypeError(f"`elbo` must be a SMC_ELBO, got {type(elbo).__name__}.")
     if num_particles is not None:
@@ -222,10 +255,10 @@ def _objective(elbo: SMC_ELBO | None, num_particles: int | None) -> SMC_ELBO:
     return elbo
 
 
-def _batches(data: Batch, window: int | None, batch_size: int | None, seed: int) -> Batches:
-    if window is None:
-        return TrialBatches(data.y, data.u, batch_size=batch_size, seed=seed)
-    return WindowBatches(data.y, data.u, window=window, batch_size=batch_size, seed=seed)
+def _batches(data: Batch, recipe: Recipe, seed: int) -> Batches:
+    if recipe.window is None:
+        return TrialBatches(data.y, data.u, batch_size=recipe.batch_size, seed=seed)
+    return WindowBatches(data.y, data.u, window=recipe.window, batch_size=recipe.batch_size, seed=seed)
 
 
 def _optimizer(
@@ -287,7 +320,7 @@ def _check_any(y: Tensor, u: Tensor | None, parameters: Iterable[Tensor]) -> Non
         raise ValueError(f"`u` must have the trials and time bins of the data, {y.shape[:2]}, got {u.shape[:2]}.")
 
 
-def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | None, **rates: float) -> dict[str, Any]:
+def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
     """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
     scheme = steps.elbo.scheme
     digest = hashlib.sha256()
@@ -298,8 +331,8 @@ def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | N
     options.pop("lr", None)
     return {
         "seed": steps.seed,
-        "batch_size": batch_size,
-        "window": window,
+        "batch_size": recipe.batch_size,
+        "window": recipe.window,
         "num_particles": steps.elbo.num_particles,
         "ess_threshold": scheme.ess_threshold,
         "resampler": type(scheme.resampler).__name__,
@@ -309,7 +342,8 @@ def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | N
         "max_grad_norm": str(steps.max_grad_norm),
         "trained": sorted(parameters_of(steps.model, steps.guide, trainable=True)),
         "data": [list(data.y.shape), str(data.y.dtype), digest.hexdigest()],
-        **rates,
+        "learning_rate": recipe.learning_rate,
+        "final_learning_rate": recipe.final_learning_rate,
     }
 
 

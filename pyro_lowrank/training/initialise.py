@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,9 @@ from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.parameters import is_as_drawn
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
+from pyro_lowrank.training.standardise import Standardisation
 from pyro_lowrank.training.tensors import Trials, unpack
 
 
@@ -81,6 +85,66 @@ def initialise_from_data(
             start_at_means(part, piece)
         else:
             _start(part, model.dynamics, piece, its_inputs)
+
+
+@torch.no_grad()
+def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...]:
+    """Start a model at a recording where its readout is affine and still as it was drawn; return what was done.
+
+    Where there are fewer principal components than latents only the means are; weights of inputs that are still as they
+    were drawn are divided by the size of these.
+
+    Args:
+        model: any; one of which nothing is known is left alone.
+        y: recording, `trials x time x features`.
+        u: inputs, `trials x time x inputs`, or None.
+    """
+    observation = model.observation
+    parts = dict(observation.parts) if isinstance(observation, JointObservation) else {"": observation}
+    if u is not None:
+        for module, name in ((model.dynamics, "input_weights"), *((p.readout, "input_weight") for p in parts.values())):
+            if is_as_drawn(module, name):
+                _set(module, name, getattr(module, name) / root_mean_square(u))
+    known = GaussianObservation, CountObservation, BernoulliObservation
+    if not all(isinstance(part, known) and is_as_drawn(part.readout, "weight") for part in parts.values()):
+        return ()
+    units = _units(parts, y)
+    try:
+        initialise_from_data(model, units.apply(y), u)
+        told = "Readout and noise start at the data's means and covariances (start_at_data)."
+    except ValueError as reason:
+        start_at_means(observation, units.apply(y))
+        told = f"Readout and noise start at the data's means alone: {reason}"
+    pieces = zip(*(each.split([p.features for p in parts.values()]) for each in (units.mean, units.scale)), strict=True)
+    for part, piece in zip(parts.values(), pieces, strict=True):
+        if isinstance(part, GaussianObservation):
+            Standardisation(*piece).fold_into(part)
+    return (told,)
+
+
+def _units(parts: Mapping[str, Observation], y: Tensor) -> Standardisation:
+    """Return the map to standardised features, of those with units: components must not be of the largest unit alone.
+
+    Where all features have one noise they have one unit.
+    """
+    units = Standardisation.of(y)
+    mean, scale = units.mean.clone(), units.scale.clone()
+    begin = 0
+    for part in parts.values():
+        where = slice(begin, begin + part.features)
+        begin += part.features
+        if not isinstance(part, GaussianObservation):
+            mean[where], scale[where] = 0.0, 1.0
+        elif part.noise_kind == "scalar":
+            scale[where] = scale[where].square().mean().sqrt()
+    return Standardisation(mean, scale)
+
+
+def root_mean_square(u: Tensor) -> Tensor:
+    """Return the size of each input, `inputs`; 1 for one that is always zero."""
+    largest = u.abs().amax((0, 1))
+    unit = torch.where(largest > 0, largest, 1.0)
+    return torch.where(largest > 0, unit * (u / unit).square().mean((0, 1)).sqrt(), 1.0)
 
 
 def start_at_means(observation: Observation, data: Tensor) -> None:

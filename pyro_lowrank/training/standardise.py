@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.arrays import varies
-from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.base import Observation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.readout import AffineReadout
 
@@ -60,19 +61,15 @@ class Standardisation:
         seen = ~y.isnan()
         return float((seen * self.scale.log()).sum() / seen.any(-1).sum().clamp(min=1))
 
-    def fold_into(self, model: StateSpaceModel) -> None:
-        """Turn a model of the standardised recording into the same model of the recording itself, in place.
+    def fold_into(self, observation: Observation) -> None:
+        """Turn an observation model of the standardised recording into that of the recording itself, in place.
 
         Raises:
-            TypeError: if the observation model is not Gaussian with an affine readout and a noise per feature.
+            TypeError: if it is not Gaussian with an affine readout, or has one noise for features of different units.
         """
-        observation = model.observation
-        readout = getattr(observation, "readout", None)
-        if not (
-            isinstance(observation, GaussianObservation)
-            and isinstance(readout, AffineReadout)
-            and observation.noise_kind == "diagonal"
-        ):
+        readout: Any = getattr(observation, "readout", None)
+        gaussian = isinstance(observation, GaussianObservation) and isinstance(readout, AffineReadout)
+        if not gaussian or (observation.noise_kind != "diagonal" and bool((self.scale != self.scale[:1]).any())):
             raise TypeError(
                 "Only a GaussianObservation with an affine readout and diagonal noise can be brought to other units, "
                 f"got {observation!r}."
@@ -83,4 +80,5 @@ class Standardisation:
             if readout.num_inputs:
                 readout.input_weight = scale.unsqueeze(-1) * readout.input_weight
             readout.bias = scale * readout.bias + mean
-            observation.noise_scale = scale * observation.noise_scale
+            noise_scale = scale if observation.noise_kind == "diagonal" else scale[0]
+            observation.noise_scale = noise_scale * observation.noise_scale

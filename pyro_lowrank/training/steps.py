@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,7 @@ class Steps:
         decay: factor by which the learning rate falls from one step to the next.
         max_grad_norm: longer gradients are shortened to it; None leaves them as they are.
         seed: of the minibatches and particles.
+        scales: of parameters by name, see `scales_of`: the optimiser sees these divided by them.
     """
 
     def __init__(
@@ -60,12 +62,15 @@ class Steps:
         decay: float,
         max_grad_norm: float | None,
         seed: int,
+        scales: Mapping[str, Tensor],
     ) -> None:
         self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
         self.batches, self.held_out = batches, held_out
         self.decay, self.seed = decay, seed
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        named = parameters_of(model, guide, trainable=True)
+        self.scaled = [(named[name], scale) for name, scale in scales.items() if name in named]
         self.frozen = list(parameters_of(model, guide, trainable=False).values())
         self.device = self.parameters[0].device
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
@@ -84,11 +89,20 @@ class Steps:
             loss, evidence, ess = self._evaluate(batch, step, "y")
             # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many the trials are.
             (loss / batch.size).backward()
+            for parameter, scale in self.scaled:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(scale)
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
             if not math.isfinite(norm):
                 raise gradient_failure(self.elbo, self.model, self.guide, batch, self.parameters, step, reseed)
         with interrupts_deferred():
+            with torch.no_grad():
+                for parameter, scale in self.scaled:
+                    parameter.div_(scale)
             self.optimizer.step()
+            with torch.no_grad():
+                for parameter, scale in self.scaled:
+                    parameter.mul_(scale)
             self.history.evidence.append(evidence)
             self.history.ess.append(ess)
             self.history.gradient_norm.append(norm)

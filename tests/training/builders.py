@@ -29,8 +29,9 @@ def recording(dtype: torch.dtype = torch.float32, *, trials: int = 5, steps: int
 
 
 def small_fit(model: Any, guide: Any, y: Tensor, *args: Any, **options: Any) -> plr.FitResult:
-    """Fit with few particles and steps, unless told otherwise."""
-    return plr.fit(model, guide, y, *args, **{"num_steps": 6, "num_particles": 4, "progress": False, **options})
+    """Fit with few particles and steps, from where the model is, unless told otherwise."""
+    few: dict[str, Any] = {"num_steps": 6, "num_particles": 4, "progress": False, "start_at_data": False}
+    return plr.fit(model, guide, y, *args, **{**few, **options})
 
 
 def state(model: Any) -> dict[str, Tensor]:

@@ -250,7 +250,7 @@ def test_no_unfinished_checkpoint_and_no_other_file_is_overwritten(tmp_path: Pat
         ({"batch_size": 2}, "batch_size was None, is 2"),
         ({"window": 5}, "window was None, is 5"),
         ({"num_particles": 5}, "num_particles was 4, is 5"),
-        ({"learning_rate": 0.5}, "learning_rate was 0.001, is 0.5"),
+        ({"learning_rate": 0.5}, "learning_rate was 0.01, is 0.5"),
         ({"optimizer": torch.optim.Adam}, "optimizer was 'RAdam', is 'Adam'"),
         ({"max_grad_norm": None}, "max_grad_norm was '10.0', is 'inf'"),
         ({"elbo": plr.SMC_ELBO(4, ess_threshold=0.5), "num_particles": None}, "ess_threshold was 1.0, is 0.5"),

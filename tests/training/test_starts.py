@@ -181,7 +181,7 @@ def test_a_folded_model_is_the_same_model_of_the_recording_itself(dtype: torch.d
         with torch.no_grad():
             losses.append(plr.SMC_ELBO(16).loss(model, plr.OptimalGuide(model), data, u))
         if data is not y:
-            standardisation.fold_into(model)
+            standardisation.fold_into(model.observation)
     bins = 4 * 12 + 5
     # -log p(y) = -log p(y') + sum of log s
     expected = losses[0] + bins * standardisation.log_scale(y)
@@ -199,7 +199,7 @@ def test_standardised_features_have_mean_0_and_variance_1() -> None:
     assert torch.equal(standardised.isnan(), y.isnan())
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=2), plr.PoissonObservation(rank=1, features=5))
     with pytest.raises(TypeError, match="Only a GaussianObservation with an affine readout and diagonal noise"):
-        Standardisation.of(y).fold_into(model)
+        Standardisation.of(y).fold_into(model.observation)
 
 
 def test_the_teacher_goes_round_in_circles_with_the_papers_noise() -> None:

@@ -1,0 +1,75 @@
+"""In which units the parameters of a model are trained, so that those of the data do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.base import Observation, ReadoutObservation
+from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.joint import JointObservation
+from pyro_lowrank.observations.readout import AffineReadout
+from pyro_lowrank.training.batches import Batch
+from pyro_lowrank.training.initialise import root_mean_square
+from pyro_lowrank.training.standardise import Standardisation
+
+_MOST_ROWS = 100_000
+
+
+def scales_of(model: nn.Module, data: Batch) -> dict[str, Tensor]:
+    r"""Return by how much parameters of a model grow with the units of the data, by their names in a fit.
+
+    One learning rate suits parameters of one size only. The readout of a Gaussian feature that spreads by s has
+    :math:`C = s C',\ b = s b'`; what weighs an input of root mean square r has :math:`W_u = W_u' / r`. All else, noise
+    on its logarithmic scale too, has no units.
+
+    Args:
+        model: any; of one that is not built in nothing is known.
+        data: the recording that it is fitted to, and its inputs.
+    """
+    if not isinstance(model, StateSpaceModel):
+        return {}
+    scales = {}
+    size = None if data.u is None else root_mean_square(data.u)
+    if size is not None and _is_trained(model.dynamics, "input_weights", (model.dynamics.num_inputs,)):
+        scales["dynamics.input_weights"] = 1 / size
+    for path, part, y in _parts("observation", model.observation, data.y):
+        if not (isinstance(part, ReadoutObservation) and isinstance(part.readout, AffineReadout)):
+            continue
+        spread = y.new_ones(part.features)
+        if isinstance(part, GaussianObservation):
+            spread = _spread(y)
+        scales[f"{path}.readout.weight"] = spread.unsqueeze(-1)
+        scales[f"{path}.readout.bias"] = spread
+        if size is not None and part.readout.num_inputs:
+            scales[f"{path}.readout.input_weight"] = spread.unsqueeze(-1) / size
+    return {f"model.{name}_unconstrained": scale for name, scale in scales.items() if bool((scale != 1).any())}
+
+
+def _is_trained(module: nn.Module, name: str, columns: tuple[int, ...]) -> bool:
+    value = module._parameters.get(f"{name}_unconstrained")
+    return value is not None and value.shape[-1:] == columns
+
+
+def _parts(path: str, observation: Observation, y: Tensor) -> Iterator[tuple[str, Observation, Tensor]]:
+    """The observation models of a joint one, or the one, with what they see."""
+    if not isinstance(observation, JointObservation):
+        yield path, observation, y
+        return
+    pieces = observation.split(y)
+    for name, part in observation.parts.items():
+        yield from _parts(f"{path}.parts.{name}", part, pieces[name])
+
+
+def _spread(y: Tensor) -> Tensor:
+    """Return how far features spread, `features`: the middle distance from the median, which artefacts do not move.
+
+    In units of a normal distribution's standard deviation; of a feature that is the same for the most part that.
+    """
+    rows = y.flatten(0, 1)
+    some = rows[:: max(1, len(rows) // _MOST_ROWS)]
+    middle = 1.4826 * (some - some.nanmedian(0).values).abs().nanmedian(0).values
+    return torch.where(middle > 0, middle, Standardisation.of(y).scale)
