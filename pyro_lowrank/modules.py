@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyro
 from pyro.nn import PyroModule
 from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from pyro.poutine.scale_messenger import ScaleMessenger
@@ -95,12 +96,12 @@ def warn_of_shadowed(*modules: Any) -> None:
 
 def check_priors_are_handled(*modules: Any) -> None:
     """Raise if attributes have priors (`PyroSample`) that no enclosing handler scores, replays or conditions."""
-    passive = (ScaleMessenger, PlateMessenger, BlockMessenger)
+    passive = (ScaleMessenger, MaskMessenger, PlateMessenger, BlockMessenger)
     for handler in _PYRO_STACK:
         if not isinstance(handler, passive) and not (isinstance(handler, TraceMessenger) and handler.param_only):
             return
     for module in modules:
-        parts = module.named_modules() if isinstance(module, Module) else ()
+        parts = module.named_modules() if isinstance(module, nn.Module) else ()
         sampled = [f"{path}.{name}".removeprefix(".") for path, part in parts for name in _priors(part)]
         if sampled:
             raise ValueError(
@@ -113,6 +114,17 @@ def check_priors_are_handled(*modules: Any) -> None:
 
 def _priors(part: nn.Module) -> Iterable[str]:
     return part._pyro_samples if isinstance(part, PyroModule) else ()
+
+
+def read_priors(*modules: Any) -> None:
+    """Sample the attributes that have priors, once for all that reads them within `own_values`.
+
+    A filter's particles would each sample its own, and hide it from the program around.
+    """
+    for module in modules:
+        for part in module.modules() if isinstance(module, nn.Module) else ():
+            for name in _priors(part):
+                getattr(part, name)
 
 
 class Module(PyroModule):

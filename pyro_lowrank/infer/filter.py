@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.handlers import check_one_draw
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import check_priors_are_handled, own_values
+from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import FisherGradient
@@ -137,6 +138,8 @@ class SMCFilter:
         with own_values(self.model, self.guide):
             if self._kernel is None:
                 self._kernel = self._make_online_kernel()
+            elif isinstance(self._kernel, EffectsKernel):
+                read_priors(self.model, self.guide)
             slice_t = self._slice(args, kwargs)
             particles = advance(self._kernel, slice_t, self._particles, self.scheme, random[0])
         self._time += 1
@@ -214,6 +217,7 @@ class SMCFilter:
         return SMCPosterior.from_history(history, batch_dims, transitions, again)
 
     def _bind(self) -> Pair | EffectsKernel:
+        check_one_draw()
         check_priors_are_handled(self.model, self.guide)
         return bind(self.model, self.guide, self.num_particles, self.max_plate_nesting)
 

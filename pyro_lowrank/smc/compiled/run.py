@@ -205,7 +205,9 @@ def run_compiled(
 
     work = out.z[:, :, 0].size * compiled.mean.weights.bias.size
     run_side_by_side([partial(run, c) for c in chunks(trials, work)])
-    return _history(out, store)
+    if scheme.allow_dead:
+        _bury(out)
+    return _history(out, store, allow_dead=scheme.allow_dead)
 
 
 def _new_out(trials: int, steps: int, particles: int, rank: int, with_paths: bool, dtype: Any) -> Out:
@@ -234,7 +236,20 @@ def _of_features(features: Features, trials: slice) -> Features:
     return features._replace(offset=features.offset[trials], y=features.y[trials], present=features.present[trials])
 
 
-def _history(out: Out, store: bool) -> History:
+def _bury(out: Out) -> None:
+    """Fill in what the loop leaves open of trials whose particles all died, so that others can be worked on as one."""
+    died = np.isneginf(out.increments)
+    first = np.where(died.any(1), died.argmax(1), died.shape[1])
+    after = np.arange(died.shape[1]) > first[:, np.newaxis]
+    out.increments[after] = 0
+    out.ess[after | died] = 0
+    buried = died.any(1)
+    out.z[buried] = 0
+    out.means[buried] = 0
+    out.log_weights[buried] = -np.log(out.log_weights.shape[2])
+
+
+def _history(out: Out, store: bool, *, allow_dead: bool) -> History:
     """Return the history, in the plain loop's order of dims."""
     kept = [torch.from_numpy(each) for each in (out.log_weights, out.ancestors)]
     log_weights, ancestors = (each.permute(1, 2, 0) for each in kept)
@@ -242,7 +257,7 @@ def _history(out: Out, store: bool) -> History:
     increments, ess, resampled, log_probs = (
         torch.from_numpy(each).mT for each in (out.increments, out.ess, out.resampled, out.ancestor_log_probs)
     )
-    check_alive(increments)
+    check_alive(increments, allow_dead=allow_dead)
     return History(
         last=Particles(
             state={"z": z[-1]},
