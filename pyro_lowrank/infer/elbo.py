@@ -120,8 +120,8 @@ class SMC_ELBO(ELBO):
             model: the model.
             guide: its guide, or None.
             args: the data, as of the model: `y`, and `u` if there are inputs.
-            allow_dead: trials whose particles all die have -inf, and no gradient; else they raise.
-            kwargs: likewise.
+            allow_dead: whether trials whose particles all die have -inf, and no gradient; else they raise.
+            kwargs: as `args`.
 
         Raises:
             SMCFailed: if all particles of a trial are dead, naming trial and time.
@@ -137,10 +137,7 @@ class SMC_ELBO(ELBO):
         """
         check_one_draw()
         scheme = replace(self.scheme, allow_dead=bool(allow_dead))
-        evidence, history = self._checked_evidence(model, guide, args, kwargs, scheme)
-        if not allow_dead:
-            return evidence
-        return torch.where(history.increments.isneginf().any(0), -torch.inf, evidence)
+        return self._checked_evidence(model, guide, args, kwargs, scheme)[0]
 
     def _checked_evidence(
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scheme: Scheme
@@ -184,6 +181,8 @@ class SMC_ELBO(ELBO):
         """Return what is differentiated, per trial, and the run behind it."""
         with own_values(model, guide):
             log_evidence, history, scale = self._estimate(model, guide, args, kwargs, scheme)
+        if scheme.allow_dead:
+            log_evidence = torch.where(history.increments.isneginf().any(0), -torch.inf, log_evidence)
         return replace(around, scale=around.scale * scale).applied_to(log_evidence), history
 
     def _estimate(

@@ -36,7 +36,8 @@ class WithGaps(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """Where values lie."""
-        found: constraints.Constraint = self.marginal.support
+        found = self.marginal.support
+        assert found is not None
         return found
 
     @property

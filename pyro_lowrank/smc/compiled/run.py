@@ -237,16 +237,12 @@ def _of_features(features: Features, trials: slice) -> Features:
 
 
 def _bury(out: Out) -> None:
-    """Fill in what the loop leaves open of trials whose particles all died, so that others can be worked on as one."""
+    """Fill in the records that the loop leaves open of trials whose particles all died."""
     died = np.isneginf(out.increments)
     first = np.where(died.any(1), died.argmax(1), died.shape[1])
     after = np.arange(died.shape[1]) > first[:, np.newaxis]
     out.increments[after] = 0
     out.ess[after | died] = 0
-    buried = died.any(1)
-    out.z[buried] = 0
-    out.means[buried] = 0
-    out.log_weights[buried] = -np.log(out.log_weights.shape[2])
 
 
 def _history(out: Out, store: bool, *, allow_dead: bool) -> History:
