@@ -17,6 +17,17 @@ class NoCompiledForm(ValueError):
     """A model, guide or option for which there are no compiled loops; the message says why."""
 
 
+def said_of(error: TypeError | ValueError, message: str) -> TypeError | ValueError:
+    """Return a plain TypeError or ValueError with another message: a user's subclass may want further arguments.
+
+    Example::
+
+        >>> said_of(UnicodeDecodeError("utf-8", b"", 0, 1, "bad"), "In part 'a': bad")
+        ValueError("In part 'a': bad")
+    """
+    return (TypeError if isinstance(error, TypeError) else ValueError)(message)
+
+
 _NOT_THE_USERS = {"pyro_lowrank", "pyro", "torch", "contextlib"}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence
+from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence, said_of
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
@@ -271,7 +271,9 @@ def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tens
         else:
             _check_any(y, u, parameters_of(model, guide, trainable=True).values())
     except (TypeError, ValueError) as error:
-        raise type(error)(str(error) if name == "y" else f"In `{name}`: {error}") from error
+        if name == "y":
+            raise
+        raise said_of(error, f"In `{name}`: {error}") from error
     if not observed_bins(y).any():
         raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
 
