@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyro
+import pyro.nn.module as pyro_module
 from pyro.nn import PyroModule
 from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.mask_messenger import MaskMessenger
@@ -77,7 +78,7 @@ def _without(modules: tuple[Any, ...]) -> Any:
 
 def warn_of_shadowed(*modules: Any) -> None:
     """Warn if reading the modules under Pyro's handlers would overwrite them with other values from the store."""
-    if not am_i_wrapped() or pyro.settings.get("module_local_params"):
+    if not am_i_wrapped() or _parameters_are_local():
         return
     stored = pyro.get_param_store()._params
     for module in modules:
@@ -158,11 +159,50 @@ class Module(PyroModule):
             if constraint is not None:
                 return _constrained(unconstrained, constraint)
         value = super().__getattr__(name)
+        if isinstance(getattr(value, "unconstrained", None), weakref.ref):
+            value.unconstrained = Unconstrained(value.unconstrained())
         findable = isinstance(value, nn.Module | nn.Parameter) and not name.endswith("_unconstrained")
-        # The setting is asked for last: finding it costs more than all the rest.
-        if findable and pyro.settings.get("module_local_params"):
+        if findable and _parameters_are_local():
             _let_svi_find(value)
         return value
+
+
+class Unconstrained:
+    """Where the unconstrained parameter of a value is, as `SVI` asks for it: a weak reference that can be pickled.
+
+    Args:
+        parameter: the parameter, which is not kept alive; None where it is gone.
+
+    Example::
+
+        >>> import torch
+        >>> parameter = nn.Parameter(torch.zeros(2))
+        >>> Unconstrained(parameter)() is parameter
+        True
+    """
+
+    def __init__(self, parameter: Tensor | None) -> None:
+        self._find = (lambda: None) if parameter is None else weakref.ref(parameter)
+
+    def __call__(self) -> Tensor | None:
+        """Return the parameter."""
+        return self._find()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unconstrained:
+        """Return itself: a copy of the value comes from the same parameter."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the parameter."""
+        return Unconstrained, (self(),)
+
+
+def _parameters_are_local() -> bool:
+    """Whether Pyro's setting `module_local_params` is on, read where it is kept.
+
+    `pyro.settings.get` imports the module by name each time: slow, and nothing for `torch.compile`.
+    """
+    return bool(pyro_module._MODULE_LOCAL_PARAMS)
 
 
 @functools.cache
@@ -173,17 +213,17 @@ def _transform(constraint: constraints.Constraint) -> Transform:
 def _constrained(unconstrained: nn.Parameter, constraint: constraints.Constraint) -> Tensor:
     """Return the value of a parameter, as Pyro would."""
     value: Any = _transform(constraint)(unconstrained)
-    value.unconstrained = weakref.ref(unconstrained)
+    value.unconstrained = Unconstrained(unconstrained)
     return value
 
 
 def _let_svi_find(value: Any) -> None:
     """Give a user's plain parameters the attribute that `SVI` asks for, and Pyro sets on `PyroParam`s only."""
     if isinstance(value, nn.Parameter):
-        value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
+        value.unconstrained = Unconstrained(value)  # type: ignore[attr-defined]
     elif isinstance(value, nn.Module) and not isinstance(value, PyroModule):
         for parameter in value.parameters():
-            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+            parameter.unconstrained = Unconstrained(parameter)  # type: ignore[attr-defined]
 
 
 def effectful(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -108,6 +109,19 @@ class SMCFilter:
         self._log_evidence: Tensor | None = None
         self._time = 0
         self._bins: deque[_Bin] = deque(maxlen=self.lag + 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: of the built-in kernel, the parameters that `init` read."""
+        state = dict(self.__dict__)
+        if isinstance(self._kernel, PlainKernel):
+            state["_kernel"] = self._kernel.pair
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on as before."""
+        self.__dict__.update(state)
+        if isinstance(state["_kernel"], Pair):
+            self._kernel = online_kernel(state["_kernel"], self.num_particles, self.backend)
 
     @torch.no_grad()
     def init(self, *args: Any, **kwargs: Any) -> None:
@@ -224,7 +238,8 @@ class SMCFilter:
     def _make_online_kernel(self) -> PlainKernel | EffectsKernel:
         bound = self._bind()
         if isinstance(bound, Pair):
-            return online_kernel(bound, self.num_particles, self.backend)
+            # A copy: training in place would change some of the values, those that are the parameters themselves.
+            return online_kernel(copy.deepcopy(bound), self.num_particles, self.backend)
         compiled_pair(None, self.backend, with_inputs=False)
         return bound
 
