@@ -33,13 +33,13 @@ class Surroundings:
         scale: of its log density.
         plates: sizes by name.
         mask: which entries of its log density count; None for all.
-        vectorised: those of the plates that are dims of the site, not iterated over.
+        vectorised: the frames of those plates that are dims of the site, not iterated over.
     """
 
     scale: float | Tensor
     plates: dict[str, int]
     mask: bool | Tensor | None = field(default=None, repr=False)
-    vectorised: dict[str, int] = field(default_factory=dict, repr=False)
+    vectorised: tuple[Any, ...] = field(default=(), repr=False)
 
     def applied_to(self, log_evidence: Tensor) -> Tensor:
         """Return log evidences, `(trials)`, scaled and masked as a site's log density would be.
@@ -64,8 +64,8 @@ class _Probe(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         frames = msg["cond_indep_stack"]
-        plates, wide = ({f.name: f.size for f in some} for some in (frames, [f for f in frames if f.vectorized]))
-        self.seen = Surroundings(msg["scale"], plates, msg["mask"], wide)
+        wide = tuple(frame for frame in frames if frame.vectorized)
+        self.seen = Surroundings(msg["scale"], {frame.name: frame.size for frame in frames}, msg["mask"], wide)
 
 
 class _Curtain(Messenger):
@@ -125,7 +125,8 @@ def check_one_draw(*, summed: bool = False) -> None:
     """
     if not is_recorded():
         return
-    for name, size in surroundings().vectorised.items():
+    for frame in surroundings().vectorised:
+        name, size = frame.name, frame.size
         if name != TRIALS and size > 1:
             raise ValueError(
                 f"A particle filter runs for one draw of a Pyro program at a time, and the plate {name!r} of size "
@@ -177,6 +178,22 @@ def trials_plate(num_trials: int | None) -> AbstractContextManager[Any]:
             f"plate's trials: `with pyro.plate({TRIALS!r}, ...) as index: model(y[index])`."
         )
     return nullcontext()
+
+
+def check_plates(name: str, batch_shape: torch.Size) -> None:
+    """Raise unless the leading dims of data, `... x trials`, are those of plates around.
+
+    Raises:
+        ValueError: if there is no plate of that size at some dim.
+    """
+    sizes = {frame.dim: frame.size for frame in surroundings().vectorised}
+    for dim, size in enumerate(reversed(batch_shape[:-1]), start=2):
+        if size not in (1, sizes.get(-dim)):
+            raise ValueError(
+                f"`{name}` has {size} entries in the dim before trials or further ahead, {tuple(batch_shape)} in all, "
+                f"and no plate of that size at dim {-dim} is around the model: with pyro.plate('animals', {size}, "
+                f"dim={-dim}): model(...)."
+            )
 
 
 def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.TorchDistribution:

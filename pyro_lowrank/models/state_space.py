@@ -15,7 +15,7 @@ from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type
-from pyro_lowrank.handlers import observe, trials_plate
+from pyro_lowrank.handlers import check_plates, observe, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
 from pyro_lowrank.observations.recording import Recording
@@ -133,14 +133,14 @@ class StateSpaceModel(Module):
         """Run as a Pyro program: sample the latents "z", sample or observe "y"; return y.
 
         Args:
-            y: recording, `trials x time x features`, NaN where missing; None to sample it.
-            u: inputs, `trials x time x inputs`.
+            y: recording, `trials x time x features`, NaN where missing; None to sample it. In further plates, at dims
+                -2, -3, ..., it has their dims in front.
+            u: inputs, `trials x time x inputs`, likewise.
             num_trials: number of trials to sample, where neither `y` nor `u` tells.
             num_steps: number of time bins to sample, where neither `y` nor `u` tells.
         """
         warn_of_shadowed(self)
-        if y is not None:
-            self.check_data(y, u)
+        self._check_program(y, u)
         num_trials, num_steps = self._extent(y if y is not None else u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
         plate = trials_plate(num_trials)
@@ -151,11 +151,23 @@ class StateSpaceModel(Module):
         with plate:
             return observe("y", recording, y)
 
+    def _check_program(self, y: Tensor | None, u: Tensor | None) -> None:
+        """Check data whose dims before the trials are further plates."""
+        if y is None:
+            return
+        for name, value in (("y", y), ("u", u)):
+            if isinstance(value, Tensor) and value.dim() > 3:
+                check_plates(name, value.shape[:-2])
+        if isinstance(u, Tensor) and max(y.dim(), u.dim()) > 3 and u.dim() >= 3:
+            batch = torch.broadcast_shapes(y.shape[:-3], u.shape[:-3])
+            y, u = (value.expand(*batch, *value.shape[-3:]) for value in (y, u))
+        self.check_data(*(value if value is None or value.dim() <= 3 else value.flatten(0, -3) for value in (y, u)))
+
     @staticmethod
     def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int | None, int]:
         if like is not None:
             # Under `torch.jit.trace` sizes are tensors.
-            return int(like.shape[0]), int(like.shape[-2])
+            return int(like.shape[-3]), int(like.shape[-2])
         if num_steps is None:
             raise ValueError("Nothing tells how much to sample: pass `y`, `u`, or `num_steps` (and `num_trials`).")
         if num_trials is not None:
