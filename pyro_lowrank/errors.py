@@ -17,6 +17,10 @@ class NoCompiledForm(ValueError):
     """A model, guide or option for which there are no compiled loops; the message says why."""
 
 
+class NoMean(ValueError):
+    """An observation model whose distribution has no mean, such as one of categories."""
+
+
 def said_of(error: TypeError | ValueError, message: str) -> TypeError | ValueError:
     """Return a plain TypeError or ValueError with another message: a user's subclass may want further arguments.
 

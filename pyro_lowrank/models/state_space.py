@@ -17,7 +17,7 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type
 from pyro_lowrank.handlers import check_plates, observe, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
-from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
+from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
 from pyro_lowrank.observations.recording import Recording
 from pyro_lowrank.parameters import copy_module
 from pyro_lowrank.shapes import time_in_front
@@ -31,12 +31,12 @@ class Simulation(NamedTuple):
     Attributes:
         z: latents, `trials x time x rank`.
         y: observations, `trials x time x features`.
-        mean: of the observations given the latents, `trials x time x features`.
+        mean: of the observations given the latents, `trials x time x features`; None where there is none.
     """
 
     z: Tensor
     y: Tensor
-    mean: Tensor
+    mean: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ class StateSpaceModel(Module):
         if isinstance(u, Tensor) and max(y.dim(), u.dim()) > 3 and u.dim() >= 3:
             batch = torch.broadcast_shapes(y.shape[:-3], u.shape[:-3])
             y, u = (value.expand(*batch, *value.shape[-3:]) for value in (y, u))
-        self.check_data(*(value if value is None or value.dim() <= 3 else value.flatten(0, -3) for value in (y, u)))
+        y = y.flatten(0, -3) if y.dim() > 3 else y
+        self.check_data(y, u.flatten(0, -3) if isinstance(u, Tensor) and u.dim() > 3 else u)
 
     @staticmethod
     def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int | None, int]:
@@ -244,7 +245,8 @@ class StateSpaceModel(Module):
         z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))
         emission = self.observation.bind(trajectory.transition)
         v = trajectory.effective_inputs
-        return Simulation(z, _recording(emission, z, v).sample(), emission.mean(*_in_front(z, v)).movedim(0, -2))
+        mean = mean_if_any(emission, *_in_front(z, v))
+        return Simulation(z, _recording(emission, z, v).sample(), None if mean is None else mean.movedim(0, -2))
 
     def change_basis(self, matrix: Tensor) -> StateSpaceModel:
         """Return a copy with latents z' = `matrix` z and recordings of the same law; see `LowRankRNN.change_basis`."""
