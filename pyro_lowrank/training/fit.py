@@ -18,6 +18,7 @@ from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
 from pyro_lowrank.training.checkpoint import CheckpointFile
+from pyro_lowrank.training.interrupts import interrupts_kept
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.steps import Steps, parameters_of
@@ -65,7 +66,9 @@ def fit(
 
     with learning rate :math:`\eta_k` at step k of K. The parameters that require a gradient are trained. All random
     numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that
-    was stopped and resumed ends in the same numbers as one that was not. Pyro's parameter store is neither read nor
+    was stopped and resumed ends in the same numbers as one that was not. They are drawn from torch's global generator,
+    because Pyro's sample statements know no other, so that a process fits one model at a time: a second thread is
+    refused, and fits side by side are processes. Pyro's parameter store is neither read nor
     written; parameters that a user's model makes with `pyro.param` statements are not trained (use `SVI` for these).
 
     Args:
@@ -101,6 +104,7 @@ def fit(
     Raises:
         SMCFailed: if the loss or its gradient is not finite, with step, trial and time; the last checkpoint is kept.
         ValueError: if an argument or the data do not fit.
+        RuntimeError: if another thread of the process is in a fit; before any training.
         OSError: if the checkpoint cannot be written, or would overwrite that of an unfinished fit; before any training.
 
     Example::
@@ -163,7 +167,7 @@ def _run(
     try:
         # The first step may compile loops, for some ten seconds in which nothing moves.
         bar.set_postfix_str("preparing the first step")
-        with bar, own_generators(steps.device):
+        with bar, own_generators(steps.device), interrupts_kept() as noted:
             if file is not None and first == 0:
                 file.write(steps.history, num_steps)
             while True:
@@ -180,6 +184,8 @@ def _run(
                 if taken >= num_steps:
                     return False
                 steps.take()
+                if noted.came:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         told = "without a checkpoint"
         if file is not None:
