@@ -127,6 +127,15 @@ def check_same_type(name: str, value: Tensor, like: Tensor) -> None:
         )
 
 
+def check_trackable(name: str, value: Tensor) -> None:
+    """Raise if gradients cannot pass by a tensor, because it was made under `torch.inference_mode`."""
+    if value.is_inference():
+        raise ValueError(
+            f"{name} is an inference tensor, made under torch.inference_mode(), which cannot be in a computation whose "
+            "gradient is taken: pass its `.clone()`, made outside of inference mode."
+        )
+
+
 def check_no_infinities(name: str, value: Tensor) -> None:
     """Raise if `value` holds an infinity, naming the first place."""
     import torch

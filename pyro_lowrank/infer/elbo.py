@@ -17,7 +17,7 @@ from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
-from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.errors import check_choice, check_positive_int, check_trackable
 from pyro_lowrank.handlers import Surroundings, check_one_draw, invisible, is_recorded, surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
@@ -209,6 +209,9 @@ _checked: WeakKeyDictionary[StateSpaceModel, tuple[Any, list[tuple[ref[Tensor], 
 def _check_data(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise unless the data fit a built-in model; those that did a step ago, and were not changed since, still do."""
     if not isinstance(model, StateSpaceModel):
+        for name, tensor in {**{f"Argument {i}": value for i, value in enumerate(args, 1)}, **kwargs}.items():
+            if isinstance(tensor, Tensor) and torch.is_grad_enabled():
+                check_trackable(name, tensor)
         return
     data: list[Any] = [value for value in (*args, *kwargs.values()) if value is not None]
     if any(not isinstance(value, Tensor) or value.is_inference() for value in data):

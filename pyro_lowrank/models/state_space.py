@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
-from pyro_lowrank.errors import check_positive_int, check_same_type
+from pyro_lowrank.errors import check_positive_int, check_same_type, check_trackable
 from pyro_lowrank.handlers import check_plates, observe, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
@@ -97,6 +97,8 @@ class StateSpaceModel(Module):
         for name, value in (("y", y), ("u", u)):
             if value is not None and like is not None:
                 check_same_type(name, value, like)
+            if value is not None and torch.is_grad_enabled():
+                check_trackable(f"`{name}`", value)
 
     def _check_bin(self, y_t: Tensor | None, u_t: Tensor | None) -> None:
         if y_t is not None and y_t.shape[-1:] != (self.observation.features,):

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence, said_of
+from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence, check_trackable, said_of
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
@@ -104,7 +105,7 @@ def fit(
     Raises:
         SMCFailed: if the loss or its gradient is not finite, with step, trial and time; the last checkpoint is kept.
         ValueError: if an argument or the data do not fit.
-        RuntimeError: if another thread of the process is in a fit; before any training.
+        RuntimeError: if another thread of the process is in a fit, or under `torch.inference_mode`; before training.
         OSError: if the checkpoint cannot be written, or would overwrite that of an unfinished fit; before any training.
 
     Example::
@@ -240,6 +241,8 @@ def _optimizer(
     parameters = list(parameters_of(model, guide, trainable=True).values())
     if not parameters:
         raise ValueError("Nothing to train: no parameter of the model or guide has requires_grad=True.")
+    for parameter in parameters:
+        check_trackable("A parameter of the model or guide", parameter)
     if not callable(declared):
         raise TypeError(
             f"`optimizer` must be a torch optimiser class or a function of (parameters, lr), got {declared!r}; the fit "
@@ -256,6 +259,8 @@ def _optimizer(
 def _check_data(
     model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any
 ) -> tuple[Batch, Batch | None]:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("A fit takes gradients, and there are none under torch.inference_mode(): call it outside.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
     y, u = unpack("y", model, y, u)
@@ -272,6 +277,9 @@ def _check_data(
 
 def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tensor | None) -> None:
     try:
+        for each, value in (("y", y), ("u", u)):
+            if isinstance(value, Tensor):
+                check_trackable(f"`{each}`", value)
         if isinstance(model, StateSpaceModel):
             model.check_data(y, u)
         else:
