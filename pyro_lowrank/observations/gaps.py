@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+
+
+_AROUND_A_LOCATION = (dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy)
+
+
+def filled_in(distribution: Any, y: Tensor, missing: Tensor) -> Tensor:
+    """Return values, `... x features`, with the likeliest one in place of a missing one, where that is known.
+
+    Far from it the density may overflow, and so its gradient, also where it is left out.
+
+    Args:
+        distribution: of the values.
+        y: the values, zero where missing.
+        missing: where they are.
+
+    Example::
+
+        >>> filled_in(dist.Normal(torch.tensor([3.0, 4.0]), 1.0).to_event(1), torch.zeros(2), torch.tensor([True, False]))
+        tensor([3., 0.])
+    """
+    base = distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else None
+    return torch.where(missing, base.loc.detach(), y) if isinstance(base, _AROUND_A_LOCATION) else y
 
 
 class WithGaps(TorchDistribution):
