@@ -75,7 +75,8 @@ def to_arviz(
         thin: keep each n-th time bin only, for recordings whose posterior is larger than memory.
         predictive: whether to compute the expected observations and draw new ones, which are the largest arrays.
         log_likelihood: of each `"bin"` or each `"trial"`: what `az.loo` leaves out at a time. Of each `"entry"` it is
-            :math:`\log p(y_{ti} \mid z_t)`, given the path of the draw, as `az.plot_loo_pit` wants it; NaN where missing.
+            :math:`\log p(y_{ti} \mid z_t)`, given the path of the draw, as `az.plot_loo_pit` wants it, and NaN where
+            missing.
         method: as of `SMCPosterior.smooth`.
 
     Returns:

@@ -66,7 +66,7 @@ class Diagnosis:
 
     @property
     def collapsed(self) -> bool:
-        """Whether few particles carry the filter: then all numbers here are uncertain, and look better than they are."""
+        """Whether few particles carry the filter: all numbers here are uncertain then, and look too good."""
         return self.largest_weight > _LARGEST_WEIGHT or bool((self.variance_log_evidence > _COLLAPSED).any())
 
     def __str__(self) -> str:
@@ -176,8 +176,8 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
     r"""Look at a run of the filter as a careful statistician would; several runs tell more than one.
 
     The variance of the log evidence falls as one over the number of particles, once there are enough of them, which
-    gives a lower bound of the number that would bring it to 1, where a pseudo-marginal chain mixes best. R-hat is :math:`\sqrt{1 + B / W}`, B the variance over runs of
-    the filtering mean, W the filtering variance.
+    gives a lower bound of the number that would bring it to 1, where a pseudo-marginal chain mixes best. R-hat is
+    :math:`\sqrt{1 + B / W}`, B the variance over runs of the filtering mean, W the filtering variance.
 
     Args:
         posterior: what `SMCFilter.run` returned, or a list of it from independent runs on the same recording.

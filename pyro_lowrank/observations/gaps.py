@@ -10,7 +10,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-
 _AROUND_A_LOCATION = (dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy)
 
 
@@ -26,7 +25,8 @@ def filled_in(distribution: Any, y: Tensor, missing: Tensor) -> Tensor:
 
     Example::
 
-        >>> filled_in(dist.Normal(torch.tensor([3.0, 4.0]), 1.0).to_event(1), torch.zeros(2), torch.tensor([True, False]))
+        >>> normal = dist.Normal(torch.tensor([3.0, 4.0]), 1.0).to_event(1)
+        >>> filled_in(normal, torch.zeros(2), torch.tensor([True, False]))
         tensor([3., 0.])
     """
     base = distribution.base_dist if isinstance(distribution, torch.distributions.Independent) else None

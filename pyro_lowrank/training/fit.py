@@ -14,7 +14,14 @@ from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence, check_trackable, said_of
+from pyro_lowrank.errors import (
+    check_positive,
+    check_positive_int,
+    check_same_type,
+    check_sequence,
+    check_trackable,
+    said_of,
+)
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins

@@ -22,9 +22,7 @@ def new_model() -> plr.StateSpaceModel:
 
 def fitted(y: Tensor, callback: Callable[[Any], None] | None = None) -> Tensor:
     model = new_model()
-    plr.fit(
-        model, plr.OptimalGuide(model), y, num_steps=4, num_particles=6, seed=1, progress=False, callback=callback
-    )
+    plr.fit(model, plr.OptimalGuide(model), y, num_steps=4, num_particles=6, seed=1, progress=False, callback=callback)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
