@@ -308,7 +308,7 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
 
 
 def check_alive(increments: Tensor, *, first_time: int = 0, allow_dead: bool = False) -> None:
-    """Raise `SMCFailed` where an increment of the log evidence, `time (x trials)`, is not finite; -inf may be allowed."""
+    """Raise `SMCFailed` where an increment of the evidence, `time (x trials)`, is not finite; -inf may be allowed."""
     dead = ~increments.isfinite()
     if allow_dead:
         dead = dead & ~increments.isneginf()
