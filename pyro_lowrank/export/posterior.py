@@ -84,7 +84,8 @@ def to_arviz(
 
     Raises:
         TypeError: if something else than runs comes.
-        ValueError: if runs, draws and parameters do not fit each other, or labels do not fit their dim.
+        ValueError: if runs, draws and parameters do not fit each other, labels do not fit their dim, or the model has
+            changed since the run that chains are to be added to.
 
     Example::
 

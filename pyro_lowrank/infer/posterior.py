@@ -239,7 +239,8 @@ class SMCPosterior:
             before, after = (_tensors((t.transition, t.emission)) for t in (self.transitions, other.transitions))
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 raise ValueError(
-                    "The parameters of the model have changed since this run: run the filter anew for all chains."
+                    "The parameters of the model have changed since this run: run the filter anew for all chains, or "
+                    "export this run alone (chains=1)."
                 )
         return other
 
