@@ -15,7 +15,7 @@ from pyro_lowrank.dynamics.base import RNNDynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type, check_trackable
-from pyro_lowrank.handlers import check_plates, observe, trials_plate
+from pyro_lowrank.handlers import check_plates, observe, surroundings, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
 from pyro_lowrank.observations.recording import Recording
@@ -156,6 +156,9 @@ class StateSpaceModel(Module):
     def _check_program(self, y: Tensor | None, u: Tensor | None) -> None:
         """Check data whose dims before the trials are further plates."""
         if y is None:
+            return
+        if not isinstance(y, Tensor) or not any(frame.dim < -1 for frame in surroundings().vectorised):
+            self.check_data(y, u)
             return
         for name, value in (("y", y), ("u", u)):
             if isinstance(value, Tensor) and value.dim() > 3:

@@ -202,7 +202,7 @@ def test_further_plates_around_it_are_dims_in_front_of_the_trials(inputs: str, d
 
 def test_dims_in_front_without_their_plate_are_refused() -> None:
     model = gaussian_model(torch.float32)
-    with pytest.raises(ValueError, match=r"`y` has 3 entries .* plate of that size at dim -2 is around"):
+    with pytest.raises(ValueError, match=r"`y` must have 3 dims, .* got 4 with shape \(3, 4, 6, 3\)"):
         model(torch.randn(3, 4, 6, 3))
     with pyro.plate("animals", 2, dim=-2), pytest.raises(ValueError, match=r"with pyro.plate\('animals', 3, dim=-2\)"):
         model(torch.randn(3, 4, 6, 3))
