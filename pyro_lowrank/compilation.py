@@ -155,7 +155,7 @@ def run_side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run each task in a thread of its own, the first in this one, and return their results in order.
 
     Tasks must spend their time in compiled functions to gain anything. If some raise, all are waited for, and the
-    first error is raised.
+    first error is raised. Ctrl-C is a `KeyboardInterrupt`, also where it arrives in Numba's dispatch.
 
     Example::
 
@@ -163,10 +163,10 @@ def run_side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         [1, 2]
     """
     if len(tasks) == 1:
-        return [tasks[0]()]
+        return [_interruptible(tasks[0])]
     futures = [_workers.pool(len(tasks) - 1).submit(task) for task in tasks[1:]]
     try:
-        first = tasks[0]()
+        first = _interruptible(tasks[0])
     finally:
         # What the threads write into belongs to the caller: never leave while they run.
         errors = [future.exception() for future in futures]
@@ -174,3 +174,13 @@ def run_side_by_side(tasks: Sequence[Callable[[], Any]]) -> list[Any]:
         if error is not None:
             raise error
     return [first, *(future.result() for future in futures)]
+
+
+def _interruptible(task: Callable[[], Any]) -> Any:
+    """Run a task; a Ctrl-C that Numba's dispatch has made a SystemError of is one again."""
+    try:
+        return task()
+    except SystemError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise

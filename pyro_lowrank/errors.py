@@ -17,6 +17,21 @@ class NoCompiledForm(ValueError):
     """A model, guide or option for which there are no compiled loops; the message says why."""
 
 
+class NoMean(ValueError):
+    """An observation model whose distribution has no mean, such as one of categories."""
+
+
+def said_of(error: TypeError | ValueError, message: str) -> TypeError | ValueError:
+    """Return a plain TypeError or ValueError with another message: a user's subclass may want further arguments.
+
+    Example::
+
+        >>> said_of(UnicodeDecodeError("utf-8", b"", 0, 1, "bad"), "In part 'a': bad")
+        ValueError("In part 'a': bad")
+    """
+    return (TypeError if isinstance(error, TypeError) else ValueError)(message)
+
+
 _NOT_THE_USERS = {"pyro_lowrank", "pyro", "torch", "contextlib"}
 
 
@@ -109,6 +124,15 @@ def check_same_type(name: str, value: Tensor, like: Tensor) -> None:
         raise ValueError(
             f"`{name}` lies on {value.device}, the model on {like.device}; pass {name}.to({str(like.device)!r}), or "
             f"move the model with model.to({str(value.device)!r})."
+        )
+
+
+def check_trackable(name: str, value: Tensor) -> None:
+    """Raise if gradients cannot pass by a tensor, because it was made under `torch.inference_mode`."""
+    if value.is_inference():
+        raise ValueError(
+            f"{name} is an inference tensor, made under torch.inference_mode(), which cannot be in a computation whose "
+            "gradient is taken: pass its `.clone()`, made outside of inference mode."
         )
 
 

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyro
+import pyro.nn.module as pyro_module
 from pyro.nn import PyroModule
 from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.runtime import _PYRO_STACK, am_i_wrapped
 from pyro.poutine.scale_messenger import ScaleMessenger
@@ -77,7 +79,7 @@ def _without(modules: tuple[Any, ...]) -> Any:
 
 def warn_of_shadowed(*modules: Any) -> None:
     """Warn if reading the modules under Pyro's handlers would overwrite them with other values from the store."""
-    if not am_i_wrapped() or pyro.settings.get("module_local_params"):
+    if not am_i_wrapped() or _parameters_are_local():
         return
     stored = pyro.get_param_store()._params
     for module in modules:
@@ -96,12 +98,12 @@ def warn_of_shadowed(*modules: Any) -> None:
 
 def check_priors_are_handled(*modules: Any) -> None:
     """Raise if attributes have priors (`PyroSample`) that no enclosing handler scores, replays or conditions."""
-    passive = (ScaleMessenger, PlateMessenger, BlockMessenger)
+    passive = (ScaleMessenger, MaskMessenger, PlateMessenger, BlockMessenger)
     for handler in _PYRO_STACK:
         if not isinstance(handler, passive) and not (isinstance(handler, TraceMessenger) and handler.param_only):
             return
     for module in modules:
-        parts = module.named_modules() if isinstance(module, Module) else ()
+        parts = module.named_modules() if isinstance(module, nn.Module) else ()
         sampled = [f"{path}.{name}".removeprefix(".") for path, part in parts for name in _priors(part)]
         if sampled:
             raise ValueError(
@@ -114,6 +116,17 @@ def check_priors_are_handled(*modules: Any) -> None:
 
 def _priors(part: nn.Module) -> Iterable[str]:
     return part._pyro_samples if isinstance(part, PyroModule) else ()
+
+
+def read_priors(*modules: Any) -> None:
+    """Sample the attributes that have priors, once for all that reads them within `own_values`.
+
+    A filter's particles would each sample its own, and hide it from the program around.
+    """
+    for module in modules:
+        for part in module.modules() if isinstance(module, nn.Module) else ():
+            for name in _priors(part):
+                getattr(part, name)
 
 
 class Module(PyroModule):
@@ -147,11 +160,50 @@ class Module(PyroModule):
             if constraint is not None:
                 return _constrained(unconstrained, constraint)
         value = super().__getattr__(name)
+        if isinstance(getattr(value, "unconstrained", None), weakref.ref):
+            value.unconstrained = Unconstrained(value.unconstrained())
         findable = isinstance(value, nn.Module | nn.Parameter) and not name.endswith("_unconstrained")
-        # The setting is asked for last: finding it costs more than all the rest.
-        if findable and pyro.settings.get("module_local_params"):
+        if findable and _parameters_are_local():
             _let_svi_find(value)
         return value
+
+
+class Unconstrained:
+    """Where the unconstrained parameter of a value is, as `SVI` asks for it: a weak reference that can be pickled.
+
+    Args:
+        parameter: the parameter, which is not kept alive; None where it is gone.
+
+    Example::
+
+        >>> import torch
+        >>> parameter = nn.Parameter(torch.zeros(2))
+        >>> Unconstrained(parameter)() is parameter
+        True
+    """
+
+    def __init__(self, parameter: Tensor | None) -> None:
+        self._find = (lambda: None) if parameter is None else weakref.ref(parameter)
+
+    def __call__(self) -> Tensor | None:
+        """Return the parameter."""
+        return self._find()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unconstrained:
+        """Return itself: a copy of the value comes from the same parameter."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the parameter."""
+        return Unconstrained, (self(),)
+
+
+def _parameters_are_local() -> bool:
+    """Whether Pyro's setting `module_local_params` is on, read where it is kept.
+
+    `pyro.settings.get` imports the module by name each time: slow, and nothing for `torch.compile`.
+    """
+    return bool(pyro_module._MODULE_LOCAL_PARAMS)
 
 
 @functools.cache
@@ -162,17 +214,17 @@ def _transform(constraint: constraints.Constraint) -> Transform:
 def _constrained(unconstrained: nn.Parameter, constraint: constraints.Constraint) -> Tensor:
     """Return the value of a parameter, as Pyro would."""
     value: Any = _transform(constraint)(unconstrained)
-    value.unconstrained = weakref.ref(unconstrained)
+    value.unconstrained = Unconstrained(unconstrained)
     return value
 
 
 def _let_svi_find(value: Any) -> None:
     """Give a user's plain parameters the attribute that `SVI` asks for, and Pyro sets on `PyroParam`s only."""
     if isinstance(value, nn.Parameter):
-        value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
+        value.unconstrained = Unconstrained(value)  # type: ignore[attr-defined]
     elif isinstance(value, nn.Module) and not isinstance(value, PyroModule):
         for parameter in value.parameters():
-            parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+            parameter.unconstrained = Unconstrained(parameter)  # type: ignore[attr-defined]
 
 
 def bound(module: N) -> N:

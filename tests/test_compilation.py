@@ -46,3 +46,17 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     exitcode = child.exitcode
     child.kill()
     assert exitcode == 0
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_interrupt_in_the_dispatch_is_an_interrupt(others: int) -> None:
+    def interrupted() -> None:
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    def broken() -> None:
+        raise SystemError("a bug")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_side_by_side([interrupted, *[int] * others])
+    with pytest.raises(SystemError, match="a bug"):
+        run_side_by_side([broken, *[int] * others])

@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+import copy
+import importlib
+import pickle
+import pkgutil
 import warnings
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
+import pyro_lowrank
+import pyro_lowrank as plr
 from pyro_lowrank.errors import (
+    NoCompiledForm,
     check_choice,
     check_no_infinities,
     check_positive,
     check_positive_int,
     check_same_type,
     check_sequence,
+    said_of,
     warn_user,
 )
+from pyro_lowrank.smc.loop import ParticlesDied
 
 
 def test_integers_of_python_and_numpy_pass() -> None:
@@ -110,3 +120,66 @@ def test_a_warning_points_at_the_line_of_the_caller() -> None:
         # `no_grad` puts a frame of torch between the two.
         torch.no_grad()(warn_user)("look here")
     assert [(str(w.message), w.filename) for w in caught] == [("look here", __file__)]
+
+
+def exceptions() -> list[type[Exception]]:
+    """Return every exception class that the package defines."""
+    found: set[type[Exception]] = set()
+    for module in pkgutil.walk_packages(pyro_lowrank.__path__, "pyro_lowrank."):
+        if module.name.endswith("__main__"):
+            continue
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, Exception) and value.__module__ == module.name:
+                found.add(value)
+    return sorted(found, key=lambda kind: kind.__qualname__)
+
+
+def test_every_exception_can_be_made_again_from_what_it_says() -> None:
+    """As Pyro's trace makes it, and what brings it from another process."""
+    kinds = exceptions()
+    assert {NoCompiledForm, ParticlesDied} <= set(kinds)
+    for kind in kinds:
+        error = kind("what went wrong")
+        from_pickle = pickle.loads(pickle.dumps(error))  # noqa: S301 (its own)
+        for again in (from_pickle, copy.copy(error), kind(str(error))):
+            assert type(again) is kind
+            assert str(again) == "what went wrong"
+
+
+def test_dead_particles_keep_their_place_in_copies() -> None:
+    error = ParticlesDied.at(7, 3, "why")
+    assert str(error) == "All particles of trial 3 are dead at time 7: why."
+    from_pickle = pickle.loads(pickle.dumps(error))  # noqa: S301 (its own)
+    for again in (from_pickle, copy.copy(error)):
+        assert (again.time, again.trial, again.cause, str(again)) == (7, 3, "why", str(error))
+
+
+def test_dead_particles_in_a_traced_program_are_said_to_be_dead() -> None:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=5), plr.GaussianObservation(rank=2, features=3))
+    y = torch.zeros(2, 3, 3)
+    y[1, 2] = 1e30
+
+    def program() -> None:
+        pyro.factor("e", -plr.SMC_ELBO(4).differentiable_loss(model, None, y))
+
+    with pytest.raises(ParticlesDied, match="All particles of trial 1 are dead at time 2"):
+        pyro.poutine.trace(program).get_trace()
+
+
+class _Picky(ValueError):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def test_errors_that_are_said_again_need_no_arguments_of_their_own() -> None:
+    class Strange(plr.GaussianObservation):
+        def check_data(self, y: torch.Tensor) -> None:
+            raise _Picky("no", "data")
+
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=5), Strange(rank=2, features=3))
+    with pytest.raises(ValueError, match="no data"):
+        plr.fit(model, None, torch.zeros(2, 3, 3), num_steps=1)
+    parts = {"strange": Strange(rank=2, features=3)}
+    with pytest.raises(ValueError, match="In part 'strange': no data"):
+        plr.JointObservation(parts).check_data(torch.zeros(2, 3, 3))
+    assert type(said_of(TypeError("a"), "b")) is TypeError

@@ -143,7 +143,7 @@ class Dynamics(Module):
 
         Args:
             num_steps: number of time bins.
-            u: raw inputs, `trials x time x inputs`.
+            u: raw inputs, `... x trials x time x inputs`.
 
         Example::
 
@@ -151,7 +151,7 @@ class Dynamics(Module):
             >>> plr.LowRankRNN(rank=2, units=20).trajectory(50).event_shape
             torch.Size([50, 2])
         """
-        self.check_inputs(u, num_steps=num_steps)
+        self.check_inputs(u if u is None or u.dim() < 4 else u.flatten(0, -3), num_steps=num_steps)
         return Trajectory(self.transition(), check_positive_int("num_steps", num_steps), u)
 
     @property

@@ -51,6 +51,22 @@ class Trajectory(TorchDistribution):
             batch_shape = torch.broadcast_shapes(batch_shape, self.effective_inputs.shape[:-2])
         super().__init__(batch_shape, torch.Size((num_steps, transition.rank)), validate_args=False)
 
+    @property
+    def mean(self) -> Tensor:
+        """Raise: there is no formula for it."""
+        raise NotImplementedError(
+            "The mean of a network's trajectory has no closed form: guides that start from the prior's mean, such as "
+            "AutoHierarchicalNormalMessenger, cannot be used for it; AutoNormal and AutoNormalMessenger can. Average "
+            "draws for the mean: trajectory.sample((1000,)).mean(0)."
+        )
+
+    @property
+    def variance(self) -> Tensor:
+        """Raise, likewise."""
+        raise NotImplementedError(
+            "The variance of a network's trajectory has no closed form: trajectory.sample((1000,)).var(0)."
+        )
+
     def expand(
         self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Trajectory | None = None
     ) -> Trajectory:

@@ -34,12 +34,14 @@ def from_pyro(
 
     Args:
         posterior: an `MCMC` after `run`, or draws by name, `draw x ...`, of `Predictive` or a guide.
-        prior: draws by name, `draw x ...`; observed sites among them go to `prior_predictive`.
+        prior: draws by name, `draw x ...`; observed sites among them go to `prior_predictive`: those of the `MCMC`, or
+            what `posterior_predictive` or `predictions` have too, and what draws of the posterior lack.
         posterior_predictive: draws by name, `draw x ...`.
         predictions: draws for other data by name, `draw x ...`.
         log_likelihood: whether to run the model once per draw for the log likelihood; needs an `MCMC`.
         constant_data: arrays by name.
-        dims: names of the dims of an array after those of samples.
+        dims: names of the dims of an array after those of samples; a log likelihood, which lacks the last dims of the
+            data, has the first names.
         coords: labels by dim.
         attrs: of every group.
         num_chains: of draws that are not grouped by chain; those of an `MCMC` if there is one.
@@ -48,6 +50,7 @@ def from_pyro(
         An `arviz.InferenceData` (ArviZ 0.x) or an `xarray.DataTree` (from 1.0 on).
 
     Raises:
+        TypeError: if `posterior` keeps no draws.
         ValueError: if there is nothing to export, or draws do not divide into chains.
 
     Example::
@@ -63,18 +66,21 @@ def from_pyro(
     groups: dict[str, dict[str, Variable]] = {}
     observed: Arrays = {}
     if posterior is not None and not isinstance(posterior, Mapping):
-        samples = {name: as_array(value) for name, value in posterior.get_samples(group_by_chain=True).items()}
+        samples = _samples(posterior)
         num_chains, num_draws = next(iter(samples.values())).shape[:2]
         groups["posterior"] = named(samples, dims)
-        groups["sample_stats"] = _sampler(posterior.diagnostics(), num_chains, num_draws)
+        groups["sample_stats"] = _sampler(posterior._diagnostics, num_chains, num_draws)
         observed, scores = _observed(posterior, samples, log_likelihood)
-        groups["log_likelihood"] = named(scores, dims) if scores else {}
+        groups["log_likelihood"] = named(scores, _first_names(scores, dims))
         groups["observed_data"] = named(observed, dims, leading=())
     elif posterior is not None:
         groups["posterior"] = _draws(posterior, dims, num_chains)
     given = _draws(prior, dims, 1)
-    groups["prior"] = {name: v for name, v in given.items() if name not in observed}
-    groups["prior_predictive"] = {name: v for name, v in given.items() if name in observed}
+    seen = {*observed, *(posterior_predictive or {}), *(predictions or {})}
+    if isinstance(posterior, Mapping):
+        seen = (seen | set(given)) - set(posterior)
+    groups["prior"] = {name: v for name, v in given.items() if name not in seen}
+    groups["prior_predictive"] = {name: v for name, v in given.items() if name in seen}
     groups["posterior_predictive"] = _draws(posterior_predictive, dims, num_chains)
     groups["predictions"] = _draws(predictions, dims, num_chains)
     groups["constant_data"] = named(constant_data or {}, dims, leading=())
@@ -97,16 +103,37 @@ def _draws(
     return named(arrays, dims)
 
 
-def _sampler(diagnostics: Mapping[str, Any], num_chains: int, num_draws: int) -> dict[str, Variable]:
-    """What the sampler says of itself: divergences, and the share of proposals that each chain accepted."""
+def _samples(mcmc: Any) -> Arrays:
+    """Draws of an `MCMC` by name, `chain x draw x ...`."""
+    if not callable(getattr(mcmc, "get_samples", None)):
+        raise TypeError(
+            f"`posterior` must be a pyro.infer.MCMC after `run`, or draws by name, got {type(mcmc).__name__}, which "
+            "keeps no draws."
+        )
+    if getattr(mcmc, "_samples", None) is None:
+        raise ValueError("The MCMC has no draws yet: call its `run` first.")
+    return {name: as_array(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
+
+
+def _first_names(scores: Arrays, dims: Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
+    """Names of the dims of log likelihoods, which lack those of the data's events, their last ones."""
+    return {
+        name: list(dims[name])[: array.ndim - len(SAMPLE_DIMS)]
+        for name, array in scores.items()
+        if dims is not None and name in dims
+    }
+
+
+def _sampler(diagnostics: Sequence[Mapping[str, Any]], num_chains: int, num_draws: int) -> dict[str, Variable]:
+    """What the sampler says of itself, per chain: divergences, and the share of proposals that were accepted."""
     found = {}
-    if "divergences" in diagnostics:
+    if all("divergences" in chain for chain in diagnostics):
         diverging = np.zeros((num_chains, num_draws), dtype=bool)
-        for chain, where in enumerate(diagnostics["divergences"].values()):
-            diverging[chain, list(where)] = True
+        for number, chain in enumerate(diagnostics):
+            diverging[number, list(chain["divergences"])] = True
         found["diverging"] = Variable(diverging, SAMPLE_DIMS)
-    if "acceptance rate" in diagnostics:
-        rates = np.array([float(rate) for rate in diagnostics["acceptance rate"].values()])
+    if all("acceptance rate" in chain for chain in diagnostics):
+        rates = np.array([float(chain["acceptance rate"]) for chain in diagnostics])
         found["acceptance_rate"] = Variable(rates, SAMPLE_DIMS[:1])
     return found
 

@@ -15,7 +15,11 @@ from pyro_lowrank.export.groups import SAMPLE_DIMS, Variable, as_array, build_gr
 Array = NDArray[Any]
 Groups = dict[str, dict[str, Variable]]
 
-POINTS = ("bin", "trial")
+POINTS = ("bin", "trial", "entry")
+
+# ArviZ knows the error that draws of one run share only by what differs between chains: of 4 chains of 100 draws it
+# told 7 times too many effective ones where it tells twice too many of these; fewer draws than 10 it cannot judge.
+_CHAINS, _DRAWS, _DRAWS_OF_ONE_RUN = 20, 20, 100
 Z_DIMS = ("trial", "time", "latent")
 Y_DIMS = ("trial", "time", "feature")
 DIMS_OF_SITES = {"z": Z_DIMS, "y": Y_DIMS}
@@ -25,7 +29,7 @@ def to_arviz(
     posterior: Any,
     *,
     chains: int | None = None,
-    draws: int = 100,
+    draws: int | None = None,
     params: Mapping[str, ArrayLike] | None = None,
     prior: Mapping[str, ArrayLike] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
@@ -41,7 +45,9 @@ def to_arviz(
     r"""Put a posterior into the container that ArviZ reads.
 
     Chains are independent runs of the filter, so that R-hat tells whether there are enough particles; draws are paths
-    :math:`z_{1:T} \sim p(z_{1:T} \mid y_{1:T})`. The log likelihood is :math:`\log p(y_t \mid y_{<t})`, in nats, the
+    :math:`z_{1:T} \sim p(z_{1:T} \mid y_{1:T})`. Draws of one run share its error, and ArviZ learns of that only from
+    the differences between chains: many chains of few draws tell more than the reverse. So by default the filter runs
+    19 times more, for 20 chains of 20 draws. The log likelihood is :math:`\log p(y_t \mid y_{<t})`, in nats, the
     latents integrated out; over time it sums to the log evidence. It depends on the parameters alone, so all draws of a
     chain share it, and at fixed parameters leaving data out changes nothing: `az.loo` of ArviZ 0.x then returns the log
     evidence and warns of Pareto's k, that of 1.x refuses. Where each draw has a run of its own (at its own parameters,
@@ -55,8 +61,10 @@ def to_arviz(
     Args:
         posterior: what `SMCFilter.run` returned; or a list of such, one per chain; or a list of lists, one per chain
             and draw, each run at parameters of its own (those of `params`).
-        chains: number of runs. Those that are missing are made; by default none is.
-        draws: paths per chain; as many as there are runs per chain where each draw has its own.
+        chains: number of runs. Those that are missing are made. If None, 20 where one run came and nothing is said of
+            `draws`, else as many as came.
+        draws: paths per chain; as many as there are runs per chain where each draw has its own. If None, 20, or 100 of
+            the only run of an online filter, which cannot be run again.
         params: sampled parameters by name, `chain x draw x ...`.
         prior: draws by name, as `Predictive` returns them, `draw x ...`; "y" goes to `prior_predictive`.
         dims: names of the dims of `params` after chain and draw, and of `prior` after draw.
@@ -66,7 +74,9 @@ def to_arviz(
         bin_size: seconds per time bin; that of the recording if None. Time is in bins where neither is known.
         thin: keep each n-th time bin only, for recordings whose posterior is larger than memory.
         predictive: whether to compute the expected observations and draw new ones, which are the largest arrays.
-        log_likelihood: of each `"bin"` or each `"trial"`: what `az.loo` leaves out at a time.
+        log_likelihood: of each `"bin"` or each `"trial"`: what `az.loo` leaves out at a time. Of each `"entry"` it is
+            :math:`\log p(y_{ti} \mid z_t)`, given the path of the draw, as `az.plot_loo_pit` wants it, and NaN where
+            missing.
         method: as of `SMCPosterior.smooth`.
 
     Returns:
@@ -74,7 +84,8 @@ def to_arviz(
 
     Raises:
         TypeError: if something else than runs comes.
-        ValueError: if runs, draws and parameters do not fit each other, or labels do not fit their dim.
+        ValueError: if runs, draws and parameters do not fit each other, labels do not fit their dim, or the model has
+            changed since the run that chains are to be added to.
 
     Example::
 
@@ -94,10 +105,11 @@ def to_arviz(
     check_positive_int("thin", thin)
     runs = _runs(posterior, chains, draws)
     first, kept = runs.all[0][0], slice(None, None, thin)
-    groups = _sampled(runs, kept, method=method, predictive=predictive)
+    groups = _sampled(runs, kept, method=method, predictive=predictive, entries=log_likelihood == "entry")
     groups["posterior"] |= _parameters(params, dims, runs)
     groups["sample_stats"] = _statistics(runs, kept)
-    groups["log_likelihood"] = {"y": _log_likelihood(runs, kept, log_likelihood)}
+    if log_likelihood != "entry":
+        groups["log_likelihood"] = {"y": _log_likelihood(runs, kept, log_likelihood)}
     groups |= _prior(prior, dims, kept)
     groups |= _data(first, kept)
     labels = _labels(recording, bin_size, _num_steps(first), kept, groups) | dict(coords or {})
@@ -131,7 +143,12 @@ class _Runs:
         return iter(self.all)
 
 
-def _runs(posterior: Any, chains: int | None, draws: int) -> _Runs:
+def _runs(posterior: Any, chains: int | None, draws: int | None) -> _Runs:
+    if draws is None:
+        alone = hasattr(posterior, "smooth")
+        can_repeat = alone and getattr(posterior, "again", posterior.rerun) is not None
+        chains = _CHAINS if chains is None and can_repeat else chains
+        draws = _DRAWS if chains is not None or not alone else _DRAWS_OF_ONE_RUN
     check_positive_int("draws", draws)
     found = [posterior] if hasattr(posterior, "smooth") else list(posterior)
     nested = [list(chain) if isinstance(chain, (list, tuple)) else [chain] for chain in found]
@@ -161,8 +178,16 @@ def _num_steps(run: Any) -> int:
     return int(run.ess.shape[0])
 
 
-def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool) -> Groups:
-    """Paths, and what is expected and drawn along them; one chain after the other, so that one is in memory twice."""
+def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool, entries: bool) -> Groups:
+    """Paths, and what is expected, drawn and likely along them; one chain after the other, so that one is there twice.
+
+    Args:
+        runs: the runs.
+        kept: the time bins.
+        method: of smoothing.
+        predictive: whether to compute what is expected and drawn.
+        entries: whether to compute the log likelihood of each entry.
+    """
     sizes = (len(runs.all), runs.draws)
     arrays: dict[str, Array] = {}
 
@@ -180,12 +205,19 @@ def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool) -> Grou
             store("z", chain, rows, z)
             if predictive and expected is not None:
                 mean, y = run.replicate(z)
-                store(expected, chain, rows, mean)
+                if mean is not None:
+                    store(expected, chain, rows, mean)
                 store("y", chain, rows, y)
+            if entries:
+                store("log_likelihood", chain, rows, run.entry_log_likelihood(z))
     groups: Groups = {"posterior": {"z": Variable(arrays["z"], (*SAMPLE_DIMS, *Z_DIMS))}}
     if "y" in arrays:
-        groups["posterior"][expected] = Variable(arrays[expected], (*SAMPLE_DIMS, *Y_DIMS))
+        if expected in arrays:
+            groups["posterior"][expected] = Variable(arrays[expected], (*SAMPLE_DIMS, *Y_DIMS))
         groups["posterior_predictive"] = {"y": Variable(arrays["y"], (*SAMPLE_DIMS, *Y_DIMS))}
+    if entries:
+        found = Variable(arrays["log_likelihood"], (*SAMPLE_DIMS, *Y_DIMS), {"units": "nats"})
+        groups["log_likelihood"] = {"y": found}
     return groups
 
 

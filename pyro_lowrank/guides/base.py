@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
@@ -15,6 +16,7 @@ from pyro_lowrank.handlers import leave_out, trials_plate
 from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.gaps import filled_in
 from pyro_lowrank.observations.observed import Observed
 
 Encoding = dict[str, Tensor]
@@ -36,10 +38,12 @@ class Bin:
 
     def log_likelihood(self, emission: Emission, z: Tensor) -> Tensor:
         """Return the log likelihood of the entries that are there, `particles x trials`, at latents `... x rank`."""
+        if self.seen.missing is None:
+            return emission.distribution(z, self.v).log_prob(self.seen.y)
+        # A density that overflows where nothing was recorded is left out, but not its gradient, infinity times zero.
+        z = torch.where(self.seen.recorded.unsqueeze(-1), z, 0.0)
         density = emission.distribution(z, self.v)
-        if self.seen.missing is not None:
-            density = leave_out(density, self.seen.missing)
-        return density.log_prob(self.seen.y)
+        return leave_out(density, self.seen.missing).log_prob(filled_in(density, self.seen.y, self.seen.missing))
 
 
 class Proposal(Protocol):

@@ -15,6 +15,9 @@ from pyro_lowrank.smc.smoothing import genealogy
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 _SMALLEST_ESS, _LARGEST_WEIGHT, _LARGEST_RHAT, _LARGEST_VARIANCE = 0.1, 0.5, 1.05, 1.0
+# In nats squared: above it the log evidence is far from normal, and a few runs see too little of its lower tail.
+_COLLAPSED = 10.0
+_NOT_SEEN = "that says nothing of it: predictions look right as long as a few particles follow the data"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Diagnosis:
             where they never do.
         rhat: of the filtering means over runs, its largest value over trials, bins and latents; NaN for one run.
         variance_log_evidence: over runs, `trials`, in nats squared; NaN for one run.
-        suggested_particles: number that would bring the largest of them to 1; None for one run.
+        suggested_particles: a lower bound of the number that would bring the largest of them to 1; None for one run.
+        suggested_interval: where it may lie by chance, at 95 %, if the log evidence is normal; None for one run.
         calibration: of one-step-ahead predictions of the first run, prequential; None for a model of the user's own.
         advice: what to change, in words; empty if nothing looks bad.
     """
@@ -58,6 +62,12 @@ class Diagnosis:
     suggested_particles: int | None
     calibration: Calibration | None
     advice: tuple[str, ...]
+    suggested_interval: tuple[int, int] | None = None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether few particles carry the filter: all numbers here are uncertain then, and look too good."""
+        return self.largest_weight > _LARGEST_WEIGHT or bool((self.variance_log_evidence > _COLLAPSED).any())
 
     def __str__(self) -> str:
         worst = "; ".join(f"{p.ess:.1f} at trial {p.trial}, time bin {p.time}" for p in self.worst)
@@ -75,10 +85,12 @@ class Diagnosis:
             rows += [
                 f"  R-hat            {self.rhat:.3f} at worst",
                 f"  log evidence     variance {self.variance_log_evidence.max().item():.3g} at worst; "
-                f"1 with about {self.suggested_particles} particles",
+                f"1 with at least {_at_least(self.suggested_particles, self.suggested_interval)}",
             ]
         if self.calibration is not None:
             rows.append(f"  predictions      {self.calibration}")
+            if self.collapsed:
+                rows.append(f"                   (few particles carry the filter, and {_NOT_SEEN})")
         return "\n".join([*rows, *(f"  ! {line}" for line in self.advice or ("Nothing looks bad.",))])
 
 
@@ -111,7 +123,26 @@ def _rhat(runs: Sequence[SMCPosterior], name: str) -> float:
     return float((1 + ratio).sqrt().max())
 
 
-def _advice(found: dict[str, float]) -> tuple[str, ...]:
+def _particles_needed(num_particles: int, variance: float, num_runs: int) -> tuple[int, tuple[int, int]]:
+    r"""Return the number of particles for a variance of 1, as if it fell as 1 / K, and its 95 % interval.
+
+    .. math:: (R - 1) s^2 / \sigma^2 \sim \chi^2_{R - 1}
+    """
+    # Deferred: nothing else here needs it.
+    from scipy.special import chdtri
+
+    freedom = num_runs - 1
+    bounds = [freedom / float(chdtri(freedom, tail)) for tail in (0.025, 0.975)]
+    low, middle, high = (max(1, math.ceil(num_particles * variance * factor)) for factor in (bounds[0], 1.0, bounds[1]))
+    return middle, (low, high)
+
+
+def _at_least(suggested: int | None, interval: tuple[int, int] | None) -> str:
+    within = "" if interval is None else f" (95 % interval {interval[0]:,} to {interval[1]:,})"
+    return f"{suggested or 1:,} particles{within}"
+
+
+def _advice(found: dict[str, float], needed: str) -> tuple[str, ...]:
     rows = []
     if found["share"] < _SMALLEST_ESS:
         rows.append(
@@ -127,8 +158,13 @@ def _advice(found: dict[str, float]) -> tuple[str, ...]:
         rows.append("Runs disagree on the latents (R-hat): use more particles.")
     if found["variance"] > _LARGEST_VARIANCE:
         rows.append(
-            f"The log evidence varies by more than a nat between runs: use about {found['suggested']:.0f} particles, "
-            "or a better guide."
+            f"The log evidence varies by more than a nat between runs: use at least {needed}, or a better guide."
+        )
+    if found["variance"] > _COLLAPSED:
+        rows.append(
+            "The filter has collapsed: so large a variance does not fall as one over the number of particles, and the "
+            "number of them that is needed is uncertain by orders of magnitude, as a rule upwards. Change the guide or "
+            f"the model. Where predictions look calibrated, {_NOT_SEEN}."
         )
     if found["coalescence"] > 0:
         rows.append("Paths share one ancestor: draw them with method='backward' or 'mcmc', not 'genealogy'.")
@@ -139,9 +175,9 @@ def _advice(found: dict[str, float]) -> tuple[str, ...]:
 def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z", num_worst: int = 3) -> Diagnosis:
     r"""Look at a run of the filter as a careful statistician would; several runs tell more than one.
 
-    The variance of the log evidence falls as one over the number of particles, which gives the number that would bring
-    it to 1, where a pseudo-marginal chain mixes best. R-hat is :math:`\sqrt{1 + B / W}`, B the variance over runs of
-    the filtering mean, W the filtering variance.
+    The variance of the log evidence falls as one over the number of particles, once there are enough of them, which
+    gives a lower bound of the number that would bring it to 1, where a pseudo-marginal chain mixes best. R-hat is
+    :math:`\sqrt{1 + B / W}`, B the variance over runs of the filtering mean, W the filtering variance.
 
     Args:
         posterior: what `SMCFilter.run` returned, or a list of it from independent runs on the same recording.
@@ -180,7 +216,7 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
     weights = torch.stack([run.log_weights for run in runs])
     evidence = torch.stack([run.log_evidence.reshape(-1) for run in runs])
     variance = evidence.var(0) if several else torch.full_like(evidence[0], torch.nan)
-    suggested = max(1, math.ceil(num_particles * float(variance.max()))) if several else None
+    needed = _particles_needed(num_particles, float(variance.max()), len(runs)) if several else (None, None)
     coalescence = _coalescence(first.ancestors.reshape(*first.ancestors.shape[:2], -1))
     rhat = _rhat(runs, name) if several else math.nan
     known = isinstance(first.transitions, BuiltInTransitions)
@@ -190,7 +226,6 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
         "weight": float(weights.max().exp()),
         "rhat": rhat,
         "variance": float(variance.max()),
-        "suggested": float(suggested or 0),
         "coalescence": float((~coalescence.isnan()).sum()) if num_particles > 1 else 0.0,
     }
     return Diagnosis(
@@ -206,7 +241,8 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
         coalescence=coalescence,
         rhat=rhat,
         variance_log_evidence=variance,
-        suggested_particles=suggested,
+        suggested_particles=needed[0],
+        suggested_interval=needed[1],
         calibration=calibration,
-        advice=_advice(found) + (() if calibration is None else calibration.advice),
+        advice=_advice(found, _at_least(*needed)) + (() if calibration is None else calibration.advice),
     )

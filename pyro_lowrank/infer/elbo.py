@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,8 +17,8 @@ from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
-from pyro_lowrank.errors import check_choice, check_positive_int
-from pyro_lowrank.handlers import surroundings
+from pyro_lowrank.errors import check_choice, check_positive_int, check_trackable
+from pyro_lowrank.handlers import Surroundings, check_one_draw, invisible, is_recorded, surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
 from pyro_lowrank.smc.gradients import FisherGradient, GradientEstimator, PathwiseGradient
@@ -36,8 +37,10 @@ class SMC_ELBO(ELBO):
     in expectation. Works wherever Pyro takes an ELBO: `SVI(model, guide, optim, loss=SMC_ELBO(...))`, or with a torch
     optimiser, `SMC_ELBO(...)(model, guide)(y, u).backward()`. Every tensor given is cut at its time dim, -2; the model
     and guide are built-in ones, or any pair with `init(state, ...)` and `step(state, ...)`, as for
-    `pyro.infer.SMCFilter`; with None as guide, all latents are proposed from the model. `poutine.scale` and subsampled
-    plates scale log Z, never the particle weights.
+    `pyro.infer.SMCFilter`; with None as guide, all latents are proposed from the model. `poutine.scale`, `poutine.mask`
+    and subsampled plates scale and mask log Z, never the particle weights. Inside a Pyro program they are left to the
+    site that takes log Z up, `pyro.factor("evidence", elbo.log_evidence(model, guide, y))`; of what the filter samples
+    and observes the program sees nothing, but for parameters and those of them that have priors.
 
     Args:
         num_particles: number of particles, K.
@@ -98,21 +101,61 @@ class SMC_ELBO(ELBO):
         self.backend = check_choice("backend", backend, BACKENDS)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss as a tensor to differentiate."""
-        with ExitStack() as stack:
-            model, guide = _unwrap(model, stack), _unwrap(guide, None)
+        """Return the loss as a tensor to differentiate.
+
+        Raises:
+            ValueError: if a plate is around it in a Pyro program, which would count the sum once per trial or draw.
+        """
+        check_one_draw(summed=True)
+        return -self._checked_evidence(model, guide, args, kwargs, self.scheme)[0].sum()
+
+    def log_evidence(self, model: Any, guide: Any, *args: Any, allow_dead: bool = False, **kwargs: Any) -> Tensor:
+        r"""Return the estimates of the log evidence of each trial, in nats, to differentiate.
+
+        .. math:: \log \hat Z^b, \qquad E[\hat Z^b] = p(y^b_{1:T})
+
+        Shapes: `trials`; none for a user's model without a plate "trials".
+
+        Args:
+            model: the model.
+            guide: its guide, or None.
+            args: the data, as of the model: `y`, and `u` if there are inputs.
+            allow_dead: whether trials whose particles all die have -inf, and no gradient; else they raise.
+            kwargs: as `args`.
+
+        Raises:
+            SMCFailed: if all particles of a trial are dead, naming trial and time.
+            ValueError: if the data do not fit the model, or several draws of a Pyro program are made at once.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=2, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), observation)
+            >>> plr.SMC_ELBO(16).log_evidence(model, plr.OptimalGuide(model), torch.randn(5, 20, 3)).shape
+            torch.Size([5])
+        """
+        check_one_draw()
+        scheme = replace(self.scheme, allow_dead=bool(allow_dead))
+        return self._checked_evidence(model, guide, args, kwargs, scheme)[0]
+
+    def _checked_evidence(
+        self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scheme: Scheme
+    ) -> tuple[Tensor, History]:
+        """Return log evidences of trials under the handlers around and those of the model, and the run behind them."""
+        model, handlers = _unwrap(model)
+        guide, _ = _unwrap(guide)
+        with _entered(handlers) as around:
             _check_data(model, args, kwargs)
             warn_of_shadowed(model, guide)
             check_priors_are_handled(model, guide)
-            return self.loss_and_history(model, guide, *args, **kwargs)[0]
+            return self._evidence(model, guide, args, kwargs, scheme, around)
 
     def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History]:
         """Return the loss as a tensor to differentiate and the run behind it, for data that were checked before."""
-        with own_values(model, guide):
-            log_evidence, history, scale = self._estimate(model, guide, args, kwargs)
-            scale = surroundings().scale * scale
-            unscaled = isinstance(scale, float) and scale == 1.0
-            return -(log_evidence if unscaled else scale * log_evidence).sum(), history
+        with _entered(()) as around:
+            evidence, history = self._evidence(model, guide, args, kwargs, self.scheme, around)
+            return -evidence.sum(), history
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a float."""
@@ -126,11 +169,26 @@ class SMC_ELBO(ELBO):
             loss.backward(retain_graph=self.retain_graph)
         return float(torch_item(loss))
 
+    def _evidence(
+        self,
+        model: Any,
+        guide: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        scheme: Scheme,
+        around: Surroundings,
+    ) -> tuple[Tensor, History]:
+        """Return what is differentiated, per trial, and the run behind it."""
+        with own_values(model, guide):
+            log_evidence, history, scale = self._estimate(model, guide, args, kwargs, scheme)
+        if scheme.allow_dead:
+            log_evidence = torch.where(history.increments.isneginf().any(0), -torch.inf, log_evidence)
+        return replace(around, scale=around.scale * scale).applied_to(log_evidence), history
+
     def _estimate(
-        self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scheme: Scheme
     ) -> tuple[Tensor, History, float | Tensor]:
         """Return what is differentiated, the run behind it, and the scale that the handlers inside it ask for."""
-        scheme = self.scheme
         through_proposal = scheme.gradient.along_particles
         bound = bind(model, guide, self.num_particles, self.max_plate_nesting, through_proposal=through_proposal)
         if isinstance(bound, Pair):
@@ -151,6 +209,9 @@ _checked: WeakKeyDictionary[StateSpaceModel, tuple[Any, list[tuple[ref[Tensor], 
 def _check_data(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise unless the data fit a built-in model; those that did a step ago, and were not changed since, still do."""
     if not isinstance(model, StateSpaceModel):
+        for name, tensor in {**{f"Argument {i}": value for i, value in enumerate(args, 1)}, **kwargs}.items():
+            if isinstance(tensor, Tensor) and torch.is_grad_enabled():
+                check_trackable(name, tensor)
         return
     data: list[Any] = [value for value in (*args, *kwargs.values()) if value is not None]
     if any(not isinstance(value, Tensor) or value.is_inference() for value in data):
@@ -168,11 +229,31 @@ def _check_data(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         _checked[model] = kind, [(ref(value), value._version) for value in data]
 
 
-def _unwrap(program: Any, stack: ExitStack | None) -> Any:
-    """Return the model inside `poutine.scale(model, ...)` or a plate, whose handlers are entered on `stack`.
+@contextmanager
+def _entered(handlers: Sequence[Any]) -> Iterator[Surroundings]:
+    """Enter the handlers of a model; what they do to its evidence, with those around where no site takes it up."""
+    with ExitStack() as stack:
+        if not is_recorded():
+            for handler in handlers:
+                stack.enter_context(handler)
+            yield surroundings()
+            return
+        with ExitStack() as inside:
+            inside.enter_context(invisible())
+            for handler in handlers:
+                inside.enter_context(handler)
+            around = surroundings()
+        for handler in handlers:
+            stack.enter_context(handler)
+        yield around
 
-    The guide's are dropped: the scale of a particle filter is one number, the model's.
+
+def _unwrap(program: Any) -> tuple[Any, list[Any]]:
+    """Return the model inside `poutine.scale(model, ...)` or a plate, and these handlers.
+
+    Those of a guide are dropped: the scale of a particle filter is one number, the model's.
     """
+    handlers: list[Any] = []
     while isinstance(program, partial):
         inner = program.func if not program.args else program
         handler, wrapped = inner.args[:2] if isinstance(inner, partial) and len(inner.args) > 1 else (None, None)
@@ -182,7 +263,6 @@ def _unwrap(program: Any, stack: ExitStack | None) -> Any:
                 f"{type(handler).__name__ if isinstance(handler, Messenger) else program!r}; use it inside `init` and "
                 "`step`."
             )
-        if stack is not None:
-            stack.enter_context(handler)
+        handlers.append(handler)
         program = wrapped
-    return program
+    return program, handlers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.handlers import check_one_draw
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.modules import check_priors_are_handled, own_values
+from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import FisherGradient
@@ -108,6 +110,19 @@ class SMCFilter:
         self._time = 0
         self._bins: deque[_Bin] = deque(maxlen=self.lag + 1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: of the built-in kernel, the parameters that `init` read."""
+        state = dict(self.__dict__)
+        if isinstance(self._kernel, PlainKernel):
+            state["_kernel"] = self._kernel.pair
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on as before."""
+        self.__dict__.update(state)
+        if isinstance(state["_kernel"], Pair):
+            self._kernel = online_kernel(state["_kernel"], self.num_particles, self.backend)
+
     @torch.no_grad()
     def init(self, *args: Any, **kwargs: Any) -> None:
         """Start anew with the first time bin: `init(y_t, u_t)`, `trials x features` and `trials x inputs`.
@@ -137,6 +152,8 @@ class SMCFilter:
         with own_values(self.model, self.guide):
             if self._kernel is None:
                 self._kernel = self._make_online_kernel()
+            elif isinstance(self._kernel, EffectsKernel):
+                read_priors(self.model, self.guide)
             slice_t = self._slice(args, kwargs)
             particles = advance(self._kernel, slice_t, self._particles, self.scheme, random[0])
         self._time += 1
@@ -214,13 +231,15 @@ class SMCFilter:
         return SMCPosterior.from_history(history, batch_dims, transitions, again)
 
     def _bind(self) -> Pair | EffectsKernel:
+        check_one_draw()
         check_priors_are_handled(self.model, self.guide)
         return bind(self.model, self.guide, self.num_particles, self.max_plate_nesting)
 
     def _make_online_kernel(self) -> PlainKernel | EffectsKernel:
         bound = self._bind()
         if isinstance(bound, Pair):
-            return online_kernel(bound, self.num_particles, self.backend)
+            # A copy: training in place would change some of the values, those that are the parameters themselves.
+            return online_kernel(copy.deepcopy(bound), self.num_particles, self.backend)
         compiled_pair(None, self.backend, with_inputs=False)
         return bound
 

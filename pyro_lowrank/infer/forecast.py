@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_same_type, check_sequence
+from pyro_lowrank.observations.base import mean_if_any
+from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 
@@ -18,13 +20,13 @@ class Forecast(NamedTuple):
     Attributes:
         z: latents, `draws x trials x horizon x rank`.
         y: observations, `draws x trials x horizon x features`.
-        mean: of the observations given the latents, `draws x trials x horizon x features`.
+        mean: of the observations given the latents, `draws x trials x horizon x features`; None where there is none.
         start: index of the first forecast time bin of each trial, `trials`.
     """
 
     z: Tensor
     y: Tensor
-    mean: Tensor
+    mean: Tensor | None
     start: Tensor
 
 
@@ -32,11 +34,11 @@ class Replicates(NamedTuple):
     """What the model expects, and draws, along paths of the latents.
 
     Attributes:
-        mean: of the observations given the latents, `draws x trials x time x features`.
+        mean: of the observations given the latents, `draws x trials x time x features`; None where there is none.
         y: new observations, `draws x trials x time x features`.
     """
 
-    mean: Tensor
+    mean: Tensor | None
     y: Tensor
 
 
@@ -100,8 +102,9 @@ def draw_forecast(
     path = torch.stack(latents)
     v = torch.stack(inputs).unsqueeze(1) if inputs else None
     observation = model.emission.distribution(path, v)
-    mean = model.emission.mean(path, v)
-    return Forecast(path.movedim(0, -2), observation.sample().movedim(0, -2), mean.movedim(0, -2), start + end + 1)
+    mean = mean_if_any(model.emission, path, v)
+    mean = None if mean is None else mean.movedim(0, -2)
+    return Forecast(path.movedim(0, -2), observation.sample().movedim(0, -2), mean, start + end + 1)
 
 
 def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Tensor | None) -> Tensor:
@@ -136,9 +139,41 @@ def draw_replicates(model: BuiltInTransitions, z: Tensor) -> Replicates:
     """
     means, draws = [], []
     for z_t, v_t in _bins(model, z):
-        means.append(model.emission.mean(z_t, v_t))
+        mean = mean_if_any(model.emission, z_t, v_t)
+        means += [] if mean is None else [mean]
         draws.append(model.emission.distribution(z_t, v_t).sample())
-    return Replicates(torch.stack(means, -2), torch.stack(draws, -2))
+    return Replicates(torch.stack(means, -2) if means else None, torch.stack(draws, -2))
+
+
+def entry_log_likelihood(model: BuiltInTransitions, z: Tensor) -> Tensor:
+    """Return the log likelihood of each entry along paths, `draws x trials x time x features`, NaN where missing.
+
+    Args:
+        model: of the run.
+        z: latents, `draws x trials x time x rank`.
+
+    Raises:
+        ValueError: if features are not independent given the latents.
+    """
+    y = model.data.seen
+    bins = []
+    for t, (z_t, v_t) in enumerate(_bins(model, z)):
+        found = _of_entries(model.emission.distribution(z_t, v_t), y.y[:, t])
+        bins.append(found if y.missing is None else found.masked_fill(y.missing[:, t], torch.nan))
+    return torch.stack(bins, -2)
+
+
+def _of_entries(distribution: Any, y: Tensor) -> Tensor:
+    if isinstance(distribution, JointDistribution):
+        parts = zip(distribution.parts, y.split(distribution.sizes, -1), strict=True)
+        return torch.cat([_of_entries(part, piece) for part, piece in parts], -1)
+    if not isinstance(distribution, torch.distributions.Independent) or len(distribution.event_shape) > 1:
+        raise ValueError(
+            f"The entries of a {type(distribution).__name__} have no likelihoods of their own: its features are not "
+            "independent given the latents; take those of time bins."
+        )
+    found: Tensor = distribution.base_dist.log_prob(y)
+    return found
 
 
 def _bins(model: BuiltInTransitions, z: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:

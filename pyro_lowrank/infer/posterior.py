@@ -11,7 +11,14 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.calibration import draw_pit
-from pyro_lowrank.infer.forecast import Forecast, Replicates, draw_forecast, draw_replicates, expected_observations
+from pyro_lowrank.infer.forecast import (
+    Forecast,
+    Replicates,
+    draw_forecast,
+    draw_replicates,
+    entry_log_likelihood,
+    expected_observations,
+)
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
@@ -207,6 +214,18 @@ class SMCPosterior:
         """
         return draw_replicates(self._built_in(), z)
 
+    @torch.no_grad()
+    def entry_log_likelihood(self, z: Tensor) -> Tensor:
+        """Return log p(y_ti | z_t) in nats along paths, `draws x trials x time x features`, NaN where missing.
+
+        Args:
+            z: latents, `draws x trials x time x rank`, as `smooth` returns them.
+
+        Raises:
+            ValueError: if features are not independent given the latents.
+        """
+        return entry_log_likelihood(self._built_in(), z)
+
     def rerun(self) -> SMCPosterior:
         """Return another run of the same filter on the same recording, independent of this one.
 
@@ -220,7 +239,8 @@ class SMCPosterior:
             before, after = (_tensors((t.transition, t.emission)) for t in (self.transitions, other.transitions))
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 raise ValueError(
-                    "The parameters of the model have changed since this run: run the filter anew for all chains."
+                    "The parameters of the model have changed since this run: run the filter anew for all chains, or "
+                    "export this run alone (chains=1)."
                 )
         return other
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.transition import Transition
-from pyro_lowrank.errors import check_positive_int, check_same_type
-from pyro_lowrank.handlers import observe, trials_plate
+from pyro_lowrank.errors import check_positive_int, check_same_type, check_trackable
+from pyro_lowrank.handlers import check_plates, observe, surroundings, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
-from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
+from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
 from pyro_lowrank.observations.recording import Recording
 from pyro_lowrank.parameters import copy_module
 from pyro_lowrank.shapes import time_in_front
@@ -31,12 +31,12 @@ class Simulation(NamedTuple):
     Attributes:
         z: latents, `trials x time x rank`.
         y: observations, `trials x time x features`.
-        mean: of the observations given the latents, `trials x time x features`.
+        mean: of the observations given the latents, `trials x time x features`; None where there is none.
     """
 
     z: Tensor
     y: Tensor
-    mean: Tensor
+    mean: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class StateSpaceModel(Module):
         for name, value in (("y", y), ("u", u)):
             if value is not None and like is not None:
                 check_same_type(name, value, like)
+            if value is not None and torch.is_grad_enabled():
+                check_trackable(f"`{name}`", value)
 
     def _check_bin(self, y_t: Tensor | None, u_t: Tensor | None) -> None:
         if y_t is not None and y_t.shape[-1:] != (self.observation.features,):
@@ -137,14 +139,14 @@ class StateSpaceModel(Module):
         """Run as a Pyro program: sample the latents "z", sample or observe "y"; return y.
 
         Args:
-            y: recording, `trials x time x features`, NaN where missing; None to sample it.
-            u: inputs, `trials x time x inputs`.
+            y: recording, `trials x time x features`, NaN where missing; None to sample it. In further plates, at dims
+                -2, -3, ..., it has their dims in front.
+            u: inputs, `trials x time x inputs`, likewise.
             num_trials: number of trials to sample, where neither `y` nor `u` tells.
             num_steps: number of time bins to sample, where neither `y` nor `u` tells.
         """
         warn_of_shadowed(self)
-        if y is not None:
-            self.check_data(y, u)
+        self._check_program(y, u)
         num_trials, num_steps = self._extent(y if y is not None else u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
         plate = trials_plate(num_trials)
@@ -155,11 +157,27 @@ class StateSpaceModel(Module):
         with plate:
             return observe("y", recording, y)
 
+    def _check_program(self, y: Tensor | None, u: Tensor | None) -> None:
+        """Check data whose dims before the trials are further plates."""
+        if y is None:
+            return
+        if not isinstance(y, Tensor) or not any(frame.dim < -1 for frame in surroundings().vectorised):
+            self.check_data(y, u)
+            return
+        for name, value in (("y", y), ("u", u)):
+            if isinstance(value, Tensor) and value.dim() > 3:
+                check_plates(name, value.shape[:-2])
+        if isinstance(u, Tensor) and max(y.dim(), u.dim()) > 3 and u.dim() >= 3:
+            batch = torch.broadcast_shapes(y.shape[:-3], u.shape[:-3])
+            y, u = (value.expand(*batch, *value.shape[-3:]) for value in (y, u))
+        y = y.flatten(0, -3) if y.dim() > 3 else y
+        self.check_data(y, u.flatten(0, -3) if isinstance(u, Tensor) and u.dim() > 3 else u)
+
     @staticmethod
     def _extent(like: Tensor | None, num_trials: int | None, num_steps: int | None) -> tuple[int | None, int]:
         if like is not None:
             # Under `torch.jit.trace` sizes are tensors.
-            return int(like.shape[0]), int(like.shape[-2])
+            return int(like.shape[-3]), int(like.shape[-2])
         if num_steps is None:
             raise ValueError("Nothing tells how much to sample: pass `y`, `u`, or `num_steps` (and `num_trials`).")
         if num_trials is not None:
@@ -236,7 +254,8 @@ class StateSpaceModel(Module):
         z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))
         emission = self.observation.bind(trajectory.transition.drift)
         v = trajectory.effective_inputs
-        return Simulation(z, _recording(emission, z, v).sample(), emission.mean(*_in_front(z, v)).movedim(0, -2))
+        mean = mean_if_any(emission, *_in_front(z, v))
+        return Simulation(z, _recording(emission, z, v).sample(), None if mean is None else mean.movedim(0, -2))
 
     def change_basis(self, matrix: Tensor) -> StateSpaceModel:
         """Return a copy with latents z' = `matrix` z and recordings of the same law; see `LowRankRNN.change_basis`."""

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lowrank.errors import check_no_infinities, check_positive_int, check_sequence
+from pyro_lowrank.errors import NoMean, check_no_infinities, check_positive_int, check_sequence
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.readout import AffineMap, AffineReadout, Readout, UnitReadout
 
@@ -65,8 +65,12 @@ class Observation(Module):
         """Return the distribution of one time bin, with batch shape `...` and event shape `features`."""
 
     def mean(self, z: Tensor, u: Tensor | None = None) -> Tensor:
-        """Return the mean of the observation, `... x features`."""
-        return self.distribution(z, u).mean
+        """Return the mean of the observation, `... x features`.
+
+        Raises:
+            NoMean: if its distribution has none, as that over categories, whose numbers are names.
+        """
+        return mean_of(self.distribution(z, u))
 
     def bind(self, units: Any) -> Emission:
         """Return the observation model at the present parameter values of its own and of the network."""
@@ -96,6 +100,40 @@ class Observation(Module):
         """Raise unless `y` is a recording, `trials x time x features`, that the observation model can produce."""
         check_sequence("y", y, last=self.features, last_name="features")
         check_no_infinities("y", y)
+
+
+_WITHOUT_MEAN = (torch.distributions.Categorical, torch.distributions.Cauchy, torch.distributions.HalfCauchy)
+
+
+def mean_of(distribution: Any) -> Tensor:
+    """Return the mean of a distribution.
+
+    Raises:
+        NoMean: if it has none.
+
+    Example::
+
+        >>> mean_of(dist.Normal(torch.tensor([1.0]), 1.0).to_event(1))
+        tensor([1.])
+    """
+    inner = distribution
+    while hasattr(inner, "base_dist"):
+        inner = inner.base_dist
+    try:
+        if not isinstance(inner, _WITHOUT_MEAN):
+            found: Tensor = distribution.mean
+            return found
+    except NotImplementedError:
+        pass
+    raise NoMean(f"A {type(inner).__name__} has no mean: draw observations, or define the `mean` of the observation.")
+
+
+def mean_if_any(emission: Emission, z: Tensor, v: Tensor | None) -> Tensor | None:
+    """Return the mean of the observation, `... x features`, or None if it has none."""
+    try:
+        return emission.mean(z, v)
+    except NoMean:
+        return None
 
 
 class ReadoutObservation(Observation):

@@ -11,7 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_lowrank.errors import check_sequence
+from pyro_lowrank.errors import check_sequence, said_of
 from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
 from pyro_lowrank.observations.curvature import Curvature, Curved
@@ -210,4 +210,4 @@ def _say_where(name: str, check: Callable[[Any], None], value: Any) -> None:
     try:
         check(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"In part {name!r}: {error}") from error
+        raise said_of(error, f"In part {name!r}: {error}") from error

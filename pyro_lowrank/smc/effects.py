@@ -16,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_lowrank.errors import warn_user
-from pyro_lowrank.handlers import TRIALS
+from pyro_lowrank.handlers import TRIALS, invisible
 from pyro_lowrank.smc.densities import log_prob
 from pyro_lowrank.smc.loop import State
 
@@ -66,7 +66,7 @@ class EffectsKernel:
 
     Weights are kept per trial where the model has a plate named "trials" at dim -1, else for all batch dims together.
     Scales of sites (`poutine.scale`, subsampled plates) never enter the weights: they scale the log evidence, and are
-    collected in `scale`.
+    collected in `scale`. The handlers around the filter see none of the sites, only the parameters.
 
     Args:
         model: an object with `init(state, ...)` and `step(state, ...)`.
@@ -79,7 +79,8 @@ class EffectsKernel:
         self.model, self.guide = model, guide
         self.num_particles = num_particles
         self.batch_dims = 1 + max_plate_nesting
-        self.particle_plate = pyro.plate("particles", num_particles, dim=-self.batch_dims)
+        with invisible():
+            self.particle_plate = pyro.plate("particles", num_particles, dim=-self.batch_dims)
         self.scale: float | Tensor | None = None
 
     def slices(self, data: tuple[tuple[Any, ...], dict[str, Any]]) -> list[Call]:
@@ -89,7 +90,7 @@ class EffectsKernel:
         encode = getattr(self.guide, "encode", None)
         if encode is None:
             return calls
-        with self._hidden():
+        with invisible():
             encodings = _cut(encode(*args, **kwargs), len(calls))
         return [replace(call, encoding=encoding) for call, encoding in zip(calls, encodings, strict=True)]
 
@@ -101,11 +102,6 @@ class EffectsKernel:
             raise ValueError("At least one tensor with time in dim -2 must be given: it tells the number of time bins.")
         num_steps = tensors[0].shape[-2]
         return [Call(*row) for row in zip(_cut(args, num_steps), _cut(kwargs, num_steps), strict=True)]
-
-    @staticmethod
-    def _hidden() -> Any:
-        # Sample sites of the particles are no sites of the user's program; its parameters are.
-        return poutine.block(hide_types=["sample"])
 
     def init(self, slice_t: Call) -> tuple[State, Tensor]:
         """Propose and weigh the first particles."""
@@ -121,7 +117,7 @@ class EffectsKernel:
         particles = SMCState(self.num_particles)
         particles.update(state)
         guide_kwargs = call.kwargs if call.encoding is None else {**call.kwargs, "encoding": call.encoding}
-        with self._hidden(), self.particle_plate:
+        with invisible(), self.particle_plate:
             with particles._lock():
                 guide_trace = poutine.trace(guide).get_trace(particles, *call.args, **guide_kwargs)
             replayed = poutine.replay(model, guide_trace)

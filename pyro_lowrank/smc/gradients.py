@@ -97,7 +97,9 @@ class _AlongParticles(GradientEstimator):
     def estimate(self, run: Run) -> tuple[Tensor, Any]:
         """Return what is differentiated, and the history of the run."""
         history = run.filter()
-        return self.objective(history.increments, history.ancestor_log_probs), history
+        # Of trials that are allowed to die nothing is differentiated, and infinity times zero is no zero.
+        increments = history.increments.masked_fill(history.increments.isneginf(), 0.0)
+        return self.objective(increments, history.ancestor_log_probs), history
 
     @abstractmethod
     def objective(self, increments: Tensor, ancestor_log_probs: Tensor) -> Tensor:

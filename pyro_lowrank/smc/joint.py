@@ -32,13 +32,19 @@ def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean, likelihood: Li
             the paths; with it, the value is not the density.
     """
     transition = pair.transition
-    first = transition.initial_noise.log_prob(z[:, :, 0] - transition.first_mean(data.v_at(0)))
     before = None if data.v is None else data.v[:, :-1]
-    moved = transition.noise.log_prob(z[:, :, 1:] - mean(z[:, :, :-1], before))
-    if data.seen.missing is not None:
-        # What comes after the data says nothing, but its scores would add noise.
-        first = first * (data.last >= 0)
-        moved = moved * (torch.arange(1, z.shape[2], device=z.device) <= data.last.unsqueeze(-1))
+    started = z[:, :, 0] - transition.first_mean(data.v_at(0))
+    shifts = z[:, :, 1:] - mean(z[:, :, :-1], before)
+    if data.seen.missing is None:
+        first, moved = transition.initial_noise.log_prob(started), transition.noise.log_prob(shifts)
+    else:
+        # What comes after the data says nothing, but its scores would add noise. There are no paths there, so that
+        # densities may overflow: infinity times zero is no zero.
+        within = torch.arange(z.shape[2], device=z.device) <= data.last.unsqueeze(-1)
+        started = torch.where(within[:, 0, None], started, 0.0)
+        shifts = torch.where(within[:, 1:, None], shifts, 0.0)
+        first = transition.initial_noise.log_prob(started) * within[:, 0]
+        moved = transition.noise.log_prob(shifts) * within[:, 1:]
     return (first + moved.sum(-1)).mean(0) + _log_likelihood(pair, data, z, likelihood)
 
 
@@ -95,7 +101,9 @@ def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor, encoding:
     for noise, centre, times in sections:
         # Trials and time side by side: a proposal knows nothing of either.
         codes = {name: value[:, times].flatten(0, 1) for name, value in encoding.items()}
-        density = pair.proposal.distribution(noise, centre.detach().flatten(1, 2), codes)
-        found = density.log_prob(z[:, :, times].flatten(1, 2)).unflatten(-1, until[:, times].shape)
+        # Where there is no path both are zero, as in `log_joint`.
+        middle, path = (torch.where(until[:, times, None], each, 0.0) for each in (centre.detach(), z[:, :, times]))
+        density = pair.proposal.distribution(noise, middle.flatten(1, 2), codes)
+        found = density.log_prob(path.flatten(1, 2)).unflatten(-1, until[:, times].shape)
         total = total + (found * until[:, times]).sum(-1)
     return total.mean(0)

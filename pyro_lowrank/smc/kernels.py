@@ -7,6 +7,7 @@ from typing import Any
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.modules import read_priors
 from pyro_lowrank.smc.effects import EffectsKernel, FromModel
 from pyro_lowrank.smc.pair import Pair
 
@@ -57,4 +58,5 @@ def bind(
                 )
     if isinstance(guide, Guide) and isinstance(model, StateSpaceModel) and guide.model is not model:
         raise TypeError("The guide was built for another model: build it from this one.")
+    read_priors(model, guide)
     return EffectsKernel(model, guide, num_particles, max_plate_nesting)

@@ -22,15 +22,21 @@ class ParticlesDied(SMCFailed):
     """All particles of a trial are dead.
 
     Args:
-        time: the time bin at which they died.
+        message: what is said; Pyro makes errors anew from it alone, and so do pickles.
+        time: the time bin at which they died, where it is known.
         trial: the trial, or None where all trials are weighed together.
         cause: why.
     """
 
-    def __init__(self, time: int, trial: int | None, cause: str) -> None:
+    def __init__(self, message: str, *, time: int | None = None, trial: int | None = None, cause: str = "") -> None:
         self.time, self.trial, self.cause = time, trial, cause
+        super().__init__(message)
+
+    @classmethod
+    def at(cls, time: int, trial: int | None, cause: str) -> ParticlesDied:
+        """Return the error of a trial and time bin."""
         where = "" if trial is None else f"of trial {trial} "
-        super().__init__(f"All particles {where}are dead at time {time}: {cause}.")
+        return cls(f"All particles {where}are dead at time {time}: {cause}.", time=time, trial=trial, cause=cause)
 
 
 class Kernel(Protocol[SliceT]):
@@ -60,12 +66,14 @@ class Scheme:
             at 1 always.
         gradient: the gradient estimator.
         cut_every: gradients do not pass from a time bin that is a multiple of this to the one before; None for never.
+        allow_dead: whether a run goes on where all particles of a trial are dead, whose increment is then -inf.
     """
 
     resampler: Resampler
     ess_threshold: float
     gradient: GradientEstimator
     cut_every: int | None = None
+    allow_dead: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("resampler", Resampler), ("gradient", GradientEstimator)):
@@ -147,11 +155,20 @@ class History:
         return cls(last=bins[-1], **records)
 
 
-def start(kernel: Kernel[SliceT], slice_t: SliceT) -> Particles:
+def _normalise(log_weights: Tensor, *, allow_dead: bool) -> tuple[Tensor, Tensor]:
+    """Return normalised log weights and the log of their sum; where all are -inf and may be, equal ones and -inf."""
+    if not allow_dead:
+        return normalise(log_weights)
+    dead = log_weights.isneginf().all(0)
+    log_weights, log_sum = normalise(log_weights.masked_fill(dead, 0.0))
+    return log_weights, log_sum.masked_fill(dead, -torch.inf)
+
+
+def start(kernel: Kernel[SliceT], slice_t: SliceT, *, allow_dead: bool = False) -> Particles:
     """Return the weighted particles of the first time bin."""
     state, log_increments = kernel.init(slice_t)
     num_particles = log_increments.shape[0]
-    log_weights, log_sum = normalise(log_increments)
+    log_weights, log_sum = _normalise(log_increments, allow_dead=allow_dead)
     batch = log_sum.shape
     own = torch.arange(num_particles, device=log_sum.device)
     return Particles(
@@ -254,7 +271,7 @@ def advance(kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, schem
             f"{tuple(log_increments.shape)} now: every call of `init` and `step` must have a site in the plate of "
             "trials, or none may."
         )
-    log_weights, log_sum = normalise(chosen.log_weights + log_increments)
+    log_weights, log_sum = _normalise(chosen.log_weights + log_increments, allow_dead=scheme.allow_dead)
     return replace(
         chosen,
         state=state,
@@ -282,7 +299,7 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.
     """
-    particles = start(kernel, slices[0])
+    particles = start(kernel, slices[0], allow_dead=scheme.allow_dead)
     bins = [particles]
     like = particles.increment
     random = scheme.resampler.draw(
@@ -294,13 +311,15 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
         particles = advance(kernel, slice_t, particles, scheme, random_t)
         bins.append(particles if store else replace(particles, state={}))
     history = History.of(bins, store=store)
-    check_alive(history.increments)
+    check_alive(history.increments, allow_dead=scheme.allow_dead)
     return history
 
 
-def check_alive(increments: Tensor, *, first_time: int = 0) -> None:
-    """Raise `SMCFailed` where an increment of the log evidence, `time (x trials)`, is not finite."""
+def check_alive(increments: Tensor, *, first_time: int = 0, allow_dead: bool = False) -> None:
+    """Raise `SMCFailed` where an increment of the evidence, `time (x trials)`, is not finite; -inf may be allowed."""
     dead = ~increments.isfinite()
+    if allow_dead:
+        dead = dead & ~increments.isneginf()
     if not dead.any():
         return
     time, *trial = (int(i) for i in dead.nonzero()[0])
@@ -310,4 +329,4 @@ def check_alive(increments: Tensor, *, first_time: int = 0) -> None:
         if value == float("-inf")
         else "a weight is not a number: look for parameters or data that are not finite"
     )
-    raise ParticlesDied(first_time + time, trial[0] if trial else None, cause)
+    raise ParticlesDied.at(first_time + time, trial[0] if trial else None, cause)

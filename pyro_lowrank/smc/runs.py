@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,26 @@ class BuiltInRun:
 
     def filter(self, *, with_paths: bool = False) -> History:
         """Run the filter."""
+        if not self.scheme.allow_dead:
+            return self._filter(with_paths=with_paths)
+        if not (self.scheme.gradient.along_particles and torch.is_grad_enabled()):
+            history = self._filter(with_paths=with_paths)
+            self._hide_dead(history)
+            return history
+        device = self.data.seen.y.device
+        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            dead = self._hide_dead(self._filter(with_paths=False))
+        history = self._filter(with_paths=with_paths)
+        return replace(history, increments=history.increments.masked_fill(dead, -torch.inf))
+
+    def _hide_dead(self, history: History) -> Tensor:
+        """Take the data of trials whose particles died as missing: gradients there may be infinite; return which."""
+        dead = history.increments.isneginf().any(0)
+        if dead.any():
+            self.data = replace(self.data, seen=self.data.seen.hidden(dead.reshape(-1, 1, 1)))
+        return dead
+
+    def _filter(self, *, with_paths: bool) -> History:
         kernel = PlainKernel(self.pair, self.num_particles, mean=self._mean())
         if self._loops is None:
             slices = kernel.slices(self.data, self._encoding)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.means import Mean, fastest_mean
 from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.handlers import invisible
 from pyro_lowrank.modules import own_values
 from pyro_lowrank.observations.base import Emission
 from pyro_lowrank.smc.effects import Call, EffectsKernel, is_of_trials, site_log_prob
@@ -165,8 +166,7 @@ class ReplayedTransitions:
         particles.update(state)
         call = self.calls[time + 1]
         model = self.kernel.model
-        plate = pyro.plate("particles", size, dim=-self.batch_dims)
-        with own_values(model), handler, plate:
+        with own_values(model), invisible(), handler, pyro.plate("particles", size, dim=-self.batch_dims):
             model.step(particles, *call.args, **call.kwargs)
         return dict(particles)
 

@@ -35,7 +35,7 @@ def place_in_data(batch: Batch, time: int, trial: int | None) -> str:
 
 def loss_failure(error: Exception, batch: Batch, step: int, data: str) -> SMCFailed:
     """Return the error of a step whose loss is not finite, or cannot be computed."""
-    if isinstance(error, ParticlesDied):
+    if isinstance(error, ParticlesDied) and error.time is not None:
         where = place_in_data(batch, error.time, error.trial)
         return SMCFailed(f"Step {step}: the loss is not finite at {where} of `{data}`: {error.cause}. {_ADVICE}")
     return SMCFailed(f"Step {step}: the loss of `{data}` cannot be computed: {error} {_ADVICE}")

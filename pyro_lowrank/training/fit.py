@@ -10,16 +10,25 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn, optim
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence
+from pyro_lowrank.errors import (
+    check_positive,
+    check_positive_int,
+    check_same_type,
+    check_sequence,
+    check_trackable,
+    said_of,
+)
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.initialise import start
+from pyro_lowrank.training.interrupts import interrupts_kept
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
@@ -74,7 +83,9 @@ def fit(
 
     The parameters that require a gradient are trained. All random
     numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that
-    was stopped and resumed ends in the same numbers as one that was not. Pyro's parameter store is neither read nor
+    was stopped and resumed ends in the same numbers as one that was not. They are drawn from torch's global generator,
+    because Pyro's sample statements know no other, so that a process fits one model at a time: a second thread is
+    refused, and fits side by side are processes. Pyro's parameter store is neither read nor
     written; parameters that a user's model makes with `pyro.param` statements are not trained (use `SVI` for these).
 
     Args:
@@ -114,6 +125,7 @@ def fit(
     Raises:
         SMCFailed: if the loss or its gradient is not finite, with step, trial and time; the last checkpoint is kept.
         ValueError: if an argument or the data do not fit.
+        RuntimeError: if another thread of the process is in a fit, or under `torch.inference_mode`; before training.
         OSError: if the checkpoint cannot be written, or would overwrite that of an unfinished fit; before any training.
 
     Example::
@@ -188,7 +200,7 @@ def _run(
     try:
         # The first step may compile loops, for some ten seconds in which nothing moves.
         bar.set_postfix_str("preparing the first step")
-        with bar, own_generators(steps.device):
+        with bar, own_generators(steps.device), interrupts_kept() as noted:
             if file is not None and first == 0:
                 file.write(steps.history, num_steps)
             while True:
@@ -205,6 +217,8 @@ def _run(
                 if taken >= num_steps:
                     return False
                 steps.take()
+                if noted.came:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         told = "without a checkpoint"
         if file is not None:
@@ -267,6 +281,8 @@ def _optimizer(
     parameters = list(parameters_of(model, guide, trainable=True).values())
     if not parameters:
         raise ValueError("Nothing to train: no parameter of the model or guide has requires_grad=True.")
+    for parameter in parameters:
+        check_trackable("A parameter of the model or guide", parameter)
     if not callable(declared):
         raise TypeError(
             f"`optimizer` must be a torch optimiser class or a function of (parameters, lr), got {declared!r}; the fit "
@@ -283,6 +299,8 @@ def _optimizer(
 def _check_data(
     model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any
 ) -> tuple[Batch, Batch | None]:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("A fit takes gradients, and there are none under torch.inference_mode(): call it outside.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
     y, u = unpack("y", model, y, u)
@@ -299,12 +317,17 @@ def _check_data(
 
 def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tensor | None) -> None:
     try:
+        for each, value in (("y", y), ("u", u)):
+            if isinstance(value, Tensor):
+                check_trackable(f"`{each}`", value)
         if isinstance(model, StateSpaceModel):
             model.check_data(y, u)
         else:
             _check_any(y, u, parameters_of(model, guide, trainable=True).values())
     except (TypeError, ValueError) as error:
-        raise type(error)(str(error) if name == "y" else f"In `{name}`: {error}") from error
+        if name == "y":
+            raise
+        raise said_of(error, f"In `{name}`: {error}") from error
     if not observed_bins(y).any():
         raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
 

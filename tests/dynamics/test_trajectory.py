@@ -214,3 +214,15 @@ def test_a_trajectory_of_no_time_bins_is_refused() -> None:
 def test_inputs_to_a_network_without_any_are_refused() -> None:
     with pytest.raises(ValueError, match="Inputs `u` came, but the dynamics were built with inputs=0"):
         network(torch.float32).trajectory(6, torch.zeros(4, 6, 2))
+
+
+def test_batched_inputs_give_a_trajectory_for_each() -> None:
+    dynamics = network(torch.float64, inputs=2)
+    u, z = torch.randn(3, 4, 6, 2, dtype=torch.float64), torch.randn(3, 4, 6, 2, dtype=torch.float64)
+    together = dynamics.trajectory(6, u)
+    assert together.batch_shape == (3, 4)
+    assert together.sample().shape == (3, 4, 6, 2)
+    for animal in range(3):
+        assert_close(together.log_prob(z)[animal], dynamics.trajectory(6, u[animal]).log_prob(z[animal]))
+    with pytest.raises(ValueError, match="as long as the data, 5 time bins, got 6"):
+        dynamics.trajectory(5, u)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.errors import NoMean
 from tests.builders import gaussian_model, network, shaken
 
 
@@ -133,3 +134,107 @@ def test_a_users_own_model_has_its_latents_and_evidence() -> None:
     assert set(data["posterior"].data_vars) == {"z"}
     np.testing.assert_array_equal(data["sample_stats"]["log_evidence"][0], posterior.log_evidence)
     assert "observed_data" not in data.groups()
+
+
+def test_by_default_the_filter_runs_for_each_of_many_chains() -> None:
+    model = gaussian_model()
+    y = model.simulate(num_trials=2, num_steps=5).y
+    posterior = run_of(model, y)
+    data = plr.to_arviz(posterior)
+    assert (data["posterior"].sizes["chain"], data["posterior"].sizes["draw"]) == (20, 20)
+    evidence = data["sample_stats"]["log_evidence"].values[:, 0]
+    assert len(np.unique(evidence)) == 20
+    assert evidence[0] == posterior.log_evidence[0].item()
+    assert plr.to_arviz([posterior, posterior.rerun()])["posterior"].sizes["draw"] == 20
+    online = plr.SMCFilter(model, plr.OptimalGuide(model), 20)
+    online.init(y[:, 0])
+    sizes = plr.to_arviz(online.posterior())["posterior"].sizes
+    assert (sizes["chain"], sizes["draw"]) == (1, 100)
+
+
+def test_the_effective_size_of_the_default_is_nearer_to_the_truth() -> None:
+    """Against the spread of the means of repeated exports: draws of one run share its error."""
+    model = gaussian_model(activation="identity", noise_scale=1.0)
+    y = model.simulate(num_trials=1, num_steps=12).y
+    smc = plr.SMCFilter(model, plr.BootstrapGuide(model), 100)
+    ratios = []
+    for chains, draws in ((4, 100), (20, 20)):
+        said, means, variances = [], [], []
+        for _ in range(30):
+            # Chains side by side, as trials: cheaper than one run after the other.
+            z = smc.run(y.expand(chains, -1, -1)).smooth(draws).movedim(0, 1)[:, :, 2:8].numpy()
+            said.append(float(az.ess({"z": z}, method="mean")["z"].mean()))
+            means.append(z.mean((0, 1)))
+            variances.append(z.var((0, 1)))
+        truth = (np.mean(variances, 0) / np.var(means, 0, ddof=1)).mean()
+        ratios.append(np.mean(said) / truth)
+    assert ratios[0] > 3
+    assert ratios[1] < 3
+
+
+def test_likelihoods_of_entries_are_those_along_each_path() -> None:
+    model = gaussian_model()
+    y = model.simulate(num_trials=2, num_steps=5).y
+    gaps = y.clone()
+    gaps[1, 2, 1] = torch.nan
+    data = plr.to_arviz(run_of(model, gaps), draws=6, log_likelihood="entry")
+    found = data["log_likelihood"]["y"]
+    assert found.dims == ("chain", "draw", "trial", "time", "feature")
+    z = torch.as_tensor(data["posterior"]["z"].values)
+    with torch.no_grad():
+        normal = dist.Normal(model.observation.mean(z), model.observation.noise_variance.sqrt())
+    expected = normal.log_prob(y).masked_fill(gaps.isnan(), torch.nan)
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.skipif(not az.__version__.startswith("0."), reason="ArviZ 1 has another loo_pit")
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")
+def test_loo_pit_is_plotted_and_uniform_where_the_model_is_right() -> None:
+    model = gaussian_model(noise_scale=1.0)
+    y = model.simulate(num_trials=20, num_steps=15).y
+    data = plr.to_arviz(run_of(model, y, num_particles=200), log_likelihood="entry")
+    pit = az.loo_pit(data, y="y")
+    assert pit.shape == (20, 15, 3)
+    # Mean and variance of a uniform number, within five standard errors; entries of a trial are nearly independent.
+    assert abs(pit.mean() - 0.5) < 5 * (1 / 12 / 900) ** 0.5
+    assert abs(pit.var() - 1 / 12) < 5 * (1 / 180 / 900) ** 0.5
+    assert az.plot_loo_pit(data, y="y", backend="matplotlib") is not None
+
+
+class Choices(plr.Observation):
+    """Which of three symbols was shown, for each feature: numbers that are names."""
+
+    def __init__(self) -> None:
+        super().__init__(features=2)
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+        return dist.Categorical(logits=torch.stack([z, -z, torch.zeros_like(z)], -1)).to_event(1)
+
+
+def test_what_has_no_mean_is_exported_without_one() -> None:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=6), Choices())
+    simulation = model.simulate(num_trials=3, num_steps=5)
+    assert simulation.mean is None
+    y = simulation.y.float()
+    posterior = plr.SMCFilter(model, None, 40).run(y)
+    data = plr.to_arviz(posterior, draws=10)
+    assert set(data["posterior"].data_vars) == {"z"}
+    assert set(np.unique(data["posterior_predictive"]["y"])) <= {0, 1, 2}
+    assert posterior.forecast(3).mean is None
+    assert posterior.replicate(posterior.smooth(2)).mean is None
+    for run in (posterior.predict, lambda: model.observation.mean(torch.zeros(2))):
+        with pytest.raises(NoMean, match="A Categorical has no mean: draw observations, or define the `mean`"):
+            run()
+    mixed = plr.JointObservation({"choice": Choices(), "rate": plr.PoissonObservation(rank=2, features=1)})
+    assert plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=6), mixed).simulate(2, 3).mean is None
+
+
+def test_entries_that_depend_on_each_other_have_no_likelihoods_of_their_own() -> None:
+    class Correlated(plr.Observation):
+        def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+            return dist.MultivariateNormal(z, torch.eye(2))
+
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=6), Correlated(features=2))
+    posterior = plr.SMCFilter(model, None, 20).run(torch.zeros(2, 3, 2))
+    with pytest.raises(ValueError, match="entries of a MultivariateNormal have no likelihoods of their own"):
+        plr.to_arviz(posterior, draws=5, log_likelihood="entry")

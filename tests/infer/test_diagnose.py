@@ -110,3 +110,55 @@ def test_wrong_models_are_told_how_they_are_wrong(change: str, word: str) -> Non
     assert found.calibration.distance > found.calibration.allowed
     assert any(word in line for line in found.advice)
     assert "predictions" in str(found)
+
+
+def with_variance(variance: float, count: int, num_particles: int = 100) -> list[plr.SMCPosterior]:
+    """Runs whose log evidences have a variance, all else at its best."""
+    evidence = torch.randn(count, dtype=torch.float64)
+    evidence = (evidence - evidence.mean()) / evidence.std() * variance**0.5
+    ess = torch.full((2, 1), float(num_particles), dtype=torch.float64)
+    z = torch.randn(num_particles, 1, 2, 1, dtype=torch.float64)
+    return [
+        plr.SMCPosterior(
+            particles={"z": z},
+            log_weights=torch.full((2, num_particles, 1), 1 / num_particles, dtype=torch.float64).log(),
+            ancestors=torch.arange(num_particles).reshape(1, -1, 1).expand(2, -1, 1),
+            log_evidence_increments=torch.stack([value, 0 * value]).unsqueeze(-1),
+            ess=ess,
+            resampled=torch.zeros(2, 1, dtype=torch.bool),
+        )
+        for value in evidence
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_the_suggested_number_comes_with_the_interval_of_a_variance(count: int) -> None:
+    found = plr.diagnose(with_variance(4.0, count))
+    assert found.suggested_particles == pytest.approx(400, abs=1)
+    assert found.suggested_interval is not None
+    for bound, tail in zip(found.suggested_interval, (0.975, 0.025), strict=True):
+        expected = 400 * (count - 1) / scipy.stats.chi2(count - 1).ppf(tail)
+        assert bound == pytest.approx(expected, abs=1.01, rel=1e-6)
+    low, high = found.suggested_interval
+    assert f"at least {found.suggested_particles:,} particles (95 % interval {low:,} to {high:,})" in str(found)
+    assert not found.collapsed
+
+
+def test_a_collapse_is_said_to_make_numbers_uncertain_and_calibration_no_comfort() -> None:
+    found = plr.diagnose(with_variance(50.0, 4))
+    assert found.collapsed
+    assert any("has collapsed" in line and "says nothing of it" in line for line in found.advice)
+    assert not any("has collapsed" in line for line in plr.diagnose(with_variance(4.0, 4)).advice)
+
+
+def test_calibrated_predictions_of_a_collapsed_filter_are_said_to_be_no_comfort() -> None:
+    model = linear_model(noise_scale=0.3)
+    y = model.simulate(2, 40).y
+    with torch.no_grad():
+        model.observation.noise_scale = model.observation.noise_scale.detach() / 20
+    smc = plr.SMCFilter(model, plr.BootstrapGuide(model), 30)
+    found = plr.diagnose([smc.run(y) for _ in range(3)])
+    assert found.collapsed
+    lines = str(found).split("\n")
+    (place,) = (i for i, line in enumerate(lines) if line.startswith("  predictions"))
+    assert "that says nothing of it" in lines[place + 1]

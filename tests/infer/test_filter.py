@@ -131,3 +131,20 @@ def test_filtering_keeps_no_graph_and_leaves_grad_mode_alone() -> None:
     posterior = plr.SMCFilter(model, plr.OptimalGuide(model), 10).run(model.simulate(2, 3).y)
     assert not posterior.log_evidence.requires_grad
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("backend", ["auto", "plain"])
+def test_a_running_filter_keeps_the_parameters_that_it_began_with(backend: str) -> None:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), plr.GaussianObservation(rank=2, features=3))
+    y, found = torch.randn(4, 3, 3), []
+    for move in (0.0, 0.3):
+        smc = plr.SMCFilter(model, plr.OptimalGuide(model), 20, backend=backend)
+        torch.manual_seed(1)
+        smc.init(y[:, 0])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(move)
+        smc.step(y[:, 1])
+        smc.step(y[:, 2])
+        found.append(smc.log_evidence)
+    assert torch.equal(*found)

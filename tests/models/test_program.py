@@ -175,3 +175,36 @@ def test_a_full_rank_network_is_a_model_too(dtype: torch.dtype) -> None:
     z = found["z"]["value"]
     assert_close(found["z"]["log_prob"], log_prob_by_loop(dynamics, z, None), factor=20)
     assert_close(found["y"]["log_prob"], likelihood_by_loop(model, y, z, None), factor=20)
+
+
+@pytest.mark.parametrize("inputs", ["none", "shared", "own"])
+def test_further_plates_around_it_are_dims_in_front_of_the_trials(inputs: str, dtype: torch.dtype) -> None:
+    model = gaussian_model(dtype, inputs=0 if inputs == "none" else 2)
+    y, z = torch.randn(3, 4, 6, 3, dtype=dtype), torch.randn(3, 4, 6, 2, dtype=dtype)
+    y[1, 2, 3] = y[2, 0, 1, 1] = torch.nan
+    u = {"none": None, "shared": torch.randn(4, 6, 2, dtype=dtype), "own": torch.randn(3, 4, 6, 2, dtype=dtype)}[inputs]
+
+    def program() -> None:
+        with pyro.plate("animals", 3, dim=-2):
+            model(y, u)
+
+    together = sites(poutine.condition(program, {"z": z}))
+    assert {frame.name for frame in together["y"]["cond_indep_stack"]} == {"trials", "animals"}
+    for animal in range(3):
+        own = u[animal] if inputs == "own" else u
+        alone = sites(poutine.condition(model, {"z": z[animal]}), y[animal], own)
+        for name in ("z", "y"):
+            assert_close(together[name]["log_prob"][animal], alone[name]["log_prob"], factor=20)
+    drawn = sites(program)["z"]["value"]
+    assert drawn.shape == (3, 4, 6, 2)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_dims_in_front_without_their_plate_are_refused() -> None:
+    model = gaussian_model(torch.float32)
+    with pytest.raises(ValueError, match=r"`y` must have 3 dims, .* got 4 with shape \(3, 4, 6, 3\)"):
+        model(torch.randn(3, 4, 6, 3))
+    with pyro.plate("animals", 2, dim=-2), pytest.raises(ValueError, match=r"with pyro.plate\('animals', 3, dim=-2\)"):
+        model(torch.randn(3, 4, 6, 3))
+    with pyro.plate("animals", 3, dim=-2), pytest.raises(ValueError, match="must have 3 features .* got 4"):
+        model(torch.randn(3, 4, 6, 4))

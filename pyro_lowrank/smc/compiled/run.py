@@ -69,7 +69,9 @@ def run_compiled(
             _run_by_bins(compiled, data, first, records, scheme, random, with_paths)
         else:
             _run_whole(compiled, data, first, records, scheme, with_paths)
-    return _history(out, store)
+    if scheme.allow_dead:
+        _bury(out)
+    return _history(out, store, allow_dead=scheme.allow_dead)
 
 
 def _known(resampler: Resampler) -> bool:
@@ -192,7 +194,16 @@ def _of_features(features: Features, trials: slice) -> Features:
     return features._replace(offset=features.offset[trials], y=features.y[trials], present=features.present[trials])
 
 
-def _history(out: Out, store: bool) -> History:
+def _bury(out: Out) -> None:
+    """Fill in the records that the loop leaves open of trials whose particles all died."""
+    died = np.isneginf(out.increments)
+    first = np.where(died.any(1), died.argmax(1), died.shape[1])
+    after = np.arange(died.shape[1]) > first[:, np.newaxis]
+    out.increments[after] = 0
+    out.ess[after | died] = 0
+
+
+def _history(out: Out, store: bool, *, allow_dead: bool) -> History:
     """Return the history, in the plain loop's order of dims."""
     kept = [torch.from_numpy(each) for each in (out.log_weights, out.ancestors)]
     log_weights, ancestors = (each.permute(1, 2, 0) for each in kept)
@@ -200,7 +211,7 @@ def _history(out: Out, store: bool) -> History:
     increments, ess, resampled, log_probs = (
         torch.from_numpy(each).mT for each in (out.increments, out.ess, out.resampled, out.ancestor_log_probs)
     )
-    check_alive(increments)
+    check_alive(increments, allow_dead=allow_dead)
     return History(
         last=_particles(out, -1, {"z": z[-1]}),
         increments=increments,
