@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import check_positive, check_positive_int, check_same_type, check_sequence
 from pyro_lowrank.infer.elbo import SMC_ELBO
+from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
 from pyro_lowrank.training.checkpoint import CheckpointFile
@@ -39,7 +41,7 @@ def fit(
     batch_size: int | None = None,
     window: int | None = None,
     num_particles: int | None = None,
-    elbo: SMC_ELBO | None = None,
+    elbo: SMC_ELBO | EKFEvidence | None = None,
     learning_rate: float = 1e-3,
     final_learning_rate: float | None = None,
     optimizer: Callable[..., optim.Optimizer] = optim.RAdam,
@@ -79,7 +81,8 @@ def fit(
         window: train on windows of this many time bins, with random trials and starts, instead of whole trials. Each
             starts as a trial does: from the initial distribution, with unfiltered inputs.
         num_particles: number of particles; 64 if None.
-        elbo: the objective with all its options, in place of `num_particles`.
+        elbo: the objective with all its options, in place of `num_particles`; `EKFEvidence()` to fit without particles
+            and without a guide.
         learning_rate: of the first step.
         final_learning_rate: of the last step, reached by exponential decay; a thousandth of the first if None.
         optimizer: a torch optimiser class, or anything called as `optimizer(parameters, lr=learning_rate)`.
@@ -122,7 +125,7 @@ def fit(
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
     seed = check_positive_int("seed", seed, minimum=0)
     data, held_out_data = _check_data(model, guide, y, u, held_out, held_out_inputs)
-    objective = _objective(elbo, num_particles)
+    objective = _objective(elbo, num_particles, model, guide)
     first_rate = check_positive("learning_rate", learning_rate)
     last_rate = check_positive("final_learning_rate", final_learning_rate or first_rate / 1000)
     steps = Steps(
@@ -205,18 +208,27 @@ def _report(steps: Steps, num_steps: int) -> StepReport:
 
 
 def _show(bar: Any, report: StepReport) -> None:
-    shown = {"nats/bin": f"{report.evidence:.2f}", "ESS": f"{100 * report.ess:.0f}%"}
+    shown = {"nats/bin": f"{report.evidence:.2f}"}
+    if not math.isnan(report.ess):
+        shown["ESS"] = f"{100 * report.ess:.0f}%"
     if report.held_out is not None:
         shown["held out"] = f"{report.held_out:.2f}"
     bar.set_postfix(shown, refresh=False)
     bar.update()
 
 
-def _objective(elbo: SMC_ELBO | None, num_particles: int | None) -> SMC_ELBO:
+def _objective(
+    elbo: SMC_ELBO | EKFEvidence | None, num_particles: int | None, model: Any, guide: Any
+) -> SMC_ELBO | EKFEvidence:
     if elbo is None:
         return SMC_ELBO(64 if num_particles is None else num_particles)
+    if isinstance(elbo, EKFEvidence):
+        elbo.check(model, guide)
+        if num_particles is not None:
+            raise ValueError(f"EKFEvidence has no particles, got num_particles={num_particles}: leave it out.")
+        return elbo
     if not isinstance(elbo, SMC_ELBO):
-        raise TypeError(f"`elbo` must be a SMC_ELBO, got {type(elbo).__name__}.")
+        raise TypeError(f"`elbo` must be a SMC_ELBO or an EKFEvidence, got {type(elbo).__name__}.")
     if num_particles is not None:
         raise ValueError(f"Pass `elbo` or `num_particles`, not both: the elbo has {elbo.num_particles} particles.")
     return elbo
@@ -289,7 +301,6 @@ def _check_any(y: Tensor, u: Tensor | None, parameters: Iterable[Tensor]) -> Non
 
 def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | None, **rates: float) -> dict[str, Any]:
     """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
-    scheme = steps.elbo.scheme
     digest = hashlib.sha256()
     for value in data.arguments:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -300,16 +311,24 @@ def _settings(steps: Steps, data: Batch, batch_size: int | None, window: int | N
         "seed": steps.seed,
         "batch_size": batch_size,
         "window": window,
-        "num_particles": steps.elbo.num_particles,
-        "ess_threshold": scheme.ess_threshold,
-        "resampler": type(scheme.resampler).__name__,
-        "gradient": type(scheme.gradient).__name__,
+        **_settings_of(steps.elbo),
         "optimizer": type(steps.optimizer).__name__,
         "optimizer_options": str(options),
         "max_grad_norm": str(steps.max_grad_norm),
         "trained": sorted(parameters_of(steps.model, steps.guide, trainable=True)),
         "data": [list(data.y.shape), str(data.y.dtype), digest.hexdigest()],
         **rates,
+    }
+
+
+def _settings_of(elbo: SMC_ELBO | EKFEvidence) -> dict[str, Any]:
+    if isinstance(elbo, EKFEvidence):
+        return {"objective": "EKFEvidence"}
+    return {
+        "num_particles": elbo.num_particles,
+        "ess_threshold": elbo.scheme.ess_threshold,
+        "resampler": type(elbo.scheme.resampler).__name__,
+        "gradient": type(elbo.scheme.gradient).__name__,
     }
 
 
