@@ -15,7 +15,8 @@ from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.handlers import surroundings
 from pyro_lowrank.infer.elbo import _check_data, _unwrap
 from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior
-from pyro_lowrank.kalman.filter import check_observations, run_filter, sequences_of
+from pyro_lowrank.kalman.evidence import differentiable_evidence, log_evidence_increments
+from pyro_lowrank.kalman.filter import Problem, check_observations, run_filter
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
 from pyro_lowrank.smc.kernels import is_built_in_model
@@ -77,9 +78,10 @@ class ExtendedKalmanFilter:
         with own_values(self.model):
             check_priors_are_handled(self.model)
             bound = self.model.bind()
-            data = sequences_of(bound, y, u)
-            transitions = BuiltInTransitions(bound.transition, bound.emission, data, "auto").kept()
-            return GaussianPosterior(run_filter(bound, data), transitions)
+            problem = Problem.of(bound, y, u, beyond=True)
+            found = run_filter(problem)
+            transitions = BuiltInTransitions(bound.transition, bound.emission, problem.data, "auto").kept()
+            return GaussianPosterior(log_evidence_increments(problem, found), found, transitions)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class EKFEvidence(ELBO):
         with ExitStack() as stack:
             model = _prepared(model, guide, (y, u), {}, stack)
             with own_values(model):
-                return _record(model, (y, u), {}).increments.sum(0)
+                return _evidence(model, (y, u), {})[0]
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss as a tensor to differentiate."""
@@ -155,8 +157,8 @@ class EKFEvidence(ELBO):
     def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, EvidenceRecord]:
         """Return the loss as a tensor to differentiate and the increments behind it, for data checked before."""
         with own_values(model):
-            record = _record(model, args, kwargs)
-            return -(surroundings().scale * record.increments.sum(0)).sum(), record
+            evidence, record = _evidence(model, args, kwargs)
+            return -(surroundings().scale * evidence).sum(), record
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss as a float."""
@@ -195,10 +197,16 @@ def _prepared(
     return found
 
 
-def _record(model: StateSpaceModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EvidenceRecord:
-    bound = model.bind()
-    increments = run_filter(bound, sequences_of(bound, *args, **kwargs), beyond=False).increments
-    return EvidenceRecord(increments, torch.full_like(increments.detach(), torch.nan))
+def _evidence(model: StateSpaceModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, EvidenceRecord]:
+    """Return the log evidence, `trials`, to differentiate once, and its increments."""
+    problem = Problem.of(model.bind(), *args, **kwargs, beyond=False)
+    with torch.no_grad():
+        found = run_filter(problem)
+        increments = log_evidence_increments(problem, found)
+    record = EvidenceRecord(increments, torch.full_like(increments, torch.nan))
+    wanted = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
+    evidence = differentiable_evidence(problem, found, increments) if wanted else increments.sum(0)
+    return evidence, record
 
 
 def _check_model(model: Any) -> None:

@@ -19,7 +19,7 @@ from pyro_lowrank.infer.forecast import (
     go_on,
 )
 from pyro_lowrank.kalman.filter import Gaussians
-from pyro_lowrank.kalman.roots import apply
+from pyro_lowrank.kalman.roots import apply, squared
 from pyro_lowrank.kalman.smoother import Backward, Smoothed, backward_steps, draw_paths, smooth
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
@@ -37,17 +37,14 @@ class GaussianPosterior:
     `trials x time x rank`, covariances `trials x time x rank x rank`. Its methods are those of `SMCPosterior`.
 
     Attributes:
+        log_evidence_increments: the approximation of log p(y_t | y_{<t}) in nats, `time x trials`.
         gaussians: the filter's, covariances as roots.
         transitions: the model of the run.
     """
 
+    log_evidence_increments: Tensor
     gaussians: Gaussians = field(repr=False)
     transitions: BuiltInTransitions = field(repr=False, compare=False)
-
-    @property
-    def log_evidence_increments(self) -> Tensor:
-        """The approximation of log p(y_t | y_{<t}) in nats, `time x trials`."""
-        return self.gaussians.increments
 
     @property
     def log_evidence(self) -> Tensor:
@@ -62,7 +59,7 @@ class GaussianPosterior:
     @property
     def predicted_covariance(self) -> Tensor:
         """The covariances of the latents given the data before their time bin."""
-        return _squared(self.gaussians.predicted_root)
+        return squared(self.gaussians.predicted_root)
 
     @property
     def filtered_mean(self) -> Tensor:
@@ -72,7 +69,7 @@ class GaussianPosterior:
     @property
     def filtered_covariance(self) -> Tensor:
         """The covariances of the latents given the data up to their time bin."""
-        return _squared(self.gaussians.root)
+        return squared(self.gaussians.root)
 
     @property
     def smoothed_mean(self) -> Tensor:
@@ -212,9 +209,3 @@ class GaussianPosterior:
             f"{self.log_evidence_increments.mean().item():.4f} per bin and trial (approximate)\n"
             f"  filtered SD     {', '.join(f'{value:.3g}' for value in spread.tolist())}, root mean square per latent"
         )
-
-
-def _squared(root: Tensor) -> Tensor:
-    found = root @ root.mT
-    # Products of matrices round their two triangles apart.
-    return 0.5 * (found + found.mT)

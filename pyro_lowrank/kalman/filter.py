@@ -1,4 +1,4 @@
-"""The Gaussian filter's loop over time."""
+"""The Gaussian filter: its loop over time, and the search for the modes where the likelihood is not Gaussian."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lowrank.kalman.laplace import LaplaceUpdate
-from pyro_lowrank.kalman.linearise import linearise
-from pyro_lowrank.kalman.roots import root_of_noise, triangular_root
-from pyro_lowrank.kalman.updates import AffineUpdate, Conditioned, Update
+from pyro_lowrank.kalman.likelihoods import AffineLikelihood, CurvedLikelihood, Likelihood, Pulls
+from pyro_lowrank.kalman.linearise import Linearised, linearise
+from pyro_lowrank.kalman.roots import check_has_covariance, root_of_noise, triangular_root
 from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.curvature import Curved
 from pyro_lowrank.observations.observed import Observed
@@ -19,9 +18,13 @@ from pyro_lowrank.observations.readout import RatesMap
 from pyro_lowrank.smc.loop import ParticlesDied
 from pyro_lowrank.smc.pair import Sequences
 
+# Where a mode moves less than this share of the posterior's width, Newton's own steps are safe.
+_NEAR = 0.3
+_MOST_PASSES = 200
+
 
 class FilterFailed(ParticlesDied):
-    """The Gaussian filter's evidence is not finite; arguments as of `ParticlesDied`."""
+    """The Gaussian filter's evidence is not finite, or a mode is not found; arguments as of `ParticlesDied`."""
 
     def __init__(self, time: int, trial: int | None, cause: str) -> None:
         super().__init__(time, trial, cause)
@@ -34,22 +37,66 @@ class Gaussians:
     """What the filter leaves of each time bin; covariances as roots, L L^T.
 
     Attributes:
-        increments: log p(y_t | y_{<t}), `time x trials`.
         mean: given the data up to the bin, `trials x time x rank`.
         root: of its covariance, `trials x time x rank x rank`.
         predicted_mean: given the data before the bin, `trials x time x rank`.
-        predicted_root: of its covariance, `trials x time x rank x rank`.
+        predicted_root: of its covariance, lower triangular, `trials x time x rank x rank`.
         jacobian: of the step from each bin to the next, `trials x (time - 1) x rank x rank`.
         noise_root: of the transition's covariance, `rank x rank`.
+        cost: of having moved from the prediction, in nats, `trials x time`; the evidence is the likelihood less it.
     """
 
-    increments: Tensor
     mean: Tensor
     root: Tensor
     predicted_mean: Tensor
     predicted_root: Tensor
     jacobian: Tensor
     noise_root: Tensor
+    cost: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model with its parameters read, and data, as the filter looks at them.
+
+    Attributes:
+        model: the model.
+        data: the recording and its inputs.
+        dynamics: the model's, with their Jacobian.
+        likelihood: of the recording.
+        beyond: whether predictions go on after the last data of a trial; if not, they stand still there, so that
+            padding cannot overflow.
+    """
+
+    model: BoundModel
+    data: Sequences
+    dynamics: Linearised
+    likelihood: Likelihood
+    beyond: bool
+
+    @classmethod
+    def of(cls, model: BoundModel, y: Tensor, u: Tensor | None = None, *, beyond: bool) -> Problem:
+        """Return the problem that whole sequences `trials x time x ...` set.
+
+        Raises:
+            ValueError: if the observations, the noise or the parameters are not of a kind that the filter takes.
+        """
+        check_observations(model)
+        transition: Any = model.transition
+        check_has_covariance(transition.noise)
+        if transition.batch_shape:
+            raise ValueError(
+                f"The parameters have batch dims, {tuple(transition.batch_shape)} (draws under a vectorised "
+                "inference), which a Gaussian filter does not take; run it draw by draw."
+            )
+        data = Sequences(Observed.of(y), None if u is None else transition.effective_inputs(u), u)
+        emission: Any = model.emission
+        likelihood: Likelihood
+        if model.affine_gaussian is None:
+            likelihood = CurvedLikelihood(emission, data.seen, data.v)
+        else:
+            likelihood = AffineLikelihood(model.affine_gaussian, data.seen, data.v)
+        return cls(model, data, linearise(transition), likelihood, beyond)
 
 
 def check_observations(model: BoundModel) -> None:
@@ -64,76 +111,117 @@ def check_observations(model: BoundModel) -> None:
         )
 
 
-def update_of(model: BoundModel, data: Sequences) -> Update:
-    """Return how the model's observations are taken in."""
-    check_observations(model)
-    if model.affine_gaussian is not None:
-        return AffineUpdate(model.affine_gaussian, data.seen, data.v)
-    emission: Any = model.emission
-    return LaplaceUpdate(emission, data.seen, data.v)
+@torch.no_grad()
+def run_filter(problem: Problem) -> Gaussians:
+    r"""Return the Gaussians of all time bins.
 
+    .. math::
 
-def sequences_of(model: BoundModel, y: Tensor, u: Tensor | None = None) -> Sequences:
-    """Return whole sequences, `trials x time x ...`, as the filter reads them."""
-    return Sequences(Observed.of(y), None if u is None else model.transition.effective_inputs(u), u)
+        m_t = f(\mu_{t-1}, v_{t-1}), \quad P_t = F_t \Sigma_{t-1} F_t^T + Q = L L^T, \quad
+        \mu_t = \arg\max_z \log p(y_t \mid z) + \log N(z; m_t, P_t), \quad \Sigma_t = (P_t^{-1} + G_t)^{-1}
 
-
-def run_filter(model: BoundModel, data: Sequences, *, beyond: bool = True) -> Gaussians:
-    r"""Run the extended Kalman filter over whole sequences, differentiably.
-
-    .. math:: m_t = f(\mu_{t-1}, v_{t-1}), \qquad P_t = F_t \Sigma_{t-1} F_t^T + Q
-
-    with F the Jacobian of the dynamics f at the mean :math:`\mu_{t-1}` given the data so far.
-
-    Args:
-        model: with its parameters read.
-        data: the recording and its inputs.
-        beyond: whether predictions go on after the last data of a trial; if not, they stand still there, so that
-            padding cannot overflow, nor its gradient.
+    with F the Jacobian of the dynamics f at :math:`\mu_{t-1}` and G minus the Hessian of the log likelihood at
+    :math:`\mu_t`. Where that is not constant, the modes of all time bins are sought together: each pass expands the
+    likelihoods around the present means, all at once, and filters with these quadratics. What it stands still at are
+    the modes, and near them a pass is a step of Newton's.
 
     Raises:
-        FilterFailed: if the evidence is not finite, naming trial and time; an SMCFailed.
-        ValueError: if the observations or the noise are not of a kind that it takes.
+        FilterFailed: if the modes are not found, naming trial and time.
+
+    References:
+        Fahrmeir (1992), J. Am. Stat. Assoc. 87:501; Durbin and Koopman (1997), Biometrika 84:669.
     """
-    transition: Any = model.transition
-    if transition.batch_shape:
-        raise ValueError(
-            f"The parameters have batch dims, {tuple(transition.batch_shape)} (draws under a vectorised inference), "
-            "which a Gaussian filter does not take; run it draw by draw."
-        )
-    update = update_of(model, data)
-    step, noise_root = linearise(transition), root_of_noise(transition.noise)
+    likelihood, trials, steps = problem.likelihood, *problem.data.shape
+    z = problem.model.transition.initial_mean.expand(trials, steps, -1)
+    found = _forward(problem, likelihood.careful_pulls(z))
+    if likelihood.is_quadratic:
+        return found
+    moved = torch.full_like(z[..., 0], torch.inf)
+    for _ in range(_MOST_PASSES):
+        careful, z = likelihood.careful_pulls(found.mean), found.mean
+        near = (moved.amax(1) < _NEAR)[:, None]
+        pulls = _chosen(near, likelihood.pulls(z), careful) if bool(near.any()) else careful
+        found = _forward(problem, pulls)
+        step, width = (found.mean - z).abs(), found.root.square().sum(-1).sqrt()
+        moved = (step / width).amax(-1)
+        eps = torch.finfo(z.dtype).eps
+        # A pass squares the error once more; below, rounding of the latents themselves.
+        if bool((near & ((moved < eps**0.6) | (step <= 8 * eps * z.abs()).all(-1))).all()):
+            return found
+        if bool(moved.isnan().any()):
+            # The evidence, and so the error message, tells where.
+            return found
+    trial, time = (int(i) for i in (moved == moved.max()).nonzero()[0])
+    raise FilterFailed(time, trial, f"no mode of the latents was found in {_MOST_PASSES} Newton steps")
+
+
+def _chosen(near: Tensor, own: Pulls, careful: Pulls) -> Pulls:
+    """Return the first of the expansions for trials that are near, else the second."""
+    assert own.fallback is not None
+    wide = near[..., None, None]
+    return Pulls(
+        own.reference,
+        torch.where(near[..., None], own.score, careful.score),
+        torch.where(wide, own.information, careful.information),
+        torch.where(wide, own.fallback, careful.information),
+    )
+
+
+def _forward(problem: Problem, pulls: Pulls) -> Gaussians:
+    """Filter with a quadratic in place of each time bin's log likelihood."""
+    transition, data = problem.model.transition, problem.data
     trials, steps = data.shape
+    noise_root = root_of_noise(transition.noise)
     mean = transition.first_mean(data.v_at(0)).expand(trials, -1)
     root = root_of_noise(transition.initial_noise).expand(trials, -1, -1)
-    last = steps if beyond else int(data.last.min())
+    last = steps if problem.beyond else int(data.last.min())
     inputs = (None,) * steps if data.v is None else data.v.unbind(1)
-    bins: list[Conditioned] = []
-    predicted, jacobians = [], []
-    for t, bin_t in enumerate(update.bins()):
+    fallbacks = (None,) * steps if pulls.fallback is None else pulls.fallback.unbind(1)
+    quadratics = zip(
+        pulls.reference.unbind(1), pulls.score.unbind(1), pulls.information.unbind(1), fallbacks, strict=True
+    )
+    bins: list[tuple[Tensor, ...]] = []
+    jacobians = []
+    for t, (reference, score, information, fallback) in enumerate(quadratics):
         if t:
-            mean, jacobian = step(bins[-1].mean, inputs[t - 1])
-            root = triangular_root(jacobian @ bins[-1].root, noise_root)
+            before, root_before = bins[-1][:2]
+            mean, jacobian = problem.dynamics.step(before, inputs[t - 1])
+            root = triangular_root(jacobian @ root_before, noise_root)
+            jacobians.append(jacobian)
             if t > last:
                 going = (data.last >= t).unsqueeze(-1)
-                mean = torch.where(going, mean, bins[-1].mean)
-                root = torch.where(going.unsqueeze(-1), root, bins[-1].root)
-            jacobians.append(jacobian)
-        predicted.append((mean, root))
-        bins.append(update.condition(mean, root, bin_t))
-    means = torch.stack([each.mean for each in bins], 1)
-    shift = torch.stack([0.5 * each.eta.square().sum(-1) + each.log_root for each in bins])
-    increments = update.log_likelihood(means).mT - shift
-    check_finite(increments)
-    return Gaussians(
-        increments=increments,
-        mean=means,
-        root=torch.stack([each.root for each in bins], 1),
-        predicted_mean=torch.stack([m for m, _ in predicted], 1),
-        predicted_root=torch.stack([r for _, r in predicted], 1),
-        jacobian=torch.stack(jacobians, 1) if jacobians else root.new_zeros(trials, 0, *root.shape[-2:]),
-        noise_root=noise_root,
-    )
+                mean = torch.where(going, mean, before)
+                # A root of the covariance before that is triangular, as this one has to be.
+                root = torch.where(going.unsqueeze(-1), root, triangular_root(root_before))
+        bins.append((*_condition(mean, root, reference, score, information, fallback), mean, root))
+    means, roots, costs, predicted, predicted_roots = (torch.stack(part, 1) for part in zip(*bins, strict=True))
+    jacobian = torch.stack(jacobians, 1) if jacobians else root.new_zeros(trials, 0, *root.shape[1:])
+    return Gaussians(means, roots, predicted, predicted_roots, jacobian, noise_root, costs)
+
+
+def _condition(
+    mean: Tensor, root: Tensor, reference: Tensor, score: Tensor, information: Tensor, fallback: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return mean, root of the covariance and cost of a bin, from the prediction N(m, L L^T).
+
+    In units of the prediction, z = m + L eta, the precision is :math:`P = I + L^T G L`, and the cost
+    :math:`\tfrac{1}{2} (\eta^T \eta + \log \det P)`: neither loses digits where the data are precise.
+    """
+    eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+    weighed = information @ root
+    factor, info = torch.linalg.cholesky_ex(eye + root.mT @ weighed)
+    if bool(info.any()):
+        failed = (info != 0)[..., None, None]
+        if fallback is not None:
+            weighed = torch.where(failed, fallback @ root, weighed)
+            factor, info = torch.linalg.cholesky_ex(eye + root.mT @ weighed)
+            failed = (info != 0)[..., None, None]
+        factor = torch.where(failed, torch.nan, factor)
+    uphill = root.mT @ score.unsqueeze(-1) - weighed.mT @ (mean - reference).unsqueeze(-1)
+    eta = torch.cholesky_solve(uphill, factor)
+    conditioned = torch.linalg.solve_triangular(factor, root.mT, upper=False).mT
+    log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return mean + (root @ eta).squeeze(-1), conditioned, 0.5 * eta.square().sum((-2, -1)) + log_root
 
 
 def check_finite(increments: Tensor) -> None:
