@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -47,6 +48,9 @@ class Likelihood(Protocol):
 
     def careful_pulls(self, z: Tensor) -> Pulls:
         """Return an expansion by which a step neither overshoots nor creeps."""
+
+    def bins(self) -> Sequence[Likelihood]:
+        """Return that of each time bin, `trials x 1`."""
 
 
 class AffineLikelihood:
@@ -97,6 +101,10 @@ class AffineLikelihood:
         return self._pulls
 
     careful_pulls = pulls
+
+    def bins(self) -> Sequence[Likelihood]:
+        """Raise: a quadratic needs no search bin by bin."""
+        raise NotImplementedError
 
 
 @torch.no_grad()
@@ -153,6 +161,15 @@ class CurvedLikelihood:
         seen, present = self._curvature(z), self._seen.present
         stiffness = seen.information if seen.stiffness is None else seen.stiffness
         return Pulls(z, (seen.score * present) @ seen.weight, _gram(stiffness * present, seen.weight))
+
+    def bins(self) -> Sequence[Likelihood]:
+        """Return that of each time bin, `trials x 1`."""
+        inputs: Sequence[Any] = (None,) * self._seen.y.shape[1] if self._v is None else self._v.split(1, 1)
+        gaps: Sequence[Any] = (None,) * len(inputs)
+        if self._seen.missing is not None:
+            gaps = self._seen.missing.split(1, 1)
+        cut = zip(self._seen.y.split(1, 1), gaps, inputs, strict=True)
+        return [CurvedLikelihood(self._emission, Observed(y, gap), v) for y, gap, v in cut]
 
 
 def _gram(information: Tensor, weight: Tensor) -> Tensor:
