@@ -135,7 +135,7 @@ class EKFEvidence(ELBO):
         super().__init__(max_plate_nesting=check_positive_int("max_plate_nesting", max_plate_nesting, minimum=0))
 
     def log_evidence(self, model: Any, guide: None, y: Tensor, u: Tensor | None = None) -> Tensor:
-        """Return the log evidence of each trial, `trials`, differentiably and without any scale.
+        """Return the log evidence of each trial, `trials`, differentiably (once) and without any scale.
 
         Args:
             model: the model.

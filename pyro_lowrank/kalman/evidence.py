@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_lowrank.kalman.filter import Gaussians, Problem, check_finite
 from pyro_lowrank.kalman.roots import apply, squared
@@ -45,7 +42,8 @@ def differentiable_evidence(problem: Problem, found: Gaussians, increments: Tens
         + \langle \bar m_t, f(\mu_{t-1}) \rangle + \langle \bar F_t, F(\mu_{t-1}) \rangle + \langle \bar P_t, Q \rangle
 
     with the means and the cotangents, those with bars, held fixed; s and G are the gradient and minus the Hessian of
-    the log likelihood. The modes move with the parameters by the implicit function theorem.
+    the log likelihood. The modes move with the parameters by the implicit function theorem. First
+    derivatives only: those of the cotangents are left out.
 
     Args:
         problem: the model and data.
@@ -65,27 +63,11 @@ def differentiable_evidence(problem: Problem, found: Gaussians, increments: Tens
         moving = (cotangents.mean[:, 1:] * mean).sum(-1) + _product(cotangents.jacobian, jacobian)
         moving = moving.sum(1) + _product(cotangents.covariance[:, 1:].sum(1), transition.noise.covariance)
         carried = carried + moving
-    evidence: Any = _Once.apply(increments.sum(0), carried)
-    return evidence
+    return increments.sum(0) + (carried - carried.detach())
 
 
 def _product(cotangent: Tensor, value: Tensor) -> Tensor:
     return (cotangent * value).sum((-2, -1))
-
-
-class _Once(torch.autograd.Function):
-    """The first argument in value, the second in its gradient; none of second order, which would be wrong."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, carrier: Tensor) -> Tensor:
-        """Return the value."""
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor]:
-        """Return the gradient of the carrier."""
-        return None, grad_outputs[0]
 
 
 @dataclass(frozen=True)
