@@ -228,7 +228,7 @@ def _objective(
             raise ValueError(f"EKFEvidence has no particles, got num_particles={num_particles}: leave it out.")
         return elbo
     if not isinstance(elbo, SMC_ELBO):
-        raise TypeError(f"`elbo` must be a SMC_ELBO or an EKFEvidence, got {type(elbo).__name__}.")
+        raise TypeError(f"`elbo` must be a SMC_ELBO, got {type(elbo).__name__}; an EKFEvidence serves too.")
     if num_particles is not None:
         raise ValueError(f"Pass `elbo` or `num_particles`, not both: the elbo has {elbo.num_particles} particles.")
     return elbo

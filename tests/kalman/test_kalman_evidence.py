@@ -1,4 +1,4 @@
-"""The gradient of the Gaussian filter's evidence is exact: against autograd of the exact one, and finite differences."""
+"""The gradient of the Gaussian filter's evidence: against that of the exact one, and finite differences."""
 
 from __future__ import annotations
 
