@@ -76,3 +76,25 @@ def test_an_overflow_names_trial_and_time() -> None:
     y[1, 4] = 1e30
     with pytest.raises(SMCFailed, match="of trial 1 fails at time 4"):
         plr.EKFEvidence()(model, None)(y)
+
+
+def test_latents_that_run_away_in_the_padding_leave_evidence_and_gradient_alone() -> None:
+    model = plr.StateSpaceModel(
+        plr.LowRankRNN(rank=1, units=4, activation="identity"), plr.GaussianObservation(rank=1, features=3)
+    )
+    with torch.no_grad():
+        # Latents triple at each step: 200 steps leave the range of float32.
+        model.dynamics.left.fill_(1.0)
+        model.dynamics.right.fill_(2.1 / 4)
+    y = torch.randn(2, 5, 3)
+    padded = torch.cat([y, torch.full((2, 200, 3), torch.nan)], 1)
+    padded[0, 5] = 1.0
+    longer = torch.cat([y, torch.full((2, 1, 3), torch.nan)], 1)
+    longer[0, 5] = 1.0
+    grads = []
+    for data in (longer, padded):
+        model.zero_grad()
+        plr.EKFEvidence()(model, None)(data).backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
