@@ -105,7 +105,7 @@ class EKFEvidence(ELBO):
     An approximation of the evidence, NOT a bound, despite Pyro's name for what an `SVI` takes: where the linearisation
     or Laplace's approximation is poor it may lie on either side, and parameters that make it err upwards look good to
     it. It has no noise, and its gradient passes through gain and covariance, so it serves as the first stage of a fit:
-    go on with `SMC_ELBO`, and compare models by `SMCFilter`. Its arithmetic is that of a few particles, but its loop runs
+    go on with `SMC_ELBO`, and compare models by `SMCFilter`. It computes as much as a few particles do, but
     on plain tensor operations, bin by bin: a step takes longer than one of `SMC_ELBO` on compiled loops. It can be
     differentiated once. Where units have kinks (`relu`, `clipped_relu`), the Jacobian's jumps as a unit crosses one are
     not seen by the gradient.
