@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.diagnose import diagnose as diagnose
     from pyro_lowrank.infer.elbo import SMC_ELBO as SMC_ELBO
     from pyro_lowrank.infer.filter import SMCFilter as SMCFilter
+    from pyro_lowrank.infer.gaussian import EKFEvidence as EKFEvidence
+    from pyro_lowrank.infer.gaussian import ExtendedKalmanFilter as ExtendedKalmanFilter
+    from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior as GaussianPosterior
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
@@ -76,13 +79,16 @@ _HOMES = {
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
     "Dynamics": "dynamics.base",
+    "EKFEvidence": "infer.gaussian",
     "EncoderGuide": "guides.encoder",
+    "ExtendedKalmanFilter": "infer.gaussian",
     "FisherGradient": "smc.gradients",
     "FitResult": "training.result",
     "ForwardPrediction": "guides.forward",
     "FullRankRNN": "dynamics.full_rank",
     "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
+    "GaussianPosterior": "infer.gaussian_posterior",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",

@@ -28,6 +28,7 @@ LAYERS = (
     {"models"},
     {"guides"},
     {"smc"},
+    {"kalman"},
     {"infer"},
     {"data", "export", "metrics", "plots"},
     {"interop", "serialization"},

@@ -59,8 +59,8 @@ def to_arviz(
     Dims: chain, draw, trial, time, latent, feature, input.
 
     Args:
-        posterior: what `SMCFilter.run` returned; or a list of such, one per chain; or a list of lists, one per chain
-            and draw, each run at parameters of its own (those of `params`).
+        posterior: what `SMCFilter.run` or `ExtendedKalmanFilter.run` returned; or a list of such, one per chain; or a
+            list of lists, one per chain and draw, each run at parameters of its own (those of `params`).
         chains: number of runs. Those that are missing are made. If None, 20 where one run came and nothing is said of
             `draws`, else as many as came.
         draws: paths per chain; as many as there are runs per chain where each draw has its own. If None, 20, or 100 of
@@ -113,7 +113,11 @@ def to_arviz(
     groups |= _prior(prior, dims, kept)
     groups |= _data(first, kept)
     labels = _labels(recording, bin_size, _num_steps(first), kept, groups) | dict(coords or {})
-    about = {"inference_library": "pyro_lowrank", "num_particles": first.num_particles, "smoothing": method}
+    about = {
+        "inference_library": "pyro_lowrank",
+        "num_particles": getattr(first, "num_particles", 0),
+        "smoothing": method,
+    }
     return make_container(build_groups(groups, coords=labels, attrs=about | dict(attrs or {})))
 
 
@@ -154,11 +158,11 @@ def _runs(posterior: Any, chains: int | None, draws: int | None) -> _Runs:
     nested = [list(chain) if isinstance(chain, (list, tuple)) else [chain] for chain in found]
     if not nested or not all(chain and all(hasattr(run, "smooth") for run in chain) for chain in nested):
         raise TypeError(
-            "`posterior` must be an SMCPosterior, a list of them (chains), or a list of lists (chains of draws), as "
-            "`SMCFilter.run` returns them."
+            "`posterior` must be an SMCPosterior or GaussianPosterior, a list of them (chains), or a list of lists "
+            "(chains of draws), as `SMCFilter.run` returns them."
         )
     lengths = {len(chain) for chain in nested}
-    shapes = {tuple(run.ess.shape) for chain in nested for run in chain}
+    shapes = {tuple(run.log_evidence_increments.shape) for chain in nested for run in chain}
     if len(lengths) > 1 or len(shapes) > 1:
         raise ValueError(
             f"All chains must have as many runs, of the same recording; got {sorted(lengths)} runs per chain, of "
@@ -175,7 +179,7 @@ def _runs(posterior: Any, chains: int | None, draws: int | None) -> _Runs:
 
 
 def _num_steps(run: Any) -> int:
-    return int(run.ess.shape[0])
+    return int(run.log_evidence_increments.shape[0])
 
 
 def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool, entries: bool) -> Groups:
@@ -238,10 +242,12 @@ def _statistics(runs: _Runs, kept: slice) -> dict[str, Variable]:
     def per_time(read: Any) -> Array:
         return runs.stack(lambda run: _trials_last(read(run), 2)[kept])
 
-    return {
-        "log_evidence": Variable(
-            runs.stack(lambda run: _trials_last(run.log_evidence, 1)), (*runs.dims, "trial"), {"units": "nats"}
-        ),
+    evidence = runs.stack(lambda run: _trials_last(run.log_evidence, 1))
+    found = {"log_evidence": Variable(evidence, (*runs.dims, "trial"), {"units": "nats"})}
+    if not all(hasattr(run, "ess") for chain in runs for run in chain):
+        # A Gaussian filter has no particles.
+        return found
+    return found | {
         "ess": Variable(per_time(lambda run: run.ess), (*runs.dims, "time", "trial"), {"units": "particles"}),
         "resampled": Variable(per_time(lambda run: run.resampled), (*runs.dims, "time", "trial")),
     }

@@ -80,15 +80,32 @@ def draw_forecast(
         num_draws: number of draws.
         start: time bin of the recording at which the particles begin.
     """
-    _check_inputs(model, u, horizon)
-    transition = model.transition
-    data, last = model.data, model.data.last
-    # A trial without any data goes on from its last time bin.
-    end = torch.where(last < 0, data.shape[1] - 1, last)
+    end = end_of_data(model)
     trials = torch.arange(len(end), device=end.device)
     weights = log_weights[end, :, trials].exp()
     index = torch.multinomial(weights, num_draws, replacement=True).mT
-    now = z[index, trials, end]
+    return go_on(model, z[index, trials, end], horizon, u, start=start)
+
+
+def end_of_data(model: BuiltInTransitions) -> Tensor:
+    """Return the time bin that each trial goes on from, `trials`: its last one with data, the last if there is none."""
+    last = model.data.last
+    return torch.where(last < 0, model.data.shape[1] - 1, last)
+
+
+def go_on(model: BuiltInTransitions, now: Tensor, horizon: int, u: Tensor | None, *, start: int = 0) -> Forecast:
+    """Draw latents and observations of the time bins after each trial's last one with data.
+
+    Args:
+        model: of the run.
+        now: latents of those last time bins, `draws x trials x rank`.
+        horizon: number of time bins.
+        u: their inputs, `trials x horizon x inputs`.
+        start: time bin of the recording at which the model's data begin.
+    """
+    _check_inputs(model, u, horizon)
+    transition, data, end = model.transition, model.data, end_of_data(model)
+    trials = torch.arange(len(end), device=end.device)
     v_now = None if data.v is None else data.v[trials, end]
     u_now = None if data.u is None else data.u[trials, end]
     latents, inputs = [], []

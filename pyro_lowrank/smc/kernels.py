@@ -17,11 +17,12 @@ _GUIDE_METHODS = ("init", "step", "encode")
 
 def is_built_in(model: Any, guide: Any) -> bool:
     """Whether the model and guide run on plain tensors: built in, for each other, and no method overridden."""
-    return (
-        _is_built_in(model, StateSpaceModel, _MODEL_METHODS)
-        and _is_built_in(guide, Guide, _GUIDE_METHODS)
-        and guide.model is model
-    )
+    return is_built_in_model(model) and _is_built_in(guide, Guide, _GUIDE_METHODS) and guide.model is model
+
+
+def is_built_in_model(model: Any) -> bool:
+    """Whether the model is a `StateSpaceModel` with no method overridden."""
+    return _is_built_in(model, StateSpaceModel, _MODEL_METHODS)
 
 
 def _is_built_in(thing: Any, base: type, methods: tuple[str, ...]) -> bool:
@@ -46,7 +47,7 @@ def bind(
         TypeError: if either lacks `init` or `step`, or a built-in guide is for another model.
     """
     if guide is None:
-        guide = BootstrapGuide(model) if _is_built_in(model, StateSpaceModel, _MODEL_METHODS) else FromModel()
+        guide = BootstrapGuide(model) if is_built_in_model(model) else FromModel()
     if is_built_in(model, guide):
         return Pair.of(model, guide, through_proposal=through_proposal)
     for role, thing in (("model", model), ("guide", guide)):

@@ -11,6 +11,7 @@ from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor, nn
 
 from pyro_lowrank.infer.elbo import SMC_ELBO
+from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.smc.loop import ParticlesDied
 from pyro_lowrank.training.batches import Batch
 
@@ -42,7 +43,7 @@ def loss_failure(error: Exception, batch: Batch, step: int, data: str) -> SMCFai
 
 
 def gradient_failure(
-    elbo: SMC_ELBO,
+    elbo: SMC_ELBO | EKFEvidence,
     model: Any,
     guide: Any,
     batch: Batch,

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn, optim
+from torch import Tensor, optim
 from tqdm.auto import tqdm
 
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import (
     check_positive,
     check_positive_int,
-    check_same_type,
-    check_sequence,
     check_trackable,
-    said_of,
 )
 from pyro_lowrank.infer.elbo import SMC_ELBO
+from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches, observed_bins
+from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
+from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import interrupts_kept
+from pyro_lowrank.training.objective import objective_of, settings_of
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.scales import scales_of
 from pyro_lowrank.training.steps import Steps, parameters_of
-from pyro_lowrank.training.tensors import Trials, unpack, warn_of_silence
+from pyro_lowrank.training.tensors import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def fit(
     batch_size: int | None = None,
     window: int | Literal["auto"] | None = "auto",
     num_particles: int | None = None,
-    elbo: SMC_ELBO | None = None,
+    elbo: SMC_ELBO | EKFEvidence | None = None,
     start_at_data: bool = True,
     learning_rate: float | None = None,
     final_learning_rate: float | None = None,
@@ -100,7 +100,8 @@ def fit(
             starts as a trial does: from the initial distribution, with unfiltered inputs. `"auto"` trains on windows of
             100 time bins where trials have more than 300.
         num_particles: number of particles; what suits the guide if None, its `particles_to_train`.
-        elbo: the objective with all its options, in place of `num_particles`.
+        elbo: the objective with all its options, in place of `num_particles`; `EKFEvidence()` to fit without particles
+            and without a guide.
         start_at_data: let readout and noise start as `initialise_from_data` does it, if the readout is affine and still
             as it was drawn; a readout that was given other values is left alone.
         learning_rate: of the first step; 0.01 if None.
@@ -143,20 +144,20 @@ def fit(
     started = time.perf_counter()
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
-    data, held_out_data = _check_data(model, guide, y, u, held_out, held_out_inputs)
+    data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs)
     recipe = Recipe.of(
         data.y,
         guide,
         num_steps=num_steps,
         window=window,
         batch_size=batch_size,
-        num_particles=elbo.num_particles if num_particles is None and isinstance(elbo, SMC_ELBO) else num_particles,
+        num_particles=num_particles if elbo is None else 0,
         learning_rate=learning_rate,
         final_learning_rate=final_learning_rate,
     )
     num_steps = recipe.num_steps
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
-    objective = _objective(elbo, num_particles, recipe)
+    objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = Steps(
         model,
         guide,
@@ -244,7 +245,9 @@ def _report(steps: Steps, num_steps: int) -> StepReport:
 
 
 def _show(bar: Any, report: StepReport) -> None:
-    shown = {"nats/bin": f"{report.evidence:.2f}", "ESS": f"{100 * report.ess:.0f}%"}
+    shown = {"nats/bin": f"{report.evidence:.2f}"}
+    if not math.isnan(report.ess):
+        shown["ESS"] = f"{100 * report.ess:.0f}%"
     if report.held_out is not None:
         shown["held out"] = f"{report.held_out:.2f}"
     bar.set_postfix(shown, refresh=False)
@@ -257,16 +260,6 @@ def _tell(lines: Iterable[str], progress: bool) -> None:
         logger.info(line)
         if progress:
             tqdm.write(f"fit: {line}", file=sys.stderr)
-
-
-def _objective(elbo: SMC_ELBO | None, num_particles: int | None, recipe: Recipe) -> SMC_ELBO:
-    if elbo is None:
-        return SMC_ELBO(recipe.num_particles)
-    if not isinstance(elbo, SMC_ELBO):
-        raise TypeError(f"`elbo` must be a SMC_ELBO, got {type(elbo).__name__}.")
-    if num_particles is not None:
-        raise ValueError(f"Pass `elbo` or `num_particles`, not both: the elbo has {elbo.num_particles} particles.")
-    return elbo
 
 
 def _batches(data: Batch, recipe: Recipe, seed: int) -> Batches:
@@ -296,56 +289,8 @@ def _optimizer(
     return built
 
 
-def _check_data(
-    model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any
-) -> tuple[Batch, Batch | None]:
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("A fit takes gradients, and there are none under torch.inference_mode(): call it outside.")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
-    y, u = unpack("y", model, y, u)
-    _check_sequences("y", model, guide, y, u)
-    warn_of_silence(y)
-    if held_out is None:
-        if held_out_inputs is not None:
-            raise ValueError("`held_out_inputs` came without `held_out`.")
-        return Batch.whole(y, u), None
-    held_out, held_out_inputs = unpack("held_out", model, held_out, held_out_inputs)
-    _check_sequences("held_out", model, guide, held_out, held_out_inputs)
-    return Batch.whole(y, u), Batch.whole(held_out, held_out_inputs)
-
-
-def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tensor | None) -> None:
-    try:
-        for each, value in (("y", y), ("u", u)):
-            if isinstance(value, Tensor):
-                check_trackable(f"`{each}`", value)
-        if isinstance(model, StateSpaceModel):
-            model.check_data(y, u)
-        else:
-            _check_any(y, u, parameters_of(model, guide, trainable=True).values())
-    except (TypeError, ValueError) as error:
-        if name == "y":
-            raise
-        raise said_of(error, f"In `{name}`: {error}") from error
-    if not observed_bins(y).any():
-        raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
-
-
-def _check_any(y: Tensor, u: Tensor | None, parameters: Iterable[Tensor]) -> None:
-    """Check data for a model of the user's own, of which only the parameters are known."""
-    for name, value in (("y", y), ("u", u)):
-        if value is not None:
-            check_sequence(name, value, last=value.shape[-1] if isinstance(value, Tensor) else 0, last_name="features")
-            for parameter in parameters:
-                check_same_type(name, value, parameter)
-    if u is not None and u.shape[:2] != y.shape[:2]:
-        raise ValueError(f"`u` must have the trials and time bins of the data, {y.shape[:2]}, got {u.shape[:2]}.")
-
-
 def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
     """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
-    scheme = steps.elbo.scheme
     digest = hashlib.sha256()
     for value in data.arguments:
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -356,10 +301,7 @@ def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
         "seed": steps.seed,
         "batch_size": recipe.batch_size,
         "window": recipe.window,
-        "num_particles": steps.elbo.num_particles,
-        "ess_threshold": scheme.ess_threshold,
-        "resampler": type(scheme.resampler).__name__,
-        "gradient": type(scheme.gradient).__name__,
+        **settings_of(steps.elbo),
         "optimizer": type(steps.optimizer).__name__,
         "optimizer_options": str(options),
         "max_grad_norm": str(steps.max_grad_norm),

@@ -21,7 +21,8 @@ class StepReport:
         step: steps taken, this one included.
         num_steps: steps in all.
         evidence: log evidence of the minibatch, before the step, in nats per observed time bin.
-        ess: effective sample size, as a share of the particles, averaged over its observed time bins.
+        ess: effective sample size, as a share of the particles, averaged over its observed time bins; NaN where
+            there are none.
         gradient_norm: of the loss in nats per time bin, before any clipping.
         learning_rate: of the step, for the optimiser's first group of parameters.
         held_out: the latest held-out log evidence in nats per observed time bin, or None.
@@ -73,7 +74,7 @@ class FitResult:
 
     Attributes:
         evidence: log evidence of the minibatch of each step, in nats per observed time bin, `steps`.
-        ess: effective sample size at each step, as a share of the particles, `steps`.
+        ess: effective sample size at each step, as a share of the particles, `steps`; NaN where there are none.
         gradient_norm: of the loss in nats per time bin, before any clipping, `steps`.
         learning_rate: at each step, `steps`.
         held_out_steps: after how many steps held-out data were evaluated, `evaluations`.
@@ -140,7 +141,7 @@ class FitResult:
                 f"  held out        {first:.3f} -> {last:.3f} nats per bin, best {self.held_out_evidence[best]:.3f} "
                 f"after {self.held_out_steps[best]} steps"
             )
-        if self.steps:
+        if self.steps and not np.isnan(self.ess[-tenth:]).all():
             lines.append(f"  effective size  {100 * self.ess[-tenth:].mean():.0f} % of the particles")
         if self.checkpoint is not None:
             lines.append(f"  checkpoint      {self.checkpoint}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from pyro_lowrank.infer.elbo import SMC_ELBO
+from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.smc.loop import ParticlesDied
 from pyro_lowrank.training.batches import Batch, Batches, observed_bins
 from pyro_lowrank.training.failures import gradient_failure, loss_failure
@@ -54,7 +55,7 @@ class Steps:
         self,
         model: Any,
         guide: Any,
-        elbo: SMC_ELBO,
+        elbo: SMC_ELBO | EKFEvidence,
         optimizer: optim.Optimizer,
         batches: Batches,
         held_out: Batch | None,
