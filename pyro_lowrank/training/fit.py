@@ -28,7 +28,7 @@ from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import interrupts_kept
-from pyro_lowrank.training.objective import objective_of, settings_of
+from pyro_lowrank.training.objective import Objective, objective_of, settings_of
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
@@ -158,20 +158,8 @@ def fit(
     num_steps = recipe.num_steps
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
-    steps = Steps(
-        model,
-        guide,
-        objective,
-        _optimizer(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
-        _batches(data, recipe, seed),
-        held_out_data,
-        decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, num_steps - 1)),
-        max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
-        seed=seed,
-        scales=scales_of(model, data) if optimizer is None else {},
-    )
-    settings = _settings(steps, data, recipe)
-    file = _open_checkpoint(checkpoint, steps, settings, num_steps, resume)
+    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
+    file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), num_steps, resume)
     lines = recipe.chosen
     if start_at_data and not steps.history and isinstance(model, StateSpaceModel):
         lines = (*lines, *start(model, data.y, data.u))
@@ -183,6 +171,32 @@ def fit(
         interrupted=interrupted,
         checkpoint=None if file is None else file.path,
         seconds=time.perf_counter() - started,
+    )
+
+
+def _steps(
+    model: Any,
+    guide: Any,
+    objective: Objective,
+    data: Batch,
+    held_out: Batch | None,
+    recipe: Recipe,
+    optimizer: Callable[..., optim.Optimizer] | None,
+    max_grad_norm: float | None,
+    seed: int,
+) -> Steps:
+    """Return the steps of a fit, none of which is taken."""
+    return Steps(
+        model,
+        guide,
+        objective,
+        _optimizer(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
+        _batches(data, recipe, seed),
+        held_out,
+        decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),
+        max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
+        seed=seed,
+        scales=scales_of(model, data) if optimizer is None else {},
     )
 
 
