@@ -18,8 +18,9 @@ from pyro_lowrank.smc.gradients import FisherGradient, GradientEstimator, Pathwi
 from pyro_lowrank.smc.kernels import bind
 from pyro_lowrank.smc.loop import History, Scheme
 from pyro_lowrank.smc.pair import Pair
+from pyro_lowrank.smc.replayed import CannotBeReplayed
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
-from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun
+from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun, say_once
 
 
 class SMC_ELBO(ELBO):
@@ -40,8 +41,8 @@ class SMC_ELBO(ELBO):
         ess_threshold: trials resample when their effective sample size falls below this share of the particles; at 1,
             as in the paper, always.
         resampler: how ancestors are drawn; systematic if None.
-        gradient: what is differentiated. If None, `FisherGradient`; for models and guides that the user has written,
-            and with `cut_every`, `PathwiseGradient`.
+        gradient: what is differentiated. If None, `FisherGradient`; with `cut_every`, and for models and guides that
+            the user has written and that cannot be run along paths, `PathwiseGradient`.
         max_plate_nesting: number of nested plates, that over trials included, of a user-written model.
         cut_every: gradients do not pass from a time bin that is a multiple of this to the one before, which bounds
             how far back they reach in long recordings; None for never.
@@ -82,9 +83,10 @@ class SMC_ELBO(ELBO):
         )
         if gradient is None:
             gradient = FisherGradient() if cut_every is None else PathwiseGradient()
-            self._for_users_own: GradientEstimator = PathwiseGradient()
+            self._otherwise: GradientEstimator | None = PathwiseGradient()
         else:
-            self._for_users_own = gradient
+            self._otherwise = None
+        self._not_along_paths: set[tuple[type, type]] = set()
         self.scheme = Scheme(
             resampler=SystematicResampling() if resampler is None else resampler,
             ess_threshold=ess_threshold,
@@ -187,8 +189,18 @@ class SMC_ELBO(ELBO):
         if isinstance(bound, Pair):
             run = BuiltInRun(bound, bound.read(*args, **kwargs), self.num_particles, scheme, self.backend)
             return *scheme.gradient.estimate(run), 1.0
-        scheme = replace(scheme, gradient=self._for_users_own)
-        found = scheme.gradient.estimate(UsersRun(bound, (args, kwargs), scheme, self.backend))
+        kind = type(model), type(guide)
+        if self._otherwise is not None and kind in self._not_along_paths:
+            scheme = replace(scheme, gradient=self._otherwise)
+        try:
+            found = scheme.gradient.estimate(UsersRun(bound, (args, kwargs), scheme, self.backend))
+        except CannotBeReplayed as reason:
+            if self._otherwise is None:
+                raise
+            say_once(f"Gradients are those along the particles (PathwiseGradient): {reason}")
+            self._not_along_paths.add(kind)
+            scheme = replace(scheme, gradient=self._otherwise)
+            found = scheme.gradient.estimate(UsersRun(bound, (args, kwargs), scheme, self.backend))
         return *found, 1.0 if bound.scale is None else bound.scale
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:

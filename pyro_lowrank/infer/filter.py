@@ -24,9 +24,10 @@ from pyro_lowrank.smc.kernels import bind
 from pyro_lowrank.smc.loop import History, Particles, Scheme, State, advance, check_alive, start
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
+from pyro_lowrank.smc.replayed import ReplayedTransitions
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun, compiled_pair, online_kernel
-from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
+from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 
 @dataclass(frozen=True)

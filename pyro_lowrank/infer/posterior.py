@@ -20,8 +20,9 @@ from pyro_lowrank.infer.forecast import (
     expected_observations,
 )
 from pyro_lowrank.smc.loop import History, State, take
+from pyro_lowrank.smc.replayed import ReplayedTransitions
 from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
-from pyro_lowrank.smc.transitions import BuiltInTransitions, ReplayedTransitions
+from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 SMOOTHERS = ("backward", "mcmc", "genealogy")
 

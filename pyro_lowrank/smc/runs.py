@@ -15,10 +15,11 @@ from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Bin, LooksBack
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.joint import log_joint, log_proposal
-from pyro_lowrank.smc.loop import History, Scheme, run_loop
+from pyro_lowrank.smc.loop import History, Scheme, State, run_loop
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
-from pyro_lowrank.smc.smoothing import along, backward_paths
+from pyro_lowrank.smc.replayed import ReplayedTransitions
+from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_states
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ _log = logging.getLogger("pyro_lowrank")
 
 
 @cache
-def _say_once(reason: str) -> None:
-    _log.info("The filter runs on plain tensor operations, not compiled: %s.", reason)
+def say_once(line: str) -> None:
+    """Write a line to the log, once."""
+    _log.info(line)
 
 
 def compiled_pair(pair: Pair | None, backend: str, *, with_inputs: bool) -> CompiledPair | None:
@@ -63,7 +65,7 @@ def compiled_pair(pair: Pair | None, backend: str, *, with_inputs: bool) -> Comp
 def _leave_to_tensors(reason: NoCompiledForm, backend: str) -> None:
     if backend == "compiled":
         raise NoCompiledForm(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.") from reason
-    _say_once(str(reason))
+    say_once(f"The filter runs on plain tensor operations, not compiled: {reason}.")
 
 
 @dataclass(frozen=True)
@@ -217,24 +219,46 @@ class UsersRun:
     store: bool = False
 
     def __post_init__(self) -> None:
-        if not self.scheme.gradient.along_particles and torch.is_grad_enabled():
-            raise ValueError(
-                f"{type(self.scheme.gradient).__name__} needs a StateSpaceModel under a built-in guide, got a model or "
-                "guide written by the user; pass gradient=PathwiseGradient()."
-            )
         compiled_pair(None, self.backend, with_inputs=False)
+        args, kwargs = self.data
+        self._calls = self.kernel.slices(self.data)
+        self._transitions = ReplayedTransitions(self.kernel, self.kernel.calls(*args, **kwargs))
 
     def filter(self, *, with_paths: bool = False) -> History:
         """Run the filter."""
-        return run_loop(self.kernel, self.kernel.slices(self.data), self.scheme, store=self.store)
+        return run_loop(self.kernel, self._calls, self.scheme, store=self.store or with_paths)
 
-    def paths(self, history: History, num_paths: int) -> Any:
-        """Raise: gradients along paths were refused before."""
-        raise NotImplementedError
+    def paths(self, history: History, num_paths: int) -> list[State]:
+        """Draw paths by backward simulation: the states on them, one per time bin.
 
-    def log_density(self, paths: Any) -> Tensor:
-        """Raise, likewise."""
-        raise NotImplementedError
+        Raises:
+            CannotBeReplayed: if the transition density cannot be had.
+        """
+        assert history.states is not None
+        assert history.log_weights is not None
+        assert history.ancestors is not None
+        log_weights, ancestors = (
+            each if each.dim() == 3 else each.unsqueeze(-1) for each in (history.log_weights, history.ancestors)
+        )
+        num_steps, num_particles, trials = log_weights.shape
+        self._shape = history.increments.shape[1:]
+        states = [{name: stack[t] for name, stack in history.states.items()} for t in range(num_steps)]
+        if num_particles <= _MOST_COMPARED:
+            uniforms = torch.rand(num_steps, num_paths, trials, dtype=log_weights.dtype, device=log_weights.device)
+            index = backward_paths(self._transitions, states, log_weights, uniforms)
+        else:
+            index = mcmc_paths(self._transitions, states, log_weights, ancestors, num_paths, _MOVES)
+        batch_dims = self._transitions.batch_dims
+        return [take_states(state, index[..., t], batch_dims) for t, state in enumerate(states)]
+
+    def log_density(self, paths: list[State]) -> Tensor:
+        """Return log p(z, y) averaged over paths, `(trials)`, with what the guide's own parameters learn by."""
+        return self._transitions.log_joint(paths, self._calls).reshape(self._shape)
+
+
+# With more particles, ancestors are drawn by a Markov chain: its cost does not grow with them.
+_MOST_COMPARED = 128
+_MOVES = 30
 
 
 def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:

@@ -247,7 +247,7 @@ def test_what_is_not_supported_says_so(caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.INFO, logger="pyro_lowrank"):
         from pyro_lowrank.smc import runs
 
-        runs._say_once.cache_clear()
+        runs.say_once.cache_clear()
         plr.SMCFilter(model, plr.BootstrapGuide(model), 5).run(y)
     assert reason in caplog.text
 

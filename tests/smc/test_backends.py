@@ -17,7 +17,7 @@ from tests.smc.test_effects import Delegate
 @pytest.fixture(autouse=True)
 def nothing_said_yet() -> None:
     torch.manual_seed(0)
-    runs._say_once.cache_clear()
+    runs.say_once.cache_clear()
 
 
 def pair() -> tuple[Any, Any, torch.Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyro_lowrank as plr
 from pyro_lowrank.smc.joint import log_joint, log_proposal
@@ -183,15 +184,131 @@ def test_without_gradients_no_paths_are_drawn(monkeypatch: pytest.MonkeyPatch) -
     assert plr.SMC_ELBO(10, backend="plain").loss(model, plr.OptimalGuide(model), model.simulate(2, 4).y) != 0
 
 
-def test_a_users_own_pair_is_refused_and_by_default_pathwise() -> None:
-    from tests.smc.test_effects import Delegate
+class Written(nn.Module):
+    """A user's pair member around a built-in one, whose parameters it holds."""
 
-    model = linear_model()
-    pair, y = (Delegate(model), Delegate(plr.OptimalGuide(model))), model.simulate(2, 4).y
-    with pytest.raises(ValueError, match="needs a StateSpaceModel under a built-in guide.*PathwiseGradient"):
-        plr.SMC_ELBO(5, gradient=plr.FisherGradient()).differentiable_loss(*pair, y)
-    torch.manual_seed(1)
-    default = score(model, plr.SMC_ELBO(5).differentiable_loss(*pair, y))
-    torch.manual_seed(1)
-    pathwise = plr.SMC_ELBO(5, gradient=plr.PathwiseGradient())
-    torch.testing.assert_close(default, score(model, pathwise.differentiable_loss(*pair, y)))
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def init(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.inner.init(state, *args, **kwargs)
+
+    def step(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.inner.step(state, *args, **kwargs)
+
+
+class Encoding(Written):
+    def encode(self, *args: Any) -> Any:
+        return self.inner.encode(*args)
+
+
+@pytest.mark.parametrize("num_particles", [60, 300])
+@pytest.mark.parametrize("guide_type", [plr.OptimalGuide, None])
+def test_a_users_own_model_follows_the_exact_score(guide_type: Any, num_particles: int) -> None:
+    model = linear_model(rank=1, noise_scale=1.0)
+    y = model.simulate(6, 5).y
+    exact = score(model, -exact_log_evidence(model, y).sum())
+    guide = None if guide_type is None else Written(guide_type(model))
+    written = Written(model)
+    elbo = plr.SMC_ELBO(num_particles)
+    found = torch.stack([score(model, elbo.differentiable_loss(written, guide, y)) for _ in range(25)])
+    error = found.std(0) / 5
+    assert ((found.mean(0) - exact).abs() < 4 * error + 0.05 * exact.abs().max()).all()
+    assert exact.abs().max() > 1
+
+
+def test_a_users_own_guide_learns_as_a_built_in_one() -> None:
+    model = model_of("poisson softplus", rank=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        encoder = plr.ConvEncoder(3, 1, (2, 1), (2,), dtype=torch.float64)
+    guide = plr.EncoderGuide(model, encoder)
+    y = model.simulate(4, 4).y
+    found = {}
+    parameters = list(guide.parameters())
+    for name, (a, b) in {"built in": (model, guide), "written": (Written(model), Encoding(guide))}.items():
+        elbo = plr.SMC_ELBO(60, backend="plain")
+        draws = []
+        for _ in range(40):
+            loss = elbo.differentiable_loss(a, b, y)
+            draws.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
+        found[name] = torch.stack(draws)
+    error = (sum(draws.var(0) for draws in found.values()) / 40).sqrt()
+    difference = found["built in"].mean(0) - found["written"].mean(0)
+    assert (difference.abs() <= 4 * error).all()
+    assert (found["built in"].mean(0).abs() / error).max() > 20
+
+
+def test_parameters_of_the_model_learn_nothing_from_the_proposal() -> None:
+    """A guide that reads the model's own parameters: its density must not pull at them."""
+    model = linear_model(rank=1, noise_scale=1.0)
+    y = model.simulate(3, 4).y
+
+    class Both(Written):
+        def __init__(self, inner: Any) -> None:
+            super().__init__(inner)
+            self.own = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    found = []
+    for guide in (Written(plr.OptimalGuide(model)), Both(plr.OptimalGuide(model))):
+        torch.manual_seed(3)
+        loss = plr.SMC_ELBO(20).differentiable_loss(Written(model), guide, y)
+        found.append(score(model, loss))
+    torch.testing.assert_close(*found)
+
+
+def test_what_cannot_be_run_along_paths_goes_along_the_particles(caplog: pytest.LogCaptureFixture) -> None:
+    from pyro_lowrank.smc import runs
+
+    runs.say_once.cache_clear()
+    weight = torch.tensor(0.3, requires_grad=True)
+
+    class Forgets:
+        def init(self, state: Any, y: Tensor) -> None:
+            self.move(state, torch.zeros(y.shape[0], 1), y)
+
+        def step(self, state: Any, y: Tensor) -> None:
+            self.move(state, state["z"], y)
+
+        def move(self, state: Any, before: Tensor, y: Tensor) -> None:
+            with pyro.plate("trials", y.shape[0], dim=-1):
+                drawn = pyro.sample("z", dist.Normal(weight * before, 1.0).to_event(1))
+                state["z"] = 2 * drawn
+                pyro.sample("y", dist.Normal(state["z"], 1.0).to_event(1), obs=y)
+
+    y = torch.randn(4, 5, 1)
+    with pytest.raises(ValueError, match=r"does not keep the latent site 'z'.*gradient=PathwiseGradient\(\)"):
+        plr.SMC_ELBO(9, gradient=plr.FisherGradient()).differentiable_loss(Forgets(), None, y)
+    elbo, found = plr.SMC_ELBO(9), []
+    with caplog.at_level("INFO", logger="pyro_lowrank"):
+        elbo.differentiable_loss(Forgets(), None, y)
+    assert (
+        "Gradients are those along the particles (PathwiseGradient): The transition density of Forgets" in caplog.text
+    )
+    for each in (elbo, plr.SMC_ELBO(9, gradient=plr.PathwiseGradient())):
+        torch.manual_seed(1)
+        found.append(torch.autograd.grad(each.differentiable_loss(Forgets(), None, y), weight)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_a_guide_that_makes_parameters_must_hold_them() -> None:
+    class Made:
+        def init(self, state: Any, y: Tensor) -> None:
+            mean = pyro.param("made", torch.zeros(1))
+            with pyro.plate("trials", y.shape[0], dim=-1):
+                pyro.sample("z", dist.Normal(mean.expand(y.shape[0], 1), 1.0).to_event(1))
+
+        step = init
+
+    class Model:
+        def init(self, state: Any, y: Tensor) -> None:
+            with pyro.plate("trials", y.shape[0], dim=-1):
+                state["z"] = pyro.sample("z", dist.Normal(torch.zeros(y.shape[0], 1), 1.0).to_event(1))
+                pyro.sample("y", dist.Normal(state["z"], 1.0).to_event(1), obs=y)
+
+        step = init
+
+    pyro.clear_param_store()
+    with pytest.raises(ValueError, match="Made makes parameters by `pyro.param`, made, and holds none"):
+        plr.SMC_ELBO(9, gradient=plr.FisherGradient()).differentiable_loss(Model(), Made(), torch.randn(2, 3, 1))

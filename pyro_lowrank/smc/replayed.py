@@ -1,0 +1,248 @@
+"""A model of the user's own, run again with its latent sites set to the values of paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.smcfilter import SMCState
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from pyro_lowrank.handlers import invisible
+from pyro_lowrank.modules import own_values
+from pyro_lowrank.smc.effects import Call, EffectsKernel, FromModel, is_of_trials, site_log_prob
+from pyro_lowrank.smc.loop import State
+from pyro_lowrank.smc.smoothing import take_states
+
+_MEND = "pass method='genealogy' to `smooth` and gradient=PathwiseGradient() to SMC_ELBO."
+_NOT_KEPT = (
+    "The transition density of {0} cannot be replayed: its state does not keep the latent site {1!r} as it was drawn. "
+    "Keep it, `state[{1!r}] = pyro.sample({1!r}, ...)`, or " + _MEND
+)
+
+
+class CannotBeReplayed(ValueError):
+    """A model of the user's own cannot be run along paths."""
+
+
+class _Fixed(Messenger):
+    """Gives latent sites values by name; without values, notes those that they draw."""
+
+    def __init__(self, values: dict[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self.values = values
+        self.sites: list[Any] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        subsampling = type(msg["fn"]).__name__ == "_Subsample"
+        if self.values is None or msg["is_observed"] or subsampling or msg["infer"].get("_do_not_trace"):
+            return
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if type(msg["fn"]).__name__ != "_Subsample" and not msg["infer"].get("_do_not_trace"):
+            self.sites.append(msg)
+        msg["stop"] = True
+
+
+@dataclass(frozen=True)
+class ReplayedTransitions:
+    """Of a user-written model, whose `step` is run again with its latent sites set to a path's values.
+
+    That needs every latent site of `step` to be kept in the state as it was drawn; what else the state holds must
+    follow from them and from the data. The model is run at its present parameters.
+
+    Args:
+        kernel: of the run.
+        calls: arguments of each time bin.
+    """
+
+    kernel: EffectsKernel
+    calls: list[Call]
+
+    @property
+    def batch_dims(self) -> int:
+        """Number of leading dims of state tensors before their own."""
+        return self.kernel.batch_dims
+
+    def pairs(self, time: int, before: State) -> Callable[[State], Tensor]:
+        """Return the log density of a later state and its data, as a function of it, `D x trials x particles`."""
+        homes = self._homes(time, before)
+        num_particles = self.kernel.num_particles
+
+        def score(after: State) -> Tensor:
+            draws = next(iter(after.values())).shape[0]
+            earlier = {n: value.repeat(draws, *(1,) * (value.dim() - 1)) for n, value in before.items()}
+            later = {n: value.repeat_interleave(num_particles, 0) for n, value in after.items()}
+            return self._score(time, earlier, later, homes).unflatten(0, (draws, num_particles)).movedim(1, -1)
+
+        return score
+
+    def matched(self, time: int, before: State, after: State) -> Tensor:
+        """Return the log density of later states and their data given as many earlier ones, `D x trials`."""
+        return self._score(time, before, after, self._homes(time, before))
+
+    def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
+        """Return the log density of later states and their data given earlier ones by index, `D x trials`."""
+        return lambda index, after: self.matched(time, take_states(before, index, self.batch_dims), after)
+
+    def log_joint(self, path: Sequence[State], calls: Sequence[Call]) -> Tensor:
+        r"""Return log p(z, y) along paths, and what the guide's own parameters learn by, averaged, `trials`.
+
+        The model is run once along the paths, its state carried on, so that gradients pass through whatever the state
+        holds beside the latents. To the parameters that are the guide's alone goes the gradient of
+        :math:`\log q(z \mid y)`, which is nothing in value.
+
+        Args:
+            path: states of the particles on the paths, one per time bin.
+            calls: arguments of each time bin, with what the guide's `encode` returned.
+
+        Raises:
+            CannotBeReplayed: if the model or the guide cannot be run along paths.
+        """
+        size = next(iter(path[0].values())).shape[0]
+        total: Tensor | float = 0.0
+        proposed: Tensor | float = 0.0
+        state: State = {}
+        learns = _parameters_of_the_guide(self.kernel.model, self.kernel.guide)
+        for t, (held, call) in enumerate(zip(path, calls, strict=True)):
+            homes = self._homes(t - 1, state, size)
+            values = {site: held[name] for site, name in homes.items() if name in held}
+            if len(values) < len(homes):
+                raise CannotBeReplayed(
+                    _NOT_KEPT.format(type(self.kernel.model).__name__, min(set(homes) - set(values)))
+                )
+            if t < 2:
+                self._check_guide(t, state, call, size)
+            if learns:
+                proposed = proposed + self._proposed(t, state, call, values, size)
+            fixed = _Fixed(values)
+            state = self._run(t - 1, state, fixed, size)
+            total = total + self._log_prob(fixed.sites, size)
+        found = _of_particles(total)
+        return found + _for_parameters(_of_particles(proposed), learns) if learns else found
+
+    def _check_guide(self, t: int, state: State, call: Call, size: int) -> None:
+        """Raise if the guide, no module, makes parameters as it runs that the model does not."""
+        model, guide = self.kernel.model, self.kernel.guide
+        if isinstance(guide, nn.Module | FromModel):
+            return
+        kwargs = call.kwargs if call.encoding is None else {**call.kwargs, "encoding": call.encoding}
+        programs = {"model": (model, call.kwargs), "guide": (guide, kwargs)}
+        made = {}
+        for role, (program, given) in programs.items():
+            particles = SMCState(size)
+            particles.update(state)
+            plate = pyro.plate("particles", size, dim=-self.batch_dims)
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), own_values(program), invisible(), plate:
+                trace = poutine.trace(program.step if t else program.init).get_trace(particles, *call.args, **given)
+            made[role] = {name for name, node in trace.nodes.items() if node["type"] == "param"}
+        own = sorted(made["guide"] - made["model"])
+        if own:
+            raise CannotBeReplayed(
+                f"{type(guide).__name__} makes parameters by `pyro.param`, {', '.join(own)}, and holds none: make it a "
+                f"torch module that holds them, or {_MEND}"
+            )
+
+    def _proposed(self, t: int, state: State, call: Call, values: dict[str, Tensor], size: int) -> Tensor:
+        guide, fixed = self.kernel.guide, _Fixed(values)
+        kwargs = call.kwargs if call.encoding is None else {**call.kwargs, "encoding": call.encoding}
+        particles = SMCState(size)
+        particles.update({name: value.detach() for name, value in state.items()})
+        with (
+            own_values(guide),
+            invisible(),
+            fixed,
+            pyro.plate("particles", size, dim=-self.batch_dims),
+            particles._lock(),
+        ):
+            (guide.step if t else guide.init)(particles, *call.args, **kwargs)
+        if any(site["name"] not in values for site in fixed.sites):
+            raise CannotBeReplayed(f"{type(guide).__name__} has sites that the model has not; {_MEND}")
+        return self._log_prob(fixed.sites, size) if fixed.sites else torch.zeros(size, 1)
+
+    def _run(self, time: int, state: State, handler: _Fixed, size: int | None = None) -> State:
+        """Run the step out of a time bin; `init` for the one before the first."""
+        size = next(iter(state.values())).shape[0] if size is None else size
+        particles = SMCState(size)
+        particles.update(state)
+        call, model = self.calls[time + 1], self.kernel.model
+        with own_values(model), invisible(), handler, pyro.plate("particles", size, dim=-self.batch_dims):
+            (model.init if time < 0 else model.step)(particles, *call.args, **call.kwargs)
+        return dict(particles)
+
+    def _homes(self, time: int, before: State, size: int | None = None) -> dict[str, Any]:
+        """Return where the state keeps each latent site of the step, by the names of the sites."""
+        # The draws only show where they are kept: the random numbers that follow must not depend on them.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            drawn = _Fixed()
+            state = self._run(time, before, drawn, size)
+        found = {}
+        for site in (site for site in drawn.sites if not site["is_observed"]):
+            homes = [name for name, value in state.items() if value is site["value"]]
+            if not homes:
+                raise CannotBeReplayed(_NOT_KEPT.format(type(self.kernel.model).__name__, site["name"]))
+            found[site["name"]] = homes[0]
+        return found
+
+    def _score(self, time: int, before: State, after: State, homes: dict[str, Any]) -> Tensor:
+        fixed = _Fixed({site: after[name] for site, name in homes.items() if name in after})
+        state = self._run(time, before, fixed)
+        for name in set(after) - set(homes.values()):
+            if not torch.allclose(state[name].expand_as(after[name]), after[name], rtol=1e-4, atol=1e-5):
+                raise CannotBeReplayed(
+                    f"The transition density of {type(self.kernel.model).__name__} cannot be replayed: {name!r} of its "
+                    f"state remembers the state before, so a path cannot change its ancestor; {_MEND}"
+                )
+        return self._log_prob(fixed.sites, next(iter(before.values())).shape[0])
+
+    def _log_prob(self, sites: Sequence[Any], size: int) -> Tensor:
+        """Return the log density of all sites, `particles x trials`."""
+        total: Tensor | float = 0.0
+        for site in sites:
+            per_trial = any(map(is_of_trials, site["cond_indep_stack"]))
+            found = site_log_prob(site, size, self.batch_dims, per_trial=per_trial)
+            total = total + found.reshape(size, -1)
+        return total if isinstance(total, Tensor) else torch.zeros(size, 1)
+
+
+def _of_particles(total: Tensor | float) -> Tensor:
+    assert isinstance(total, Tensor)
+    return total.mean(0)
+
+
+def _parameters_of_the_guide(model: Any, guide: Any) -> list[Tensor]:
+    """Return the parameters that are trained and the guide's alone."""
+    if not isinstance(guide, nn.Module):
+        return []
+    of_model = {id(parameter) for parameter in model.parameters()} if isinstance(model, nn.Module) else set()
+    return [p for p in guide.parameters() if p.requires_grad and id(p) not in of_model]
+
+
+def _for_parameters(value: Tensor, parameters: list[Tensor]) -> Tensor:
+    """Return zeros that give some parameters the gradient of a value, and no others."""
+    return _Only.apply(value, *parameters) if value.requires_grad else torch.zeros_like(value)
+
+
+class _Only(torch.autograd.Function):
+    """Zeros with the gradient of a value, for the parameters that are given alone."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *parameters: Tensor) -> Tensor:
+        """Return zeros."""
+        ctx.value, ctx.parameters = value, parameters
+        return torch.zeros_like(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the parameters."""
+        found = torch.autograd.grad(ctx.value, ctx.parameters, grad_outputs[0], allow_unused=True, retain_graph=True)
+        return None, *found
