@@ -237,7 +237,7 @@ def test_a_users_own_guide_learns_as_a_built_in_one() -> None:
     error = (sum(draws.var(0) for draws in found.values()) / 40).sqrt()
     difference = found["built in"].mean(0) - found["written"].mean(0)
     assert (difference.abs() <= 4 * error).all()
-    assert (found["built in"].mean(0).abs() / error).max() > 20
+    assert (found["built in"].mean(0).abs() > 10 * error).sum() > 5
 
 
 def test_parameters_of_the_model_learn_nothing_from_the_proposal() -> None:
