@@ -147,25 +147,18 @@ def _add_model(group: Any) -> None:
 
 
 def _add_training(group: Any) -> None:
-    group.add_argument("--steps", type=int, default=1000, metavar="N", help="steps of training (%(default)s)")
+    group.add_argument("--steps", type=int, metavar="N", help="steps of training (2000)")
     group.add_argument(
         "--window",
         type=int,
-        default=50,
         metavar="BINS",
-        help="train on windows of this length (%(default)s); 0: whole trials",
+        help="train on windows of this length (of 100 where trials have more than 300); 0: whole trials",
     )
     group.add_argument(
-        "--batch-size", type=int, default=10, metavar="B", help="windows, or trials, per step (%(default)s)"
+        "--batch-size", type=int, metavar="B", help="windows, or trials, per step (some 1000 time bins together)"
     )
-    group.add_argument(
-        "--particles", type=int, metavar="K", help="number of particles (optimal 10, laplace 16, bootstrap 100)"
-    )
-    group.add_argument(
-        "--learning-rate", type=float, default=1e-2, metavar="RATE", help="of the first step (%(default)s)"
-    )
-    group.add_argument(
-        "--final-learning-rate", type=float, default=1e-3, metavar="RATE", help="of the last step (%(default)s)"
-    )
+    group.add_argument("--particles", type=int, metavar="K", help="number of particles (bootstrap 64, others 16)")
+    group.add_argument("--learning-rate", type=float, metavar="RATE", help="of the first step (0.01)")
+    group.add_argument("--final-learning-rate", type=float, metavar="RATE", help="of the last step (a tenth of it)")
     group.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     group.add_argument("--resume", action="store_true", help="go on with a fit that was stopped")

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
-from pyro_lowrank.cli.models import PARTICLES, SCALED, build, guide_name, independent_features
+from pyro_lowrank.cli.models import SCALED, build, independent_features
 from pyro_lowrank.data import Recording, read_recording
 from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.guides.base import Guide
@@ -28,6 +28,7 @@ from pyro_lowrank.training.fit import fit
 from pyro_lowrank.training.independent import independent_evidence
 from pyro_lowrank.training.initialise import initialise_from_data, start_at_means
 from pyro_lowrank.training.randomness import own_generators, seed_generators
+from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult
 from pyro_lowrank.training.standardise import Standardisation
 
@@ -159,23 +160,35 @@ def _train(
     held_out: _Part | None,
     checkpoint: Path,
 ) -> FitResult:
-    num_trials, num_steps = train.y.shape[:2]
-    window = options.window if 0 < options.window < num_steps else None
-    batch_size = min(options.batch_size, num_trials) if window is None else options.batch_size
-    particles = options.particles or PARTICLES[guide_name(options)]
-    what = "whole trials" if window is None else f"windows of {window} time bins"
-    print(f"Each of {options.steps} steps sees {batch_size} {what}, with {particles} particles.")
+    num_trials, num_bins = train.y.shape[:2]
+    window: int | Literal["auto"] | None = (
+        "auto" if options.window is None else options.window if 0 < options.window < num_bins else None
+    )
+    whole = options.batch_size is not None and window is None
+    recipe = Recipe.of(
+        train.y,
+        guide,
+        num_steps=options.steps,
+        window=window,
+        batch_size=min(options.batch_size, num_trials) if whole else options.batch_size,
+        num_particles=options.particles,
+        learning_rate=options.learning_rate,
+        final_learning_rate=options.final_learning_rate,
+    )
+    what = "whole trials" if recipe.window is None else f"windows of {recipe.window} time bins"
+    number = num_trials if recipe.batch_size is None else recipe.batch_size
+    print(f"Each of {recipe.num_steps} steps sees {number} {what}, with {recipe.num_particles} particles.")
     return fit(
         model,
         guide,
         train.y,
         train.u,
-        num_steps=options.steps,
-        window=window,
-        batch_size=batch_size,
-        num_particles=particles,
-        learning_rate=options.learning_rate,
-        final_learning_rate=options.final_learning_rate,
+        num_steps=recipe.num_steps,
+        window=recipe.window,
+        batch_size=recipe.batch_size,
+        num_particles=recipe.num_particles,
+        learning_rate=recipe.learning_rate,
+        final_learning_rate=recipe.final_learning_rate,
         held_out=None if held_out is None else held_out.y,
         held_out_inputs=None if held_out is None else held_out.u,
         checkpoint=checkpoint,

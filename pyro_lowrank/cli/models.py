@@ -34,8 +34,6 @@ GUIDES: dict[str, Callable[[StateSpaceModel], Guide]] = {
     "laplace": LaplaceGuide,
     "bootstrap": BootstrapGuide,
 }
-# The better a guide aims, the fewer particles do.
-PARTICLES = {"optimal": 10, "laplace": 16, "bootstrap": 100}
 # Real-valued recordings, whose units do not matter.
 SCALED = ("gaussian", "student-t")
 

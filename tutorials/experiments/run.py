@@ -50,6 +50,7 @@ EXPERIMENTS = (
     "lorenz05",
     "lorenz10",
     "bursting",
+    "known_networks",
 )
 
 
