@@ -161,9 +161,9 @@ def _train(
     checkpoint: Path,
 ) -> FitResult:
     num_trials, num_bins = train.y.shape[:2]
-    window: int | Literal["auto"] | None = (
-        "auto" if options.window is None else options.window if 0 < options.window < num_bins else None
-    )
+    window: int | Literal["auto"] | None = "auto"
+    if options.window is not None:
+        window = options.window if 0 < options.window < num_bins else None
     whole = options.batch_size is not None and window is None
     recipe = Recipe.of(
         train.y,
