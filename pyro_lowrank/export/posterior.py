@@ -158,8 +158,8 @@ def _runs(posterior: Any, chains: int | None, draws: int | None) -> _Runs:
     nested = [list(chain) if isinstance(chain, (list, tuple)) else [chain] for chain in found]
     if not nested or not all(chain and all(hasattr(run, "smooth") for run in chain) for chain in nested):
         raise TypeError(
-            "`posterior` must be an SMCPosterior or GaussianPosterior, a list of them (chains), or a list of lists "
-            "(chains of draws), as `SMCFilter.run` returns them."
+            "`posterior` must be an SMCPosterior, a list of them (chains), or a list of lists (chains of draws), as "
+            "`SMCFilter.run` returns them; what ExtendedKalmanFilter.run returns serves too."
         )
     lengths = {len(chain) for chain in nested}
     shapes = {tuple(run.log_evidence_increments.shape) for chain in nested for run in chain}

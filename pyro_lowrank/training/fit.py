@@ -160,11 +160,13 @@ def fit(
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), num_steps, resume)
-    lines = recipe.chosen
-    if start_at_data and not steps.history and isinstance(model, StateSpaceModel):
-        lines = (*lines, *start(model, data.y, data.u))
-    _tell(lines, progress)
-    interrupted = _run(steps, file, num_steps, evaluate_every, checkpoint_every, progress, callback)
+    _tell(recipe.chosen, progress)
+
+    def begin() -> None:
+        if start_at_data and isinstance(model, StateSpaceModel):
+            _tell(start(model, data.y, data.u), progress)
+
+    interrupted = _run(steps, file, begin, num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
         num_steps=num_steps,
@@ -203,6 +205,7 @@ def _steps(
 def _run(
     steps: Steps,
     file: CheckpointFile | None,
+    begin: Callable[[], None],
     num_steps: int,
     evaluate_every: int,
     checkpoint_every: int,
@@ -216,8 +219,11 @@ def _run(
         # The first step may compile loops, for some ten seconds in which nothing moves.
         bar.set_postfix_str("preparing the first step")
         with bar, own_generators(steps.device), interrupts_kept() as noted:
-            if file is not None and first == 0:
-                file.write(steps.history, num_steps)
+            if first == 0:
+                # Not before: another thread may be at a fit of the same model.
+                begin()
+                if file is not None:
+                    file.write(steps.history, num_steps)
             while True:
                 taken = len(steps.history)
                 if taken % evaluate_every == 0 or taken == num_steps:

@@ -129,7 +129,13 @@ def test_a_fit_of_sessions_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         guide = plr.ForwardPrediction(encoder_guide(model), horizon=2)
         y = pooled(model)[0].y
         file = tmp_path / f"{len(stops)}.safetensors"
-        options = {"num_particles": 8, "batch_size": 2, "final_learning_rate": 1e-3, "progress": False}
+        options = {
+            "num_particles": 8,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "final_learning_rate": 1e-3,
+            "progress": False,
+        }
         for number, stop in enumerate(stops):
             plr.fit(model, guide, y, num_steps=stop, checkpoint=file, resume=number > 0, **options)
         again, guide_again = plr.load(file)

@@ -38,7 +38,7 @@ def texts(notebook: Any, stream: str) -> list[str]:
     return [output["text"] for output in outputs if output.get("name") == stream]
 
 
-@pytest.mark.parametrize("source", ["recording", "simulated"])
+@pytest.mark.parametrize("source", [pytest.param("recording", marks=pytest.mark.slow), "simulated"])
 def test_the_eeg_fit_raises_held_out_evidence(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -67,7 +67,7 @@ def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyP
     assert 0.05 < results["drift_scale"] < 0.2
 
 
-@pytest.mark.parametrize("source", ["trained", "drawn"])
+@pytest.mark.parametrize("source", [pytest.param("trained", marks=pytest.mark.slow), "drawn"])
 def test_every_method_finds_what_is_proved_to_be_all(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -94,7 +94,7 @@ def test_every_method_finds_what_is_proved_to_be_all(
         assert results["counts"][-1] == 1
 
 
-@pytest.mark.parametrize("source", ["recording", "simulated"])
+@pytest.mark.parametrize("source", [pytest.param("recording", marks=pytest.mark.slow), "simulated"])
 def test_a_posterior_reaches_arviz_and_ranks_are_compared(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
