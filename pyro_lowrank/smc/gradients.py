@@ -57,6 +57,10 @@ class FisherGradient(GradientEstimator):
     from the posterior, not the gap of the bound (reweighted wake-sleep). Where recordings are padded, only what comes
     before each trial's last data counts.
 
+    A model of the user's own is run once more along its paths, which takes that its state keeps every latent site as it
+    was drawn, and nothing that remembers states before; of its guide those parameters learn that a module holds and
+    that are not the model's.
+
     Args:
         num_paths: number of paths; the noise of the gradient falls with it.
 
