@@ -296,4 +296,5 @@ def draw(figure, record: dict) -> None:
         axes.axvline(1, color="0.7", lw=0.8)
         axes.set_yticks(range(len(NETWORKS)), [name.replace("_", " ") for name in NETWORKS])
         axes.set(title=kind, xlabel="share of the truth's evidence")
+        axes.locator_params(axis="x", nbins=5)
     axes.invert_yaxis()
