@@ -120,6 +120,33 @@ def test_the_reproduction_shows_what_full_runs_left(monkeypatch: pytest.MonkeyPa
     assert results["d_stsp_published"] < results["d_stsp"]
 
 
+def test_parts_of_ones_own_do_what_they_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = execute("07_extending.ipynb", monkeypatch)
+    # A likelihood.
+    assert set(results["apart"]) == {"BootstrapGuide", "LaplaceGuide"}
+    assert max(results["apart"].values()) < 1e-5
+    counts = results["counts"]
+    assert counts["Poisson"] + 3 < counts["zero-inflated Poisson"] < counts["true model"] + 0.1
+    assert results["gate_error"]["mean"] < 0.12
+    # A resampling scheme.
+    descendants, turns, spread = (results[name] for name in ("descendants", "turns", "spread"))
+    assert max(scheme["off"] for scheme in descendants.values()) < 4.5
+    assert descendants["SSP"]["beyond"] == 0 < descendants["stratified"]["beyond"]
+    assert turns["SSP"][-1] < 0.4 * turns["SSP"][0]
+    assert turns["systematic"][-1] > 0.9 * turns["systematic"][0]
+    assert spread["SSP"][0] < 0.85 * spread["multinomial"][0]
+    assert spread["SSP"][0] < 1.2 * spread["systematic"][0]
+    assert results["off"] < 0.3
+    # Dynamics.
+    evidence = results["evidence"]
+    assert max(evidence["low-rank"], evidence["diagonal"]) + 0.1 < evidence["low-rank plus diagonal"]
+    assert evidence["low-rank plus diagonal"] < evidence["true model"] + 0.1
+    assert results["smoothing_error"][0] < 0.85 * results["smoothing_error"][1]
+    assert 0.82 < results["coverage"] < 0.98
+    errors = results["forecast_errors"]
+    assert errors["low-rank plus diagonal"][0] < min(errors["low-rank"][0], errors["mean of the data"][0])
+
+
 @every_notebook
 def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
