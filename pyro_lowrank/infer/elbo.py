@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
-from pyro.infer.util import torch_item
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import Surroundings, check_one_draw
-from pyro_lowrank.infer.programs import check_data, entered, unwrap
+from pyro_lowrank.infer.programs import TensorLoss, check_data, entered, unwrap
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
 from pyro_lowrank.smc.gradients import FisherGradient, GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import bind
@@ -23,7 +21,7 @@ from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun, say_once
 
 
-class SMC_ELBO(ELBO):
+class SMC_ELBO(TensorLoss):
     r"""The filtering ELBO: minus the particle filter's estimate of the log evidence, summed over trials, in nats.
 
     .. math:: -E[\log \hat Z], \qquad \log \hat Z = \sum_t \log \sum_k W_{t-1}^k w_t^k \le \log p(y_{1:T})
@@ -151,18 +149,6 @@ class SMC_ELBO(ELBO):
         with entered(()) as around:
             evidence, history = self._evidence(model, guide, args, kwargs, self.scheme, around)
             return -evidence.sum(), history
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a float."""
-        with torch.no_grad():
-            return float(torch_item(self.differentiable_loss(model, guide, *args, **kwargs)))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a float, and add its gradients to those of the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return float(torch_item(loss))
 
     def _evidence(
         self,

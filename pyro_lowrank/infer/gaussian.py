@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
-from pyro.infer.util import torch_item
 from torch import Tensor
 
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.handlers import Surroundings, check_one_draw
 from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior
-from pyro_lowrank.infer.programs import check_data, entered, unwrap
+from pyro_lowrank.infer.programs import TensorLoss, check_data, entered, unwrap
 from pyro_lowrank.kalman.evidence import differentiable_evidence, log_evidence_increments
 from pyro_lowrank.kalman.filter import Problem, check_observations, run_filter
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -96,7 +94,7 @@ class EvidenceRecord:
     ess: Tensor
 
 
-class EKFEvidence(ELBO):
+class EKFEvidence(TensorLoss):
     r"""The log evidence of `ExtendedKalmanFilter` as an objective: minus its sum over trials, in nats.
 
     .. math:: -\log \hat p(y) = -\sum_t \log \hat p(y_t \mid y_{<t}), \qquad \hat p(y) \approx p(y)
@@ -104,8 +102,8 @@ class EKFEvidence(ELBO):
     An approximation of the evidence, NOT a bound, despite Pyro's name for what an `SVI` takes: where the linearisation
     or Laplace's approximation is poor it may lie on either side, and parameters that make it err upwards look good to
     it. It has no noise, and its gradient passes through gain and covariance, so it serves as the first stage of a fit:
-    go on with `SMC_ELBO`, and compare models by `SMCFilter`. It computes as much as a few particles do, but
-    on plain tensor operations, bin by bin: a step takes longer than one of `SMC_ELBO` on compiled loops. It can be
+    go on with `SMC_ELBO`, and compare models by `SMCFilter`. It runs on plain tensor operations, bin by bin: a step
+    takes longer than one of `SMC_ELBO` on compiled loops. It can be
     differentiated once. Where units have kinks (`relu`, `clipped_relu`), the Jacobian's jumps as a unit crosses one are
     not seen by the gradient.
 
@@ -172,18 +170,6 @@ class EKFEvidence(ELBO):
         with entered(()) as around:
             evidence, record = _evidence(model, args, kwargs, around)
             return -evidence.sum(), record
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a float."""
-        with torch.no_grad():
-            return float(torch_item(self.differentiable_loss(model, guide, *args, **kwargs)))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a float, and add its gradients to those of the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return float(torch_item(loss))
 
     def check(self, model: Any, guide: Any) -> None:
         """Raise unless the objective can be had of the model; a guide has no part in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,6 +10,8 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
+from pyro.infer import ELBO
+from pyro.infer.util import torch_item
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.scale_messenger import ScaleMessenger
@@ -17,6 +20,27 @@ from torch import Tensor
 from pyro_lowrank.errors import check_trackable
 from pyro_lowrank.handlers import Surroundings, invisible, is_recorded, surroundings
 from pyro_lowrank.models.state_space import StateSpaceModel
+
+
+class TensorLoss(ELBO):
+    """Base of the objectives whose loss is a tensor of its own, not made of traces."""
+
+    @abstractmethod
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss as a tensor to differentiate."""
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss as a float."""
+        with torch.no_grad():
+            return float(torch_item(self.differentiable_loss(model, guide, *args, **kwargs)))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss as a float, and add its gradients to those of the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return float(torch_item(loss))
+
 
 _checked: WeakKeyDictionary[StateSpaceModel, tuple[Any, list[tuple[ref[Tensor], int]]]] = WeakKeyDictionary()
 """The type of each model and the data, with their versions, that it was last found to fit."""

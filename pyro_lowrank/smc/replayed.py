@@ -61,7 +61,7 @@ class ReplayedTransitions:
 
     Args:
         kernel: of the run.
-        calls: arguments of each time bin.
+        calls: arguments of each time bin, with what the guide's `encode` returned if its density is asked for.
     """
 
     kernel: EffectsKernel
@@ -93,7 +93,7 @@ class ReplayedTransitions:
         """Return the log density of later states and their data given earlier ones by index, `D x trials`."""
         return lambda index, after: self.matched(time, take_states(before, index, self.batch_dims), after)
 
-    def log_joint(self, path: Sequence[State], calls: Sequence[Call]) -> Tensor:
+    def log_joint(self, path: Sequence[State]) -> Tensor:
         r"""Return log p(z, y) along paths, and what the guide's own parameters learn by, averaged, `trials`.
 
         The model is run once along the paths, its state carried on, so that gradients pass through whatever the state
@@ -102,7 +102,6 @@ class ReplayedTransitions:
 
         Args:
             path: states of the particles on the paths, one per time bin.
-            calls: arguments of each time bin, with what the guide's `encode` returned.
 
         Raises:
             CannotBeReplayed: if the model or the guide cannot be run along paths.
@@ -112,7 +111,7 @@ class ReplayedTransitions:
         proposed: Tensor | float = 0.0
         state: State = {}
         learns = _parameters_of_the_guide(self.kernel.model, self.kernel.guide)
-        for t, (held, call) in enumerate(zip(path, calls, strict=True)):
+        for t, (held, call) in enumerate(zip(path, self.calls, strict=True)):
             homes = self._homes(t - 1, state, size)
             values = {site: held[name] for site, name in homes.items() if name in held}
             if len(values) < len(homes):

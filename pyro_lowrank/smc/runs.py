@@ -220,13 +220,11 @@ class UsersRun:
 
     def __post_init__(self) -> None:
         compiled_pair(None, self.backend, with_inputs=False)
-        args, kwargs = self.data
-        self._calls = self.kernel.slices(self.data)
-        self._transitions = ReplayedTransitions(self.kernel, self.kernel.calls(*args, **kwargs))
+        self._transitions = ReplayedTransitions(self.kernel, self.kernel.slices(self.data))
 
     def filter(self, *, with_paths: bool = False) -> History:
         """Run the filter."""
-        return run_loop(self.kernel, self._calls, self.scheme, store=self.store or with_paths)
+        return run_loop(self.kernel, self._transitions.calls, self.scheme, store=self.store or with_paths)
 
     def paths(self, history: History, num_paths: int) -> list[State]:
         """Draw paths by backward simulation: the states on them, one per time bin.
@@ -253,7 +251,7 @@ class UsersRun:
 
     def log_density(self, paths: list[State]) -> Tensor:
         """Return log p(z, y) averaged over paths, `(trials)`, with what the guide's own parameters learn by."""
-        return self._transitions.log_joint(paths, self._calls).reshape(self._shape)
+        return self._transitions.log_joint(paths).reshape(self._shape)
 
 
 # With more particles, ancestors are drawn by a Markov chain: its cost does not grow with them.

@@ -79,7 +79,7 @@ def fit(
 
     with learning rate :math:`\eta_k` at step k of K. What is not asked for is chosen from the size of the recording and
     from the guide, and said: in the log, and above the progress bar. The default optimiser works in units of the
-    recording's and inputs' standard deviations, so that a fit does not depend on the units that they come in.
+    recording's and inputs' standard deviations, so that a fit through an affine readout does not depend on the units.
 
     The parameters that require a gradient are trained. All random
     numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that

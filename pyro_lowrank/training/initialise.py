@@ -13,7 +13,7 @@ from pyro_lowrank.dynamics.initial_weights import contracting
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.observations.base import Observation
+from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
@@ -102,7 +102,8 @@ def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...
     observation = model.observation
     parts = dict(observation.parts) if isinstance(observation, JointObservation) else {"": observation}
     if u is not None:
-        for module, name in ((model.dynamics, "input_weights"), *((p.readout, "input_weight") for p in parts.values())):
+        readouts = [part.readout for part in parts.values() if isinstance(part, ReadoutObservation)]
+        for module, name in ((model.dynamics, "input_weights"), *((each, "input_weight") for each in readouts)):
             if is_as_drawn(module, name):
                 _set(module, name, getattr(module, name) / root_mean_square(u))
     known = GaussianObservation, CountObservation, BernoulliObservation
@@ -117,9 +118,16 @@ def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...
         told = f"Readout and noise start at the data's means alone: {reason}"
     pieces = zip(*(each.split([p.features for p in parts.values()]) for each in (units.mean, units.scale)), strict=True)
     for part, piece in zip(parts.values(), pieces, strict=True):
-        if isinstance(part, GaussianObservation):
+        if isinstance(part, GaussianObservation) and _brings_units(part):
             Standardisation(*piece).fold_into(part)
     return (told,)
+
+
+def _brings_units(observation: GaussianObservation) -> bool:
+    """Whether all that has the units of the recording is trained: what is frozen keeps its value."""
+    bias = observation.readout._parameters.get("bias_unconstrained")
+    noise = observation._parameters.get("noise_scale_unconstrained")
+    return all(parameter is not None and parameter.requires_grad for parameter in (bias, noise))
 
 
 def _units(parts: Mapping[str, Observation], y: Tensor) -> Standardisation:
@@ -133,7 +141,7 @@ def _units(parts: Mapping[str, Observation], y: Tensor) -> Standardisation:
     for part in parts.values():
         where = slice(begin, begin + part.features)
         begin += part.features
-        if not isinstance(part, GaussianObservation):
+        if not isinstance(part, GaussianObservation) or not _brings_units(part):
             mean[where], scale[where] = 0.0, 1.0
         elif part.noise_kind == "scalar":
             scale[where] = scale[where].square().mean().sqrt()

@@ -66,9 +66,7 @@ class Recipe:
     def _with_steps(self, num_steps: int | None) -> Recipe:
         if num_steps is not None:
             return replace(self, num_steps=check_positive_int("num_steps", num_steps))
-        return self._told(
-            f"num_steps={NUM_STEPS}: enough for the networks that it was tried on; more are seldom worse."
-        )
+        return self._told(f"num_steps={NUM_STEPS}: enough for most of the networks that it was tried on.")
 
     def _with_batches(self, y: Tensor, window: int | Literal["auto"] | None, batch_size: int | None) -> Recipe:
         recipe = self
@@ -80,7 +78,7 @@ class Recipe:
             if window is None:
                 line = f"window=None: trials of at most {longest} time bins are trained on whole."
             else:
-                line = f"window={window}: trials have up to {longest} time bins; windows of them train faster."
+                line = f"window={window}: trials have up to {longest} time bins; windows of them are drawn."
             recipe = recipe._told(line)
         window = None if window is None else check_positive_int("window", window)
         if batch_size is not None:

@@ -118,6 +118,29 @@ def test_too_few_components_start_at_the_means(caplog: pytest.LogCaptureFixture)
     torch.testing.assert_close(model.observation.readout.bias, y.mean((0, 1)), rtol=1e-4, atol=0)
 
 
+def test_what_is_frozen_keeps_its_value() -> None:
+    y = 100 + 3 * recording(trials=20)
+    readout = plr.AffineReadout(rank=2, features=3, train_bias=False)
+    for kept in ("bias", "noise"):
+        part = plr.GaussianObservation(**({"readout": readout} if kept == "bias" else {"rank": 2, "features": 3}))
+        model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=6), part)
+        if kept == "noise":
+            part.noise_scale.unconstrained().requires_grad_(False)
+        before = (part.readout.bias if kept == "bias" else part.noise_scale).detach().clone()
+        small_fit(model, plr.OptimalGuide(model), y, num_steps=1, start_at_data=True)
+        assert torch.equal(part.readout.bias if kept == "bias" else part.noise_scale, before)
+
+
+def test_an_observation_model_of_ones_own_is_left_alone_with_inputs() -> None:
+    class Own(plr.Observation):
+        def distribution(self, z: Tensor, v: Tensor | None = None) -> Any:
+            return torch.distributions.Independent(torch.distributions.Normal(z, 1.0), 1)
+
+    model = plr.StateSpaceModel(pair(inputs=1)[0].dynamics, Own(features=2))
+    y, u = torch.randn(3, 6, 2), torch.ones(3, 6, 1)
+    assert small_fit(model, None, y, u, num_steps=1, start_at_data=True).steps == 1
+
+
 def models(kind: str) -> tuple[plr.StateSpaceModel, Any, Tensor, Tensor]:
     """A model as it was drawn, its guide, and data in plain units."""
     with torch.random.fork_rng():
