@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
     from pyro_lowrank.observations.readout import AffineReadout as AffineReadout
     from pyro_lowrank.observations.readout import UnitReadout as UnitReadout
+    from pyro_lowrank.observations.scalar import FeatureParameter as FeatureParameter
+    from pyro_lowrank.observations.scalar import ScalarObservation as ScalarObservation
     from pyro_lowrank.observations.sessions import MultiSession as MultiSession
     from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
@@ -82,6 +84,7 @@ _HOMES = {
     "EKFEvidence": "infer.gaussian",
     "EncoderGuide": "guides.encoder",
     "ExtendedKalmanFilter": "infer.gaussian",
+    "FeatureParameter": "observations.scalar",
     "FisherGradient": "smc.gradients",
     "FitResult": "training.result",
     "ForwardPrediction": "guides.forward",
@@ -108,6 +111,7 @@ _HOMES = {
     "SMCFilter": "infer.filter",
     "SMCPosterior": "infer.posterior",
     "SMC_ELBO": "infer.elbo",
+    "ScalarObservation": "observations.scalar",
     "ScoreFunctionGradient": "smc.gradients",
     "SessionEncoder": "encoders.sessions",
     "StateSpaceModel": "models.state_space",

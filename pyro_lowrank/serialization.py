@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -34,6 +34,7 @@ from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.observations.scalar import ScalarObservation
 from pyro_lowrank.observations.sessions import MultiSession
 from pyro_lowrank.observations.student_t import StudentTObservation
 from pyro_lowrank.piecewise import PiecewiseLinear
@@ -66,6 +67,8 @@ _CLASSES: dict[str, type[nn.Module]] = {
     )
 }
 
+_LIBRARY = {base for cls in _CLASSES.values() for base in cls.__mro__}
+
 
 def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | None = None) -> None:
     """Write a model, and its guide, to one safetensors file: tensors, and JSON in its header; no pickle.
@@ -73,14 +76,18 @@ def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | No
     The file is written beside its final place and then moved there, so that no crash leaves half a file. It holds a
     digest of all that is in it, which `load` checks.
 
+    A class of your own is written by its name and what its method `settings()` returns: the arguments that build it
+    again. A `ScalarObservation` without an `__init__` of its own needs none.
+
     Args:
         path: the file, by convention ending in `.safetensors`; its folder must exist.
-        model: the model; every part of it of a class of this library.
+        model: the model; every part of it of a class of this library, or of one with `settings()`.
         guide: the guide, built for that model.
 
     Raises:
-        TypeError: if a part is of a class that is not of this library, or was changed since it was built (a
-            `PyroSample` prior in place of a parameter, another constraint), so that no file could rebuild it.
+        TypeError: if a part is of a class that is not of this library and does not define `settings`, or was changed
+            since it was built (a `PyroSample` prior in place of a parameter, another constraint), so that no file could
+            rebuild it.
         ValueError: if the guide was built for another model, or a parameter or buffer is NaN or infinite.
         OSError: if the file cannot be written.
 
@@ -98,7 +105,7 @@ def save(path: str | os.PathLike[str], model: StateSpaceModel, guide: Guide | No
     write_archive(path, Archive(tensors, configuration))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
+def load(path: str | os.PathLike[str], *, classes: Iterable[type[nn.Module]] = ()) -> tuple[StateSpaceModel, Any]:
     """Read a model and its guide (None if there is none) from a file that `save`, or a checkpoint of `fit`, wrote.
 
     The parameters have the values and dtypes they were saved with and lie on the CPU; those that were frozen are.
@@ -107,11 +114,13 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
 
     Args:
         path: the file.
+        classes: classes of your own that the model is made of; no file names code to be run.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, damaged, of another kind or of an unknown version, or if its tensors do
-            not fit the model that it describes, which is then not built, or are NaN or infinite.
+        ValueError: if a class of the file is not among them and not of this library, or if the file is truncated,
+            damaged, of another kind or of an unknown version, or if its tensors do not fit the model that it describes,
+            which is then not built, or are NaN or infinite.
 
     Example::
 
@@ -126,7 +135,7 @@ def load(path: str | os.PathLike[str]) -> tuple[StateSpaceModel, Any]:
     with told_of(f"{path} does not hold a model that can be rebuilt"):
         check_finite("its numbers are no model's", _stored(archive.tensors))
         with SizesOf(archive.tensors):
-            model, guide = rebuild(archive.configuration)
+            model, guide = rebuild(archive.configuration, _by_name(classes))
         restore_state(archive.tensors, model, guide)
         _freeze(archive.configuration.get("frozen", []), model, guide)
     return model, guide
@@ -146,12 +155,13 @@ def describe(model: StateSpaceModel, guide: Guide | None) -> dict[str, Any]:
         raise TypeError(f"`model` must be a StateSpaceModel, got {type(model).__name__}.")
     if guide is not None and getattr(guide, "model", model) is not model:
         raise ValueError("The guide was built for another model: build it from this one.")
+    own: dict[str, type[nn.Module]] = {}
     configuration = {
-        "model": _encode(model),
-        "guide": None if guide is None else _encode(guide),
+        "model": _encode(model, own),
+        "guide": None if guide is None else _encode(guide, own),
         "frozen": [name for name, p in _named_tensors(model, guide).items() if _is_frozen(p)],
     }
-    twin_model, twin_guide = rebuild(configuration)
+    twin_model, twin_guide = rebuild(configuration, own)
     for thing, twin in ((model, twin_model), (guide, twin_guide)):
         changed = [] if thing is None else differing(_form(thing), _form(twin))
         if changed:
@@ -181,22 +191,42 @@ def _form(module: nn.Module) -> dict[str, Any]:
     return form
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, own: dict[str, type[nn.Module]]) -> Any:
+    """Return a part of a model as JSON; classes that are not of this library are added to `own`."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
+        return [_encode(item, own) for item in value]
     if isinstance(value, dict):
-        return {"mapping": {key: _encode(item) for key, item in value.items()}}
+        return {"mapping": {key: _encode(item, own) for key, item in value.items()}}
     if isinstance(value, Activation):
         return _encode_activation(value)
-    name = type(value).__name__
-    known: Any = _CLASSES.get(name)
-    if known is not type(value):
-        raise TypeError(
-            f"{name} is not a class of this library ({', '.join(_CLASSES)}), so a file could not rebuild it. {_BY_HAND}"
-        )
-    return {"class": name, "settings": {key: _encode(item) for key, item in value.settings().items()}}
+    cls: Any = type(value)
+    known: Any = _CLASSES.get(cls.__name__)
+    if known is not cls:
+        if known is not None or own.get(cls.__name__, cls) is not cls or not _says_how_to_build(cls):
+            raise TypeError(
+                f"{cls.__name__} is not a class of this library ({', '.join(_CLASSES)}), nor does it define "
+                "`settings()`, the arguments that build it again, under a name of its own, so a file could not rebuild "
+                f"it. {_BY_HAND}"
+            )
+        own[cls.__name__] = cls
+    return {"class": cls.__name__, "settings": {key: _encode(item, own) for key, item in value.settings().items()}}
+
+
+def _says_how_to_build(cls: type) -> bool:
+    """Whether a class of a user's own tells its arguments, or has those of a `ScalarObservation`."""
+    home = next((base for base in cls.__mro__ if "settings" in vars(base)), None)
+    builder = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    return home is not None and (home not in _LIBRARY or builder is home is ScalarObservation)
+
+
+def _by_name(classes: Iterable[type[nn.Module]]) -> dict[str, type[nn.Module]]:
+    found = {cls.__name__: cls for cls in classes}
+    taken = sorted(found.keys() & _CLASSES.keys())
+    if taken:
+        raise ValueError(f"`classes` are your own, but {', '.join(taken)} are names of this library: rename yours.")
+    return found
 
 
 def _encode_activation(value: Activation) -> dict[str, Any]:
@@ -213,36 +243,45 @@ def _code(value: Activation) -> Any:
     return getattr(value.function, "__code__", value.function)
 
 
-def rebuild(configuration: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return a new model and guide (or None) as `describe` told, without touching the random number generator."""
+def rebuild(configuration: Mapping[str, Any], own: Mapping[str, type[nn.Module]] | None = None) -> tuple[Any, Any]:
+    """Return a new model and guide (or None) as `describe` told, without touching the random number generator.
+
+    Args:
+        configuration: what `describe` returned.
+        own: classes that are not of this library, by name.
+    """
     if configuration["model"] is None:
         raise ValueError(
             "it is the checkpoint of a model with parts that are not of this library; build that model in code and go "
             "on with `fit(..., resume=True)`."
         )
+    classes = {**_CLASSES, **(own or {})}
     with torch.random.fork_rng(devices=[]):
-        model = _decode(configuration["model"])
+        model = _decode(configuration["model"], classes)
         if not isinstance(model, StateSpaceModel):
             raise ValueError("its model is no StateSpaceModel.")
-        guide = None if configuration["guide"] is None else _decode(configuration["guide"], model)
+        guide = None if configuration["guide"] is None else _decode(configuration["guide"], classes, model)
     return model, guide
 
 
-def _decode(node: Any, model: Any = None) -> Any:
+def _decode(node: Any, classes: Mapping[str, type[nn.Module]], model: Any = None) -> Any:
     if isinstance(node, list):
-        return [_decode(item, model) for item in node]
+        return [_decode(item, classes, model) for item in node]
     if not isinstance(node, dict):
         return node
     if "mapping" in node:
-        return {key: _decode(item, model) for key, item in node["mapping"].items()}
+        return {key: _decode(item, classes, model) for key, item in node["mapping"].items()}
     if "activation" in node:
         return activation(node["activation"])
     if "piecewise_linear" in node:
         return activation(PiecewiseLinear(**node["piecewise_linear"]))
-    cls = _CLASSES.get(node["class"])
+    cls = classes.get(node["class"])
     if cls is None:
-        raise ValueError(f"unknown class {node['class']!r}; known are {', '.join(_CLASSES)}.")
-    settings = {key: _decode(item, model) for key, item in node["settings"].items()}
+        raise ValueError(
+            f"unknown class {reprlib.repr(node['class'])}; known are {', '.join(classes)}. If it is your own: "
+            "`load(path, classes=[...])`."
+        )
+    settings = {key: _decode(item, classes, model) for key, item in node["settings"].items()}
     return cls.of_settings(model, settings) if issubclass(cls, Guide) else cls(**settings)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_lowrank as plr
+from pyro_lowrank.observations.family import ScalarDistribution
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 
@@ -51,3 +52,15 @@ def sites(program: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     trace.compute_log_prob()
     pruned = pyro.poutine.util.prune_subsample_sites(trace)
     return {name: site for name, site in pruned.nodes.items() if site["type"] == "sample"}
+
+
+def poisson(log_rate: Tensor) -> Any:
+    """Independent Poisson counts at log rates."""
+    family = plr.PoissonObservation(rank=1, features=1, link="exp").family()
+    return ScalarDistribution(family, log_rate, ())
+
+
+def negative_binomial(log_rate: Tensor, dispersion: Tensor) -> Any:
+    """Independent negative binomial counts at log rates."""
+    family = plr.NegativeBinomialObservation(rank=1, features=1, link="exp").family()
+    return ScalarDistribution(family, log_rate, (dispersion,))

@@ -20,7 +20,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LAYERS = (
     {"arrays", "errors", "files"},
     {"compilation"},
-    {"piecewise"},
+    {"piecewise", "scalars"},
     {"modules", "parameters", "shapes"},
     {"fixed_points"},
     {"dynamics", "encoders", "observations"},

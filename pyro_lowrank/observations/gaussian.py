@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from functools import cache
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -14,31 +14,32 @@ from pyro_lowrank.arrays import varies
 from pyro_lowrank.errors import check_choice, check_positive, warn_user
 from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.base import AffineGaussian, ReadoutObservation
-from pyro_lowrank.observations.curvature import Curvature, weight_of
-from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
+from pyro_lowrank.observations.family import ScalarEmission, ScalarFamily
+from pyro_lowrank.observations.readout import AffineMap, Readout
 from pyro_lowrank.parameters import parameter
 
 
-@dataclass(frozen=True)
-class GaussianEmission:
-    """Gaussian observations at fixed parameter values: `readout`, and the standard deviations `scale`, `features`."""
+def _log_density(y: Any, location: Any, scale: Any) -> Any:
+    precision = 1 / (scale * scale)
+    error = y - location
+    return -0.5 * precision * error * error - math.log(scale) - 0.5 * math.log(2 * math.pi)
 
-    readout: AffineMap | RatesMap
-    scale: Tensor
 
-    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
-        """Return the mean of the observation, `... x features`."""
-        return self.readout(z, v)
+def _draw(location: Tensor, scale: Tensor) -> Tensor:
+    return location + scale * torch.randn_like(location)
 
-    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
-        """Return the distribution of the observation, with event shape `features`."""
-        return dist.Normal(self.readout(z, v), self.scale, validate_args=False).to_event(1)
 
-    def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
-        """Return score and information at latents `... x rank` for observations `... x features`."""
-        precision = self.scale.square().reciprocal()
-        score = (y - self.readout(z, v)) * precision
-        return Curvature(score, precision.expand(score.shape), weight_of(self.readout))
+@cache
+def _family() -> ScalarFamily:
+    return ScalarFamily.of(
+        _log_density,
+        ("scale",),
+        expected=lambda location, scale: location,
+        variance=lambda location, scale: scale * scale,
+        sample=_draw,
+        reparametrised=True,
+        origin=(_family, ()),
+    )
 
 
 class GaussianObservation(ReadoutObservation):
@@ -106,9 +107,9 @@ class GaussianObservation(ReadoutObservation):
         """Return the mean of the observation, as that of any `Observation`, without reading the noise."""
         return self.readout.bind(self._units())(z, u)
 
-    def bind(self, units: Any) -> GaussianEmission:
+    def bind(self, units: Any) -> ScalarEmission:
         """Return the observation model at the present parameter values."""
-        return GaussianEmission(self.readout.bind(units), self._scale())
+        return ScalarEmission(self.readout.bind(units), _family(), (self._scale(),))
 
     def affine_gaussian(self, units: Any) -> AffineGaussian | None:
         """Return the observation model as an affine-Gaussian one, or None if it reads rates."""

@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from functools import cache
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.errors import check_positive
 from pyro_lowrank.observations.base import AffineGaussian
-from pyro_lowrank.observations.curvature import Curvature, weight_of
+from pyro_lowrank.observations.family import ScalarEmission, ScalarFamily
 from pyro_lowrank.observations.gaussian import GaussianObservation
-from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
+from pyro_lowrank.observations.readout import Readout
 from pyro_lowrank.parameters import parameter
+from pyro_lowrank.scalars.trace import log_rising
 
 
-@dataclass(frozen=True)
-class StudentTEmission:
-    """Student-t observations at fixed parameter values: `readout`, `scale` and degrees of `freedom`, `features`."""
+def _log_density(y: Any, location: Any, scale: Any, freedom: Any) -> Any:
+    error = (y - location) / scale
+    constant = log_rising(freedom / 2, 0.5) - math.log(math.pi * freedom) / 2 - math.log(scale)
+    return constant - (freedom + 1) / 2 * math.log1p(error * error / freedom)
 
-    readout: AffineMap | RatesMap
-    scale: Tensor
-    freedom: Tensor
 
-    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
-        """Return the location of the observation, its mean where it has one, `... x features`."""
-        return self.readout(z, v)
+def _information(y: Any, location: Any, scale: Any, freedom: Any) -> Any:
+    # The weights of the EM algorithm: an outlier has little information.
+    error = (y - location) / scale
+    return (freedom + 1) / (freedom + error * error) / (scale * scale)
 
-    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
-        """Return the distribution of the observation, with event shape `features`."""
-        return dist.StudentT(self.freedom, self.readout(z, v), self.scale, validate_args=False).to_event(1)
 
-    def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
-        """Return score and information at latents `... x rank` for observations `... x features`."""
-        error = (y - self.readout(z, v)) / self.scale
-        # The weights of the EM algorithm: an outlier has little information.
-        information = (self.freedom + 1) / (self.freedom + error.square()) / self.scale.square()
-        return Curvature(information * error * self.scale, information, weight_of(self.readout))
+def _draw(location: Tensor, scale: Tensor, freedom: Tensor) -> Tensor:
+    return torch.distributions.StudentT(freedom, location, scale, validate_args=False).rsample()
+
+
+def _variance(location: Any, scale: Any, freedom: Any) -> Any:
+    infinite = math.inf if freedom > 1 else math.nan
+    return scale * scale * freedom / (freedom - 2) if freedom > 2 else infinite
+
+
+@cache
+def _family() -> ScalarFamily:
+    return ScalarFamily.of(
+        _log_density,
+        ("scale", "freedom"),
+        information=_information,
+        # The location, its mean where it has one.
+        expected=lambda location, scale, freedom: location,
+        variance=_variance,
+        sample=_draw,
+        reparametrised=True,
+        origin=(_family, ()),
+    )
 
 
 class StudentTObservation(GaussianObservation):
@@ -110,8 +123,7 @@ class StudentTObservation(GaussianObservation):
 
     def bind(self, units: Any) -> Any:
         """Return the observation model at the present parameter values."""
-        scale = self._scale()
-        return StudentTEmission(self.readout.bind(units), scale, self.freedom.unsqueeze(-1).expand(scale.shape))
+        return ScalarEmission(self.readout.bind(units), _family(), (self._scale(), self.freedom.unsqueeze(-1)))
 
     def affine_gaussian(self, units: Any) -> AffineGaussian | None:
         """Return None: it is not Gaussian."""

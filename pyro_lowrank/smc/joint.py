@@ -17,7 +17,7 @@ from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.pair import Pair, Sequences
 
-Likelihood = Callable[[Observed, Tensor | None, Tensor], Tensor | None]
+Likelihood = Callable[[Observed, Tensor | None, Tensor], Tensor]
 
 
 def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean, likelihood: Likelihood | None = None) -> Tensor:
@@ -49,12 +49,11 @@ def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean, likelihood: Li
 
 
 def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likelihood | None) -> Tensor:
-    known = None if likelihood is None else likelihood(data.seen, data.v, z)
-    if known is not None:
-        return known.sum(-1).mean(0)
     affine = pair.affine_gaussian
     if affine is not None and affine.readout.weight.dim() == 2 and affine.readout.bias.dim() == 1:
         return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)
+    if likelihood is not None:
+        return likelihood(data.seen, data.v, z).sum(-1).mean(0)
     # Time in front: the batch dims of sampled parameters line up with paths and trials.
     v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
     y, missing = (None if x is None else x.movedim(1, 0).unsqueeze(1) for x in (data.seen.y, data.seen.missing))

@@ -14,11 +14,10 @@ from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
-from pyro_lowrank.observations.bernoulli import BernoulliObservation
-from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
+from pyro_lowrank.observations.scalar import ScalarObservation
 from pyro_lowrank.parameters import is_as_drawn
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.standardise import Standardisation
@@ -38,17 +37,17 @@ def initialise_from_data(
 
     so that the latents have unit variance; the observation noise is what the components leave over (if there are as
     many latents as features: a hundredth of the variance), and the transition noise what the network, with its random
-    weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`. For counts, and for zeros and ones, the
-    bias of the readout makes the means those of the recording, and the weight of an affine readout has latents of unit
-    variance explain how features covary from one time bin to the next.
+    weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`. For counts, for zeros and ones, and for
+    any `ScalarObservation`, the bias of the readout makes the means those of the recording, and the weight of an affine
+    readout has latents of unit variance explain how features covary from one time bin to the next.
 
     Recurrent weights are left as they were drawn, or shrunk where the latents would run away; frozen parameters are
     left alone. Of a `JointObservation` the only Gaussian part that reads all latents starts at its components, other
     parts at their means.
 
     Args:
-        model: with observations of counts, of zeros and ones, or Gaussian ones that read latents (an affine readout) or
-            currents of a `LowRankRNN`; or several of them.
+        model: with observations of counts, of zeros and ones, of a `ScalarObservation`, or Gaussian ones that read
+            latents (an affine readout) or currents of a `LowRankRNN`; or several of them.
         y: recording, `trials x time x features`, NaN where missing (for this purpose replaced by the feature's mean);
             or a `pyro_lowrank.data.Recording` with its inputs; or a list of trials, `time x features` each.
         u: inputs, `trials x time x inputs`, or a list of them.
@@ -106,7 +105,7 @@ def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...
         for module, name in ((model.dynamics, "input_weights"), *((each, "input_weight") for each in readouts)):
             if is_as_drawn(module, name):
                 _set(module, name, getattr(module, name) / root_mean_square(u))
-    known = GaussianObservation, CountObservation, BernoulliObservation
+    known = GaussianObservation, ScalarObservation
     if not all(isinstance(part, known) and is_as_drawn(part.readout, "weight") for part in parts.values()):
         return ()
     units = _units(parts, y)
@@ -169,7 +168,7 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
     if isinstance(observation, JointObservation):
         for name, part in observation.parts.items():
             start_at_means(part, observation.split(data)[name])
-    elif isinstance(observation, (CountObservation, BernoulliObservation)):
+    elif isinstance(observation, ScalarObservation):
         _set(observation.readout, "bias", observation.predictor_of_mean(mean))
     elif isinstance(observation, GaussianObservation):
         _set(observation.readout, "bias", mean)
@@ -179,7 +178,7 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
 
 
 def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: Tensor | None) -> None:
-    if isinstance(observation, (CountObservation, BernoulliObservation)):
+    if isinstance(observation, ScalarObservation):
         start_at_means(observation, data)
         _start_at_covariances(observation, dynamics, data)
         return
@@ -198,9 +197,7 @@ def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: T
         _set_transition_noise(dynamics, z, inputs)
 
 
-def _start_at_covariances(
-    observation: CountObservation | BernoulliObservation, dynamics: Dynamics, data: Tensor
-) -> None:
+def _start_at_covariances(observation: ScalarObservation, dynamics: Dynamics, data: Tensor) -> None:
     readout = observation.readout
     if not isinstance(readout, AffineReadout) or readout.latents is not None or data.shape[1] < 2:
         return

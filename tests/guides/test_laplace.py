@@ -167,7 +167,7 @@ def test_particles_far_above_the_data_have_weights(backend: str, dtype: torch.dt
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(15, 4, generator=generator, dtype=torch.float64).to(dtype)
     model.observation.readout.weight, model.dynamics.initial_mean = weight, 7 * weight[:2].sum(0)
-    assert model.bind().emission.log_rate(model.dynamics.initial_mean).max() > 30
+    assert model.bind().emission.mean(model.dynamics.initial_mean).log().max() > 30
     y = torch.zeros(50, 1, 15, dtype=dtype)
     found = plr.SMCFilter(model, plr.LaplaceGuide(model), 500, backend=backend).run(y).log_evidence
     assert found.isfinite().all()

@@ -10,9 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 import pyro_lowrank as plr
-from pyro_lowrank.observations.negative_binomial import LogRateNegativeBinomial
-from pyro_lowrank.observations.poisson import LogRatePoisson
-from tests.builders import assert_close, network, shaken
+from tests.builders import assert_close, negative_binomial, network, poisson, shaken
 
 FAMILIES: dict[str, Any] = {
     "gaussian": lambda **o: plr.GaussianObservation(noise_scale=0.7, **o),
@@ -38,7 +36,7 @@ def test_negative_binomial_equals_scipys(dispersion: float, dtype: torch.dtype) 
     rate, y = torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64), torch.arange(0.0, 60.0).unsqueeze(-1)
     size = 1 / dispersion
     expected = stats.nbinom.logpmf(y.numpy(), size, size / (size + rate.numpy()))
-    found = LogRateNegativeBinomial(rate.log().to(dtype), torch.tensor(dispersion, dtype=dtype))
+    found = negative_binomial(rate.log().to(dtype), torch.tensor(dispersion, dtype=dtype))
     assert_close(found.log_prob(y.to(dtype)), torch.tensor(expected), factor=10 if dtype == torch.float32 else 1e4)
     assert_close(found.mean, rate)
     assert_close(found.variance, rate + dispersion * rate**2)
@@ -46,13 +44,13 @@ def test_negative_binomial_equals_scipys(dispersion: float, dtype: torch.dtype) 
 
 def test_without_dispersion_it_is_a_poisson_distribution(dtype: torch.dtype) -> None:
     log_rate, y = torch.linspace(-5, 4, 7, dtype=dtype), torch.arange(7.0).to(dtype)
-    found = LogRateNegativeBinomial(log_rate, torch.tensor(1e-7, dtype=dtype)).log_prob(y)
+    found = negative_binomial(log_rate, torch.tensor(1e-7, dtype=dtype)).log_prob(y)
     # The two differ by about dispersion * (rate - y)^2 / 2, here 1.2e-4 at most.
-    torch.testing.assert_close(found, LogRatePoisson(log_rate).log_prob(y), rtol=0, atol=2e-4)
+    torch.testing.assert_close(found, poisson(log_rate).log_prob(y), rtol=0, atol=2e-4)
 
 
 def test_negative_binomial_draws_have_its_moments() -> None:
-    distribution = LogRateNegativeBinomial(torch.tensor([0.2, 3.0]).log(), torch.tensor([2.0, 0.5]))
+    distribution = negative_binomial(torch.tensor([0.2, 3.0]).log(), torch.tensor([2.0, 0.5]))
     draws = distribution.sample((100_000,))
     assert torch.equal(draws, draws.round())
     torch.testing.assert_close(draws.mean(0), distribution.mean, rtol=0.05, atol=0)

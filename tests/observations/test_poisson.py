@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import pyro_lowrank as plr
-from pyro_lowrank.observations.counts import log_softplus
-from pyro_lowrank.observations.poisson import LogRatePoisson
-from tests.builders import assert_close, shaken
+from pyro_lowrank.scalars.torch_code import log_softplus
+from tests.builders import assert_close, poisson, shaken
 
 LINKS = {"softplus": functional.softplus, "exp": torch.exp}
 
@@ -83,7 +82,7 @@ def test_gradients_of_the_log_probability_are_exact(link: str) -> None:
 
 def test_draws_are_counts_with_the_rate_as_mean_and_variance(dtype: torch.dtype) -> None:
     rate = torch.tensor([0.2, 1.0, 7.0], dtype=dtype)
-    distribution = LogRatePoisson(rate.log())
+    distribution = poisson(rate.log())
     draws = distribution.sample((40_000,))
     assert draws.dtype == dtype
     assert torch.equal(draws, draws.round())
@@ -93,7 +92,7 @@ def test_draws_are_counts_with_the_rate_as_mean_and_variance(dtype: torch.dtype)
 
 
 def test_expanding_repeats_the_rates() -> None:
-    base = LogRatePoisson(torch.randn(3))
+    base = poisson(torch.randn(3))
     larger = base.expand(torch.Size((5, 3)))
     assert larger.batch_shape == (5, 3)
     assert larger.sample((2,)).shape == (2, 5, 3)

@@ -4,9 +4,8 @@ import pyro.distributions as dist
 import torch
 from torch.distributions import biject_to
 
-from pyro_lowrank.observations.poisson import LogRatePoisson
 from pyro_lowrank.observations.recording import Recording
-from tests.builders import assert_close
+from tests.builders import assert_close, poisson
 
 
 def test_log_density_is_the_sum_over_time_bins(dtype: torch.dtype) -> None:
@@ -44,7 +43,7 @@ def test_expanding_adds_independent_recordings() -> None:
 
 
 def test_support_is_that_of_the_time_bins() -> None:
-    counts = Recording(LogRatePoisson(torch.zeros(6, 4, 3)).to_event(1))
+    counts = Recording(poisson(torch.zeros(6, 4, 3)).to_event(1))
     assert not counts.has_rsample
     assert counts.support.check(counts.sample()).all()
     assert not counts.support.check(torch.full((4, 6, 3), 0.5)).any()

@@ -100,6 +100,13 @@ def _log1p32(e: Any) -> Any:
     return e * (P0 + e * (P1 + e * (P2 + e * (P3 + e * high))))
 
 
+@compiled(fastmath=_KEEP_ORDER, inline=True)
+def _log1p32_anywhere(x: Any) -> Any:
+    # What 1 + x rounds away, to first order.
+    near = ONE + x
+    return _log32(near) - ((near - ONE) - x) / near
+
+
 def exp(x: Any) -> Any:
     """Return e^x, saturated in float32 at the ends of its range."""
     return math.exp(x)
@@ -113,6 +120,30 @@ def log(x: Any) -> Any:
 def log1p_of_share(e: Any) -> Any:
     """Return ln(1 + e) for e in [0, 1]."""
     return math.log1p(e)
+
+
+def log1p(x: Any) -> Any:
+    """Return ln(1 + x) for x > -1."""
+    return math.log1p(x)
+
+
+def alike(number: Any, value: Any) -> Any:
+    """Return a value as a number of the same type as another."""
+    return type(number)(value)
+
+
+@overload(log1p, jit_options={"fastmath": False}, strict=False)
+def _log1p(x: Any) -> Any:
+    return (lambda x: _log1p32_anywhere(x)) if x == types.float32 else (lambda x: math.log1p(x))
+
+
+@overload(alike, strict=False)
+def _alike(number: Any, value: Any) -> Any:
+    return (
+        (lambda number, value: np.float32(value))
+        if number == types.float32
+        else (lambda number, value: np.float64(value))
+    )
 
 
 @overload(exp, jit_options={"fastmath": False}, strict=False)

@@ -22,9 +22,8 @@ from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.smc.compiled.lanes import WIDTH
-from pyro_lowrank.smc.compiled.likelihoods import bernoulli, gaussian, negative_binomial, poisson, student_t  # noqa: F401
 from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood, no_curver, no_features, no_weigher
-from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (as likelihoods, they register themselves)
+from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (they register themselves)
 from pyro_lowrank.smc.compiled.proposals.base import compiled_form
 from pyro_lowrank.smc.compiled.records import Draws, Features, Tables
 from pyro_lowrank.smc.pair import Pair, Sequences

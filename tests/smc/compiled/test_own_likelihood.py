@@ -1,104 +1,106 @@
-"""A likelihood of one's own in the compiled loops: a zero-inflated Poisson, one file and nothing else."""
+"""Likelihoods of one's own in the compiled loops, from one function each; and the functions that they are made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any
 
-import pyro.distributions as dist
+import numpy as np
 import pytest
 import torch
-from pyro.nn import PyroParam
-from torch import Tensor
-from torch.distributions import constraints
-from torch.nn.functional import softplus
+from scipy import special
 
 import pyro_lowrank as plr
-from pyro_lowrank.dynamics.compiled.arithmetic import ONE, exp, log, scalar, softplus_and_slope
-from pyro_lowrank.observations.curvature import Curvature, weight_of
-from pyro_lowrank.smc.compiled.likelihoods.base import Likelihood, register
+from pyro_lowrank.compilation import compiled
+from pyro_lowrank.scalars.expression import name
+from pyro_lowrank.scalars.trace import traced
+from pyro_lowrank.smc.compiled.likelihoods.code import split
+from tests.observations.test_scalar import GammaRates, Inflated, LaplaceNoise, Rewritten, Shares
 from tests.smc.compiled.test_equals_plain import assert_equal
 
 
-@dataclass(frozen=True)
-class ZeroInflatedEmission:
-    """Counts that are zero with probability `gate`, else of rate softplus(readout)."""
-
-    readout: Any
-    gate: Tensor
-
-    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
-        return (1 - self.gate) * softplus(self.readout(z, v))
-
-    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
-        return dist.ZeroInflatedPoisson(softplus(self.readout(z, v)), gate=self.gate).to_event(1)
-
-    def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
-        x = self.readout(z, v)
-        rate, slope = softplus(x), x.sigmoid()
-        silent = (1 - self.gate) * (-rate).exp()
-        alive = torch.where(y > 0, 1.0, silent / (self.gate + silent))
-        return Curvature(alive * (y / rate - 1) * slope, alive * slope.square() / rate, weight_of(self.readout))
-
-
-class ZeroInflatedObservation(plr.Observation):
-    def __init__(self, rank: int, features: int) -> None:
-        super().__init__(features=features)
-        self.readout = plr.AffineReadout(rank=rank, features=features, dtype=torch.float64)
-        self.gate = PyroParam(torch.full((features,), 0.3, dtype=torch.float64), constraints.unit_interval)
-
-    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
-        return self.bind(None).distribution(z, v)
-
-    def bind(self, units: Any) -> ZeroInflatedEmission:
-        return ZeroInflatedEmission(self.readout.bind(units), self.gate)
-
-
-@scalar
-def _log_density(y: Any, x: Any, gate: Any) -> Any:
-    rate, _ = softplus_and_slope(x)
-    return log(ONE - gate) + y * log(rate) - rate
-
-
-@scalar
-def _at_zero(y: Any, x: Any, gate: Any) -> Any:
-    rate, _ = softplus_and_slope(x)
-    return log(gate + (ONE - gate) * exp(-rate))
-
-
-@scalar
-def _aim(y: Any, gate: Any) -> Any:
-    return y, y
-
-
-@scalar
-def _curvature(y: Any, target: Any, aimed: Any, x: Any, gate: Any) -> Any:
-    rate, slope = softplus_and_slope(x)
-    silent = (ONE - gate) * exp(-rate)
-    alive = ONE if y > 0 else silent / (gate + silent)
-    information = alive * slope * slope / rate
-    return alive * (y / rate - ONE) * slope, information, information
-
-
-@register(ZeroInflatedEmission)
-def _of(emission: ZeroInflatedEmission) -> Likelihood:
-    return Likelihood(
-        log_density=_log_density,
-        at_zero=_at_zero,
-        parameters=lambda emission: (emission.gate,),
-        constant=lambda emission, y: -torch.lgamma(y + 1) * (y > 0),
-        aim=_aim,
-        curvature=_curvature,
-    )
-
-
+@pytest.mark.parametrize("kind", [Inflated, GammaRates])
 @pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
-def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any) -> None:
+def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any, kind: Any) -> None:
     torch.manual_seed(3)
     model = plr.StateSpaceModel(
-        plr.LowRankRNN(rank=2, units=21, noise_scale=0.4, dtype=torch.float64), ZeroInflatedObservation(2, 5)
+        plr.LowRankRNN(rank=2, units=21, noise_scale=0.4, dtype=torch.float64),
+        kind(rank=2, features=5, dtype=torch.float64),
     )
     y = model.simulate(num_trials=3, num_steps=12).y.clone()
     y[0, 3, 1] = y[1, 5] = torch.nan
-    assert (y == 0).float().mean() > 0.2
     assert_equal(model, guide_of(model), y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [LaplaceNoise, Shares])
+@pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
+def test_others_are_compiled_too(guide_of: Any, kind: Any) -> None:
+    test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of, kind)
+
+
+@pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
+@pytest.mark.parametrize("gradient", [plr.FisherGradient(), plr.PathwiseGradient()])
+def test_a_built_in_likelihood_written_again_gives_its_numbers(guide_of: Any, gradient: Any) -> None:
+    found = []
+    built_in: Any = lambda **options: plr.PoissonObservation(link="softplus", **options)  # noqa: E731
+    for kind in (built_in, Rewritten):
+        torch.manual_seed(3)
+        dynamics = plr.LowRankRNN(rank=2, units=21, noise_scale=0.4, dtype=torch.float64)
+        model = plr.StateSpaceModel(dynamics, kind(rank=2, features=5, dtype=torch.float64))
+        y = torch.poisson(torch.rand(3, 12, 5, dtype=torch.float64))
+        loss = plr.SMC_ELBO(8, gradient=gradient).differentiable_loss(model, guide_of(model), y)
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
+    if guide_of is plr.BootstrapGuide:
+        for own, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(own, theirs, rtol=1e-9, atol=1e-9)
+    else:
+        # Without an aim its steps are other ones: the evidence is the same in expectation.
+        assert abs(float(found[0][0] - found[1][0])) < 1.0
+
+
+FUNCTIONS = {
+    "digamma": (special.digamma, [-3.7, -0.5, 1e-3, 0.3, 1.0, 9.9, 10.1, 1e4]),
+    "polygamma": (lambda x: special.polygamma(1, x), [-3.7, -0.5, 1e-3, 0.3, 1.0, 9.9, 10.1, 1e4]),
+    "log": (np.log, [0.0, 1e-300, 1e-40, 1e-20, 0.3, 1.0, 1e20]),
+    "log1p": (np.log1p, [-0.999, -1e-9, 0.0, 1e-9, 1e-3, 0.4, 1.0, 7.0, 1e20]),
+    "sqrt": (np.sqrt, [0.0, 0.3, 4.0]),
+    "expm1": (np.expm1, [-30.0, -1e-9, 0.0, 1e-9, 3.0]),
+    "sign": (np.sign, [-2.0, 0.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("called", FUNCTIONS)
+def test_functions_of_compiled_loops_equal_scipys(called: str, dtype: torch.dtype) -> None:
+    reference, points = FUNCTIONS[called]
+    of_numpy = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
+    expression = {
+        "digamma": lambda y, eta: special.psi(eta),
+        "polygamma": lambda y, eta: __import__("pyro_lowrank.scalars.trace").scalars.trace._BY_NAME["trigamma"](eta),
+        "sign": lambda y, eta: np.sign(eta),
+    }.get(called, lambda y, eta: getattr(math, called)(eta) if hasattr(math, called) else getattr(np, called)(eta))
+    functions = split(traced(expression, ["y", "eta"]), [])
+    finish, prepare = functions.finish, functions.prepare
+
+    @compiled()
+    def run(values: Any, found: Any) -> None:
+        for i in range(len(values)):
+            found[i] = finish(values[i], *prepare(values[i]))[0]
+
+    values = np.array(points, of_numpy)
+    found = np.empty_like(values)
+    run(values, found)
+    with np.errstate(all="ignore"):
+        expected = reference(values.astype(np.float64))
+    tolerance = 4 * np.finfo(of_numpy).eps if of_numpy is np.float32 else 1e-12
+    if called == "log" and of_numpy is np.float32:
+        # Below the smallest normal number: no less than that has.
+        values, found, expected = values[3:], found[3:], expected[3:]
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-30)
+
+
+def test_what_is_computed_once_is_told_from_the_rest() -> None:
+    (expression,) = traced(lambda y, eta, a: math.lgamma(y + a) - eta * math.exp(a), ["y", "eta", "a"])
+    functions = split([expression], ["a"])
+    assert [float(each) for each in functions.prepare(2.0, 0.5)] == [math.lgamma(2.5), math.exp(0.5)]
+    assert name("eta").content == "eta"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -17,69 +16,67 @@ from pyro_lowrank.compilation import compiled, first_class, run_side_by_side
 from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.network import compiled_activation
-from pyro_lowrank.dynamics.compiled.units import FAST, Arrays, identity
+from pyro_lowrank.dynamics.compiled.units import FAST, Arrays, floats, identity
 from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.observations.density import ETA, ScalarDensity
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
+from pyro_lowrank.scalars.derivative import derivative
+from pyro_lowrank.scalars.expression import name, names_in, terms, total
+from pyro_lowrank.scalars.torch_code import on_tensors
 from pyro_lowrank.smc.compiled.lanes import WIDTH, at
+from pyro_lowrank.smc.compiled.likelihoods.code import Function, Split, at_zero, elsewhere, hoisted, split
 from pyro_lowrank.smc.compiled.records import Features, Signatures
 
-Function = Callable[..., Any]
 
-
-def _none(emission: Any) -> tuple[Tensor, ...]:
-    return ()
-
-
-@dataclass(frozen=True)
 class Likelihood:
-    """What the loops need of a likelihood: functions of a module, decorated with `scalar`.
+    """The density of one number, cut into what is computed once and what is for each particle.
 
-    Attributes:
-        log_density: of (y, x, *parameters), the log density of y at readout x, less what depends on neither x nor a
-            parameter through x.
-        constant: of (emission, y), what the log density lacks, `... x features`.
-        parameters: of an emission, tensors `features` that the functions are called with; none if left out.
-        at_zero: as `log_density` where y is zero, if that is cheaper.
-        score: of (y, x), the derivative of the log density by x, of a likelihood without parameters; where it is left
-            out, torch differentiates.
-        aim: of (y, *parameters), where the data would have the readout: (target, readout), for `curvature`.
-        curvature: of (y, target, aimed, x, *parameters): score, stiffness and information, see
-            `observations.curvature.Curvature`.
+    What depends on parameters alone, and what adds to the log density without eta, is computed on tensors, once per
+    call; what depends on the data and parameters, feature by feature; the rest for each particle.
+
+    Args:
+        density: of one number.
     """
 
-    log_density: Function
-    constant: Callable[[Any, Tensor], Tensor]
-    parameters: Callable[[Any], tuple[Tensor, ...]] = _none
-    at_zero: Function | None = None
-    score: Function | None = None
-    aim: Function | None = None
-    curvature: Function | None = None
+    def __init__(self, density: ScalarDensity) -> None:
+        names = density.parameters
+        log_density = density.log_density
+        parts_at = [at_zero(log_density), elsewhere(log_density)]
+        free = [total(term for term in terms(part) if "eta" not in names_in(term[1])) for part in parts_at]
+        bound = [total(term for term in terms(part) if "eta" in names_in(term[1])) for part in parts_at]
+        # One expression for both is as good where it says the same of zero.
+        self._constants = on_tensors(free[1:] if at_zero(free[1]) is free[0] else free, ["y", *names])
+        targets = [*bound, density.score, density.stiffness, density.information]
+        alone, rest = hoisted(targets, lambda found: found <= set(names), "parameter")
+        self.num_parameters = len(alone)
+        self._of_parameters = on_tensors(alone, ["y", *names]) if alone else None
+        arguments = [f"parameter{i}" for i in range(len(alone))]
+        self.at_zero, self.log_density = (split([each], arguments) for each in rest[:2])
+        self.curvature = split(rest[2:], arguments)
+        by = [ETA, *map(name, arguments)]
+        slopes = [[derivative(each, argument) for argument in by] for each in rest[:2]]
+        self.gradient_at_zero, self.gradient = (split(each, arguments) for each in slopes)
+
+    def parameters(self, emission: Any, features: int) -> Tensor:
+        """Return what the functions are called with, `(some) x features`."""
+        like: Tensor = emission.readout.bias
+        if self._of_parameters is None:
+            return like.new_zeros(0, features)
+        found = self._of_parameters(like.new_zeros(()), *emission.parameters)
+        return torch.stack([each.to(like.dtype).expand(features) for each in found])
+
+    def constant(self, emission: Any, y: Tensor) -> Tensor:
+        """Return what the log density of counts or numbers has without eta, of the shape of `y`."""
+        found = [each.to(y.dtype) for each in self._constants(y, *emission.parameters)]
+        return (found[0] if len(found) == 1 else torch.where(y == 0, found[0], found[1])).expand(y.shape)
 
 
-_REGISTERED: dict[type, Callable[[Any], Likelihood]] = {}
-
-
-def register(emission: type) -> Callable[[Callable[[Any], Likelihood]], Callable[[Any], Likelihood]]:
-    """Return a decorator of a function that says which likelihood an emission of that type has."""
-
-    def decorate(function: Callable[[Any], Likelihood]) -> Callable[[Any], Likelihood]:
-        _REGISTERED[emission] = function
-        return function
-
-    return decorate
-
-
-def likelihood_of(emission: Any) -> Likelihood:
-    """Return the likelihood of an emission.
-
-    Raises:
-        NoCompiledForm: if there is none.
-    """
-    if type(emission) not in _REGISTERED:
-        raise NoCompiledForm(f"{type(emission).__name__} has no compiled form")
-    return _REGISTERED[type(emission)](emission)
+@cache
+def likelihood_of(density: ScalarDensity) -> Likelihood:
+    """Return the likelihood of a density."""
+    return Likelihood(density)
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,13 @@ class CompiledLikelihood:
     @classmethod
     def of(cls, emission: Any) -> CompiledLikelihood:
         """Return the likelihood of an emission."""
-        found = cls(emission, likelihood_of(emission))
+        density = getattr(emission, "density", None)
+        if not isinstance(density, ScalarDensity):
+            raise NoCompiledForm(f"{type(emission).__name__} has no compiled form")
+        found = cls(emission, likelihood_of(density))
         readout = emission.readout
+        if any(each.dim() > 1 for each in emission.parameters):
+            raise NoCompiledForm(f"parameters of a {type(emission).__name__} have batch dims")
         affine = isinstance(readout, AffineMap) and readout.weight.dim() == 2 and readout.bias.dim() == 1
         rates = isinstance(readout, RatesMap) and isinstance(readout.units, Network)
         if not (affine or rates):
@@ -111,51 +113,61 @@ class CompiledLikelihood:
             units: Any = self.emission.readout.units
             activation, hinges = compiled_activation(units.activation)
             num_hinges = len(hinges) - 1
-        number = len(likelihood.parameters(self.emission))
-        at_zero = likelihood.log_density if likelihood.at_zero is None else likelihood.at_zero
-        return _weigher(likelihood.log_density, at_zero, activation, num_hinges, (dtype(0),) * number, dtype)
+        return _weigher(
+            likelihood.at_zero,
+            likelihood.log_density,
+            activation,
+            num_hinges,
+            (dtype(0),) * likelihood.num_parameters,
+            dtype,
+        )
 
     def curver(self, dtype: Any) -> Any:
         """Compile what adds up scores and curvature of a time bin.
 
         Raises:
-            NoCompiledForm: if they are not known, or the readout is not affine.
+            NoCompiledForm: if the readout is not affine.
         """
         likelihood = self.likelihood
-        if likelihood.curvature is None or likelihood.aim is None or not isinstance(self.emission.readout, AffineMap):
+        if not isinstance(self.emission.readout, AffineMap):
             raise NoCompiledForm(f"the curvature of a {type(self.emission).__name__} has no compiled form")
-        number = len(likelihood.parameters(self.emission))
-        return _curver(likelihood.aim, likelihood.curvature, (dtype(0),) * number, dtype)
+        return _curver(likelihood.curvature, (dtype(0),) * likelihood.num_parameters, dtype)
 
-    def along_paths(self, seen: Observed, v: Tensor | None, z: Tensor) -> Tensor | None:
+    def along_paths(self, seen: Observed, v: Tensor | None, z: Tensor) -> Tensor:
         """Return what has the gradient of the log likelihood of paths, `paths x trials x time`, but not its value.
 
-        A product of scores and readouts, so that nothing else the size of paths x features is differentiated. None
-        where the likelihood says no score.
+        A product of derivatives and what they are by, so that nothing else the size of paths x features is
+        differentiated.
         """
-        if self.likelihood.score is None:
-            return None
         x = self.emission.readout(z, v)
-        values, data, present = (array(each) for each in (x, seen.y, seen.present))
+        features = x.shape[-1]
+        given = self.likelihood.parameters(self.emission, features)
+        values, data, present, parameters = (array(each) for each in (x, seen.y, seen.present, given))
         scores, dtype = np.empty_like(values), values.dtype.type
-        scorer = _scorer(self.likelihood.score, dtype)
-        shape = (len(values), -1, values.shape[-1])
-        flat = [each.reshape(shape) for each in (values, scores)]
-        rows = [each.reshape(-1, values.shape[-1]) for each in (data, present)]
-        cut = chunks(len(flat[0]), values.size)
-        run_side_by_side([partial(_scored, scorer, *rows, flat[0][c], flat[1][c]) for c in cut])
-        return (torch.from_numpy(scores) * x).sum(-1)
+        sums = np.zeros((*values.shape[:2], len(parameters), features), values.dtype)
+        likelihood = self.likelihood
+        scorer = _scorer(likelihood.gradient_at_zero, likelihood.gradient, (dtype(0),) * len(parameters), dtype)
+        rows = [each.reshape(-1, features) for each in (data, present)]
+        flat = [each.reshape(len(values), -1, features) for each in (values, scores)]
+        cut = chunks(len(values), values.size)
+        run_side_by_side([partial(_scored, scorer, *rows, parameters, flat[0][c], flat[1][c], sums[c]) for c in cut])
+        found = (torch.from_numpy(scores) * x).sum(-1)
+        if not self.emission.parameters:
+            return found
+        found = found + self.constant(seen)
+        # The parameters have no time bin: the same share to each.
+        whole = (torch.from_numpy(sums) * given).sum((-1, -2))
+        return found + (whole / found.shape[-1]).unsqueeze(-1)
 
     def constant(self, seen: Observed) -> Tensor:
         """Return what the log likelihood of the entries that are there adds, `trials x time`."""
-        each = self.likelihood.constant(self.emission, seen.y).expand(seen.y.shape)
+        each = self.likelihood.constant(self.emission, seen.y)
         return (each if seen.missing is None else each.masked_fill(seen.missing, 0.0)).sum(-1)
 
     def features(self, seen: Observed, v: Tensor | None) -> Features:
         """Return the arrays of a recording, with effective inputs `trials x time x inputs`."""
         readout, y = self.emission.readout, seen.y
-        parameters = [each.expand(y.shape[-1]) for each in self.likelihood.parameters(self.emission)]
-        stacked = torch.stack(parameters) if parameters else y.new_zeros(0, y.shape[-1])
+        stacked = self.likelihood.parameters(self.emission, y.shape[-1])
         hinges = np.zeros((1, 3), array(y[:0]).dtype)
         if isinstance(readout, AffineMap):
             weight, offset, of_rates = readout.weight, readout.offset(v), y.new_zeros(3, 0)
@@ -177,9 +189,9 @@ class CompiledLikelihood:
 
 
 @compiled(allocates=False)
-def _score_paths(score: Any, y: Any, present: Any, x: Any, scores: Any) -> None:
+def _score_paths(score: Any, y: Any, present: Any, parameters: Any, x: Any, scores: Any, sums: Any) -> None:
     for p in range(x.shape[0]):
-        score(y, present, x[p], scores[p])
+        score(y, present, parameters, x[p], scores[p], sums[p])
 
 
 # Type checkers do not see through arguments that are unpacked.
@@ -187,15 +199,31 @@ _scored: Any = _score_paths
 
 
 @cache
-def _scorer(score: Function, dtype: Any) -> Any:
-    matrix = Arrays.of(dtype).matrix
+def _scorer(zero: Split, other: Split, nothing: tuple[Any, ...], dtype: Any) -> Any:
+    matrix, cube, num_parameters = Arrays.of(dtype).matrix, floats(dtype, 3), len(nothing)
+    prepare_zero, finish_zero, prepare, finish = zero.prepare, zero.finish, other.prepare, other.finish
 
-    @first_class(types.void(matrix, matrix, matrix, matrix), fastmath=FAST)
-    def write(y: Any, present: Any, x: Any, scores: Any) -> None:
-        """Write the scores of readouts `bins x features`, zero where data are missing."""
+    @first_class(types.void(matrix, matrix, matrix, matrix, matrix, cube), fastmath=FAST)
+    def write(y: Any, present: Any, of_features: Any, x: Any, scores: Any, sums: Any) -> None:
+        """Write the scores of readouts `trials * time x features` and add those of parameters up over time."""
+        num_bins = x.shape[0] // sums.shape[0]
         for m in range(x.shape[0]):
             for d in range(x.shape[1]):
-                scores[m, d] = present[m, d] * score(y[m, d], x[m, d])
+                scores[m, d] = ZERO
+                if present[m, d] == ZERO:
+                    continue
+                parameters = nothing
+                if num_parameters > 0:
+                    for j in range(num_parameters):
+                        parameters = tuple_setitem(parameters, j, of_features[j, d])
+                if y[m, d] == ZERO:
+                    found = finish_zero(x[m, d], *prepare_zero(y[m, d], *parameters))
+                else:
+                    found = finish(x[m, d], *prepare(y[m, d], *parameters))
+                scores[m, d] = found[0]
+                if num_parameters > 0:
+                    for j in range(num_parameters):
+                        sums[m // num_bins, j, d] += found[1 + j]
 
     return write
 
@@ -231,14 +259,10 @@ def no_curver(dtype: Any) -> Any:
 
 @cache
 def _weigher(
-    log_density: Function,
-    at_zero: Function,
-    activation: Function,
-    num_hinges: int,
-    nothing: tuple[Any, ...],
-    dtype: Any,
+    zero: Split, other: Split, activation: Function, num_hinges: int, nothing: tuple[Any, ...], dtype: Any
 ) -> Any:
     num_parameters = len(nothing)
+    prepare_zero, at_zero, prepare, log_density = zero.prepare, zero.finish, other.prepare, other.finish
 
     @first_class(Signatures.of(dtype).weigh, fastmath=FAST)
     def weigh(features: Any, b: Any, t: Any, z: Any, log_weights: Any, rows: Any) -> None:
@@ -267,11 +291,13 @@ def _weigher(
                         rate, _, _ = activation(num_hinges, features.hinges, rows[lane], h, ONE)
                         rows[lane] = scale * rate + shift
                 if y == ZERO:
+                    known = prepare_zero(y, *parameters)
                     for lane in range(size):
-                        rows[WIDTH + lane] += at_zero(y, rows[lane], *parameters)
+                        rows[WIDTH + lane] += at_zero(rows[lane], *known)[0]
                 else:
+                    found = prepare(y, *parameters)
                     for lane in range(size):
-                        rows[WIDTH + lane] += log_density(y, rows[lane], *parameters)
+                        rows[WIDTH + lane] += log_density(rows[lane], *found)[0]
             for lane in range(size):
                 log_weights[start + lane] += rows[WIDTH + lane]
 
@@ -279,8 +305,8 @@ def _weigher(
 
 
 @cache
-def _curver(aim: Function, curvature: Function, nothing: tuple[Any, ...], dtype: Any) -> Any:
-    num_parameters = len(nothing)
+def _curver(curvature: Split, nothing: tuple[Any, ...], dtype: Any) -> Any:
+    num_parameters, prepare, finish = len(nothing), curvature.prepare, curvature.finish
 
     @first_class(Signatures.of(dtype).curve, fastmath=FAST)
     def curve(features: Any, b: Any, t: Any, own: Any, rows: Any, lanes: Any) -> None:
@@ -294,7 +320,7 @@ def _curver(aim: Function, curvature: Function, nothing: tuple[Any, ...], dtype:
             if num_parameters > 0:
                 for j in range(num_parameters):
                     parameters = tuple_setitem(parameters, j, features.parameters[j, i])
-            target, aimed = aim(y, *parameters)
+            known = prepare(y, *parameters)
             for lane in range(lanes):
                 rows[at(found, lane)] = features.offset[b, t, i]
             for r in range(rank):
@@ -302,7 +328,7 @@ def _curver(aim: Function, curvature: Function, nothing: tuple[Any, ...], dtype:
                 for lane in range(lanes):
                     rows[at(found, lane)] += weight * rows[at(r, lane)]
             for lane in range(lanes):
-                score, stiffness, information = curvature(y, target, aimed, rows[at(found, lane)], *parameters)
+                score, stiffness, information = finish(rows[at(found, lane)], *known)
                 rows[at(found + 1, lane)] = score
                 rows[at(found + 2, lane)] = stiffness
                 rows[at(found + 3, lane)] = information

@@ -160,7 +160,7 @@ class LaplaceForm(CompiledProposal):
     ) -> None:
         super().__init__(proposal, transition, likelihood)
         readout = getattr(proposal.emission, "readout", None)
-        if likelihood is None or likelihood.likelihood.curvature is None or not isinstance(readout, AffineMap):
+        if likelihood is None or not isinstance(readout, AffineMap):
             raise NoCompiledForm(f"LaplaceProposal has no compiled form for a {type(proposal.emission).__name__}")
         self.weight: Tensor = readout.weight
 

@@ -1,0 +1,157 @@
+"""A likelihood that factorises over features: the density of one number given one readout, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_lowrank.scalars.derivative import derivative
+from pyro_lowrank.scalars.expression import ONE, ZERO, Expression, larger, make, name, number, replace
+from pyro_lowrank.scalars.torch_code import on_tensors
+from pyro_lowrank.scalars.trace import traced
+
+Y, ETA = name("y"), name("eta")
+"""What is recorded, and what is read from the latents, in the expressions of densities."""
+
+# So near to the data the mean curvature on the way there is the one here, and rounding would spoil it.
+_NEAR = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class ScalarDensity:
+    r"""log p(y | eta, parameters) as an expression, with what a Gauss-Newton step needs of it.
+
+    Attributes:
+        parameters: their names.
+        log_density: of `y`, `eta` and the parameters.
+        score: its derivative by eta, where the curvature is taken.
+        information: what stands for minus its second derivative; not negative.
+        stiffness: the mean curvature on the way to where the data would have eta.
+    """
+
+    parameters: tuple[str, ...]
+    log_density: Expression
+    score: Expression
+    information: Expression
+    stiffness: Expression
+
+    @classmethod
+    def of(
+        cls,
+        log_density: Callable[..., Any],
+        parameters: Sequence[str],
+        *,
+        information: Callable[..., Any] | None = None,
+        aim: Callable[..., Any] | None = None,
+        link: Callable[..., Any] | None = None,
+        reach: float | None = None,
+    ) -> ScalarDensity:
+        """Return that of functions of numbers.
+
+        Args:
+            log_density: of (y, x, *parameters).
+            parameters: their names.
+            information: of (y, x, *parameters), per unit of x; minus the second derivative, at least zero, if None.
+            aim: of (y, *parameters), (data, readout): data like y, and the readout at which they are most likely; None
+                where a step goes by the information alone.
+            link: of eta, what `log_density` and `information` take for x; eta itself if None.
+            reach: the curvature is taken no farther above the readout that the data aim at.
+
+        Raises:
+            TypeError: if a function cannot be traced.
+        """
+        names = tuple(parameters)
+        x = ETA if link is None else traced(link, ["eta"])[0]
+        density = replace(traced(log_density, ["y", "eta", *names])[0], {ETA: x})
+        score = derivative(density, ETA)
+        if information is None:
+            curved = larger(make("negative", derivative(score, ETA)), ZERO)
+        else:
+            slope = derivative(x, ETA)
+            own = replace(traced(information, ["y", "eta", *names])[0], {ETA: x})
+            curved = make("multiply", own, make("multiply", slope, slope))
+        if aim is None:
+            return cls(names, density, score, curved, curved)
+        data, aimed = traced(aim, ["y", *names], results=2)
+        way, pull = make("subtract", aimed, ETA), replace(score, {Y: data})
+        if reach is not None:
+            farthest = make("add", aimed, number(reach))
+            held = {ETA: make("where", make("less", farthest, ETA), farthest, ETA)}
+            score, curved, pull = (replace(each, held) for each in (score, curved, pull))
+        near = make("less", make("absolute", way), number(_NEAR))
+        stiffness = make("where", near, curved, make("divide", pull, make("where", near, ONE, way)))
+        return cls(names, density, score, curved, stiffness)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The names of what the functions of tensors are called with."""
+        return ("y", "eta", *self.parameters)
+
+    @cached_property
+    def _values(self) -> Callable[..., tuple[Tensor, ...]]:
+        return on_tensors([self.log_density], self.arguments)
+
+    @cached_property
+    def _gradients(self) -> list[Callable[..., tuple[Tensor, ...]]]:
+        """By each of the arguments: the data, too, which may be latents of a larger model."""
+        return [self._gradient_by(each) for each in self.arguments]
+
+    def _gradient_by(self, argument: str) -> Callable[..., tuple[Tensor, ...]]:
+        found: list[Callable[..., tuple[Tensor, ...]]] = []
+
+        def gradient(*values: Tensor) -> tuple[Tensor, ...]:
+            if not found:
+                found.append(on_tensors([derivative(self.log_density, name(argument))], self.arguments))
+            return found[0](*values)
+
+        return gradient
+
+    @cached_property
+    def _curvatures(self) -> Callable[..., tuple[Tensor, ...]]:
+        return on_tensors([self.score, self.information, self.stiffness], self.arguments)
+
+    def log_prob(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> Tensor:
+        """Return the log density, in nats, of tensors that broadcast.
+
+        Its gradient is the exact one of the branch that is taken: where the other one overflows, torch's is NaN.
+        """
+        found: Tensor = _LogDensity.apply(self, *torch.broadcast_tensors(y, eta, *parameters))
+        return found
+
+    def curvature(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return score, information and stiffness, of tensors that broadcast."""
+        shape = torch.broadcast_shapes(y.shape, eta.shape, *(each.shape for each in parameters))
+        score, information, stiffness = self._curvatures(y, eta, *parameters)
+        return score.expand(shape), information.expand(shape), stiffness.expand(shape)
+
+
+class _LogDensity(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(density: ScalarDensity, *values: Tensor) -> Tensor:
+        (found,) = density._values(*values)
+        return found.expand(values[0].shape).to(values[1].dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.density = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (grad,) = grad_outputs
+        pieces = zip(ctx.density._gradients, ctx.needs_input_grad[1:], strict=True)
+        return None, *(grad * gradient(*ctx.saved_tensors)[0] if wanted else None for gradient, wanted in pieces)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        pieces = zip(ctx.density._gradients, tangents[1:], strict=True)
+        moved = [gradient(*ctx.saved_tensors)[0] * way for gradient, way in pieces if way is not None]
+        return torch.stack(torch.broadcast_tensors(*moved)).sum(0).expand(ctx.saved_tensors[0].shape)
