@@ -22,13 +22,16 @@ SECONDS = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
     **dict.fromkeys(("day", "days"), 86400.0),
 }
-_TIME_WORDS = {"t", "time", "times", "timestamp", "timestamps", "ts", "clock", "elapsed", "datetime", "date"}
+_DATE_WORDS = {"datetime", "date"}
+_TIME_WORDS = {"t", "time", "times", "timestamp", "timestamps", "ts", "clock", "elapsed", *_DATE_WORDS}
 COUNTER_WORDS = {
     *("index", "idx", "bin", "bins", "sample", "samples", "frame", "frames", "row", "rows", "counter", "unnamed"),
     *("packet", "packets", "number", "no", "nr", "num", "id", "n", "i"),
 }
 # Without a name that tells, so many rows must rise evenly before they are a clock rather than chance.
 _ENOUGH = 8
+# Smaller numbers are no seconds since 1970, as far as recordings go.
+_SINCE_1970 = 1e8
 
 
 class Column(NamedTuple):
@@ -86,6 +89,10 @@ def column_of(name: str | None, values: Floats, *, first: bool) -> Column | None
     one_way = _is_one_way(steps)
     timely = bool(words & (_TIME_WORDS - {"t"})) or "time" in (name or "").lower()
     if (names_time(name or "") and (one_way or words != {"t"})) or (one_way and timely):
+        if words <= _DATE_WORDS and float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) < _SINCE_1970:
+            # 20240131, or days since some year.
+            unknown = "whose unit is not known: write them as 2024-01-31T12:00:00, or as `time_s`, for them to count"
+            return Column(f"{told} was taken as dates, {unknown}.", None)
         said, times = in_seconds(words, values)
         return Column(f"{told} was taken as times in {said}, not as a feature.", times)
     counter = bool(words) and words <= COUNTER_WORDS
