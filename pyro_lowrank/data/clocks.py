@@ -226,6 +226,16 @@ def _is_even(steps: Floats) -> bool:
     return middle > 0 and np.allclose(steps, middle, rtol=0.1, atol=0.0)
 
 
+def agree(stated: float | None, measured: float | None) -> bool:
+    """Return whether two lengths of a bin are the same, as far as both are known.
+
+    Example:
+        >>> agree(0.01, 0.0100001), agree(0.01, 10.0), agree(0.01, None)
+        (True, False, True)
+    """
+    return stated is None or measured is None or abs(measured - stated) <= 0.01 * stated
+
+
 def agreed_step(source: str, stated: float | None, measured: float | None) -> float | None:
     """Return the seconds per bin that a file states, or else those between its times.
 
@@ -238,7 +248,7 @@ def agreed_step(source: str, stated: float | None, measured: float | None) -> fl
     """
     if stated is None or measured is None:
         return measured if stated is None else stated
-    if abs(measured - stated) > 0.01 * stated:
+    if not agree(stated, measured):
         hint = " Are the times in milliseconds?" if abs(measured - 1000 * stated) < 10 * stated else ""
         warn_user(
             f"{source} contradicts itself: it states {stated:g} s per bin ({1 / stated:g} Hz), and its times are "

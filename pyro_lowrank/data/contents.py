@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.arrays import as_labels
-from pyro_lowrank.data.clocks import agreed_step, even_step, rises_evenly, time_order
+from pyro_lowrank.data.clocks import agree, agreed_step, even_step, rises_evenly, time_order
 from pyro_lowrank.data.counts import hide_unobserved
 from pyro_lowrank.data.orientation import orient
 from pyro_lowrank.data.recording import Recording
@@ -184,8 +184,10 @@ def _timed(
         times, values = times[order], np.ascontiguousarray(values[:, order])
     steps = np.diff(times)
     # That they go back was told already.
-    step = agreed_step(source, contents.bin_size, None if (steps < 0).any() else even_step(source, steps))
-    if len(values) == 1 and np.isfinite(times[0]):
+    measured = None if (steps < 0).any() else even_step(source, steps)
+    step = agreed_step(source, contents.bin_size, measured)
+    # Times of another unit than the bins tell no begin.
+    if len(values) == 1 and np.isfinite(times[0]) and agree(step, measured):
         starts = np.array([float(times[0])])
     return values, step, starts, remark
 
