@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pynapple
     import xarray
 
+Times = NDArray[np.float64]
 
 # The unit of a channel by MNE's number for it.
 _MNE_UNITS = {6: "M", 107: "V", 112: "T", 201: "T/m"}
@@ -69,6 +71,13 @@ def from_pynapple(
         raise ValueError(
             "`bin_size` is for spike times; resample a Tsd or TsdFrame with its own methods, such as `bin_average`."
         )
+    recording = _sampled(data, intervals, support, conditions)
+    names = tuple(str(name) for name in data.columns) if isinstance(data, nap.TsdFrame) else recording.feature_names
+    return _not_empty(replace(recording, feature_names=names))
+
+
+def _sampled(data: Any, intervals: Times, support: Times | None, conditions: Sequence[Any] | None) -> Recording:
+    """Return the samples of a `Tsd` or `TsdFrame`, a trial per interval."""
     times, values = np.asarray(data.index, dtype=np.float64), np.asarray(data.values)
     values = values[:, np.newaxis] if values.ndim == 1 else values
     # Neighbours on two sides of what was not observed are none.
@@ -93,15 +102,13 @@ def from_pynapple(
             f"Epoch {gaps.index(True)} goes over a gap in the time support, and the samples are not evenly spaced: how "
             "many are missing is not known. Pass epochs within the support, or resample (`interpolate`)."
         )
-    names = tuple(str(name) for name in data.columns) if isinstance(data, nap.TsdFrame) else ()
     over = f" {sum(gaps)} of them go over gaps in the time support, which are missing." if any(gaps) else ""
-    recording = Recording.from_trials(
+    return Recording.from_trials(
         [
             _with_gaps(times[span], values[span], step, number) if gap or number else values[span]
             for span, gap, number in zip(spans, gaps, before.tolist(), strict=True)
         ],
         bin_size=step,
-        feature_names=names,
         conditions=conditions,
         start_times=[
             float(times[span.start]) - number * (step or 0.0)
@@ -109,7 +116,6 @@ def from_pynapple(
         ],
         orientation=f"{type(data).__name__} of {values.shape[1]} columns in {len(spans)} epochs.{over}",
     )
-    return _not_empty(recording)
 
 
 def _with_gaps(times: NDArray[np.float64], values: NDArray[Any], step: float | None, before: int) -> NDArray[Any]:
