@@ -84,7 +84,12 @@ def column_of(name: str | None, values: Floats, *, first: bool) -> Column | None
         >>> column_of("CH_A", np.array([0.2, 0.5, 0.1]), first=False) is None
         True
     """
-    words, steps = words_of(name or ""), np.diff(values)
+    words = words_of(name or "")
+    counter = bool(words) and words <= COUNTER_WORDS
+    if not (first or name == "" or counter or words & _TIME_WORDS or "time" in (name or "").lower()):
+        # Of thousands of columns most say so by their names.
+        return None
+    steps = np.diff(values)
     told = f" Column {name!r}" if name is not None else " The first column"
     one_way = _is_one_way(steps)
     timely = bool(words & (_TIME_WORDS - {"t"})) or "time" in (name or "").lower()
@@ -95,7 +100,6 @@ def column_of(name: str | None, values: Floats, *, first: bool) -> Column | None
             return Column(f"{told} was taken as dates, {unknown}.", None)
         said, times = in_seconds(words, values)
         return Column(f"{told} was taken as times in {said}, not as a feature.", times)
-    counter = bool(words) and words <= COUNTER_WORDS
     if counts_rows(values) and (name == "" or counter or (first and len(values) >= _ENOUGH)):
         return Column(f"{told} counts the rows and was left out.", None)
     if counter and one_way and bool((values == np.round(values)).all()):

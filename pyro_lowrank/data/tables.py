@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 
 # What pandas, R, MATLAB and spreadsheets write for a missing entry.
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none"}
+# Beyond these what their names and values tell would take minutes to find out.
+_MOST_COLUMNS = 50_000
 # Rows that tell whether the first one holds names.
 _ROWS_SEEN = 50
 
@@ -97,6 +99,10 @@ def _parse(path: Path) -> tuple[list[str], Floats, set[int], str]:
         head = list(itertools.islice(rows, _ROWS_SEEN))
         if not any(cell.strip() for cells in head for cell in cells):
             raise Refused(f"{path} is empty; expected a row of comma-separated numbers per time bin.")
+        if len(head[0]) > _MOST_COLUMNS:
+            raise Refused(
+                f"{path} has {len(head[0])} columns, and a table is read up to {_MOST_COLUMNS}; save it as a .npy file."
+            )
         remark = _names_in(head)
         if remark is None and _has_decimal_commas(head):
             raise Refused(
