@@ -116,7 +116,8 @@ def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...
         told = "Readout and noise start at the data's means and covariances (start_at_data)."
     except ValueError as reason:
         start_at_means(observation, units.apply(y))
-        told = f"Readout and noise start at the data's means alone: {reason}"
+        # What to do about it is for those who asked for components.
+        told = f"Readout and noise start at the data's means alone: {str(reason).partition(';')[0]}."
     pieces = zip(*(each.split([p.features for p in parts.values()]) for each in (units.mean, units.scale)), strict=True)
     for part, piece in zip(parts.values(), pieces, strict=True):
         if isinstance(part, GaussianObservation) and _brings_units(part):
