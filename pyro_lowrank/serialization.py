@@ -20,7 +20,6 @@ from pyro_lowrank.encoders.held_in import HeldIn
 from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.encoders.sessions import SessionEncoder
 from pyro_lowrank.files import Archive, SizesOf, check_finite, differing, read_archive, told_of, write_archive
-from pyro_lowrank.files import check_writable as check_writable
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
