@@ -20,7 +20,6 @@ from pyro_lowrank.encoders.held_in import HeldIn
 from pyro_lowrank.encoders.recurrent import GRUEncoder
 from pyro_lowrank.encoders.sessions import SessionEncoder
 from pyro_lowrank.files import Archive, SizesOf, check_finite, differing, read_archive, told_of, write_archive
-from pyro_lowrank.files import check_writable as check_writable
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
 from pyro_lowrank.guides.encoder import EncoderGuide
@@ -136,9 +135,23 @@ def load(path: str | os.PathLike[str], *, classes: Iterable[type[nn.Module]] = (
         check_finite("its numbers are no model's", _stored(archive.tensors))
         with SizesOf(archive.tensors):
             model, guide = rebuild(archive.configuration, _by_name(classes))
+        for name, thing in (("model", model), ("guide", guide)):
+            _check_flags(archive.configuration[name], None if thing is None else _encode(thing, {}))
         restore_state(archive.tensors, model, guide)
         _freeze(archive.configuration.get("frozen", []), model, guide)
     return model, guide
+
+
+def _check_flags(theirs: Any, ours: Any) -> None:
+    """Raise if what is on or off is something else in a file: whatever it is would be taken for one of the two."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in theirs.keys() & ours.keys():
+            if isinstance(ours[key], bool) and not isinstance(theirs[key], bool):
+                raise ValueError(f"`{key}` must be true or false, got {reprlib.repr(theirs[key])}.")
+            _check_flags(theirs[key], ours[key])
+    elif isinstance(theirs, list) and isinstance(ours, list):
+        for one, other in zip(theirs, ours, strict=False):
+            _check_flags(one, other)
 
 
 def _freeze(names: list[str], model: nn.Module, guide: nn.Module | None) -> None:

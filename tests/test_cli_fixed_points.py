@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,24 @@ def test_files_that_are_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(words(tmp_path / "none.npz")) == 2
     assert cli.main(words(tmp_path / "none.safetensors")) == 2
     assert "none.npz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fixed_points.csv", "fixed_points.npz", "fixed_points.png"])
+def test_what_stands_in_the_folder_is_replaced_whole_or_not_at_all(
+    name: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    out = tmp_path / "out"
+    assert cli.main(words(weights, "--out", out)) == 0
+    before = (out / name).read_bytes()
+    replaced = os.replace
+
+    def full_disk(source: Any, target: Any) -> None:
+        if Path(target).name == name:
+            raise OSError("the disk is full")
+        replaced(source, target)
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    assert cli.main(words(weights, "--out", out, "--method", "search")) == 2
+    assert (out / name).read_bytes() == before
+    assert len(list(out.iterdir())) == 3, "nothing half is left"

@@ -94,6 +94,17 @@ def test_fewer_components_than_latents(capsys: pytest.CaptureFixture[str]) -> No
     torch.testing.assert_close(model.observation.noise_variance, y.var((0, 1), correction=0))
 
 
+@pytest.mark.parametrize("channels", [2, 3])
+def test_no_advice_that_the_command_line_has_no_option_for(
+    channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    y = np.random.default_rng(0).normal(size=(200, channels))
+    np.save(tmp_path / "y.npy", y - y.mean(-1, keepdims=True))
+    assert fit(tmp_path / "y.npy", "--rank", "3", "--steps", "2") == 0
+    captured = capsys.readouterr()
+    assert "leave the model as it was drawn" not in captured.out + captured.err + caplog.text
+
+
 def test_trials_that_overlap_with_those_held_out_are_not_trained_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

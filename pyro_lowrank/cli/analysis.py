@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.dynamics.analysis import analyzer_arguments
+from pyro_lowrank.files import write_whole
 from pyro_lowrank.fixed_points import FixedPoints, find_fixed_points, read_weights
 from pyro_lowrank.modules import own_values
 from pyro_lowrank.plots.figures import new_figure
@@ -58,16 +60,18 @@ def _network(path: Path, u: list[float] | None) -> dict[str, Any]:
 
 def _write_table(path: Path, result: FixedPoints) -> None:
     columns = result.to_dict()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    write_whole(path, text.getvalue().encode())
 
 
 def _write_arrays(path: Path, result: FixedPoints) -> None:
     certificate, sets, rank = result.certificate, result.sets, result.points.shape[1]
+    content = io.BytesIO()
     np.savez(
-        path,
+        content,
         points=result.points,
         eigenvalues=result.eigenvalues,
         stability=result.stability,
@@ -83,6 +87,7 @@ def _write_arrays(path: Path, result: FixedPoints) -> None:
         set_of_vertex=np.array([i for i, piece in enumerate(sets) for _ in piece.vertices], dtype=np.int64),
         set_stability=np.array([piece.stability for piece in sets], dtype=str),
     )
+    write_whole(path, content.getvalue())
 
 
 def _figure(result: FixedPoints) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyro_lowrank.files import check_writable, write_whole
 from pyro_lowrank.plots.figures import save_figure
-from pyro_lowrank.serialization import check_writable
 
 
 def output_files(folder: Path, *names: str) -> dict[str, Path]:
@@ -23,12 +24,14 @@ def output_files(folder: Path, *names: str) -> dict[str, Path]:
 
 
 def draw(path: Path, make: Callable[[], Any]) -> list[str]:
-    """Save a figure, if matplotlib is there; return the names of the files written."""
+    """Save a figure, as PNG, if matplotlib is there; return the names of the files written."""
+    content = io.BytesIO()
     try:
-        save_figure(make(), path)
+        save_figure(make(), content)
     except ModuleNotFoundError as error:
         print(error)
         return []
+    write_whole(path, content.getvalue())
     return [path.name]
 
 

@@ -18,6 +18,7 @@ from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.cli.models import SCALED, build, independent_features
 from pyro_lowrank.data import Recording, read_recording
 from pyro_lowrank.data.overlaps import apart_from
+from pyro_lowrank.files import write_whole
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
@@ -214,7 +215,7 @@ def _write_summary(path: Path, options: argparse.Namespace, recording: Recording
         "held_out_evidence": held_out,
         "evidence": result.evidence.tolist(),
     }
-    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, (json.dumps(summary, indent=1) + "\n").encode())
 
 
 def _training_figure(result: FitResult) -> Any:

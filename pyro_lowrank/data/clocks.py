@@ -22,13 +22,16 @@ SECONDS = {
     **dict.fromkeys(("h", "hour", "hours"), 3600.0),
     **dict.fromkeys(("day", "days"), 86400.0),
 }
-_TIME_WORDS = {"t", "time", "times", "timestamp", "timestamps", "ts", "clock", "elapsed", "datetime", "date"}
+_DATE_WORDS = {"datetime", "date"}
+_TIME_WORDS = {"t", "time", "times", "timestamp", "timestamps", "ts", "clock", "elapsed", *_DATE_WORDS}
 COUNTER_WORDS = {
     *("index", "idx", "bin", "bins", "sample", "samples", "frame", "frames", "row", "rows", "counter", "unnamed"),
     *("packet", "packets", "number", "no", "nr", "num", "id", "n", "i"),
 }
 # Without a name that tells, so many rows must rise evenly before they are a clock rather than chance.
 _ENOUGH = 8
+# Smaller numbers are no seconds since 1970, as far as recordings go.
+_SINCE_1970 = 1e8
 
 
 class Column(NamedTuple):
@@ -81,14 +84,22 @@ def column_of(name: str | None, values: Floats, *, first: bool) -> Column | None
         >>> column_of("CH_A", np.array([0.2, 0.5, 0.1]), first=False) is None
         True
     """
-    words, steps = words_of(name or ""), np.diff(values)
+    words = words_of(name or "")
+    counter = bool(words) and words <= COUNTER_WORDS
+    if not (first or name == "" or counter or words & _TIME_WORDS or "time" in (name or "").lower()):
+        # Of thousands of columns most say so by their names.
+        return None
+    steps = np.diff(values)
     told = f" Column {name!r}" if name is not None else " The first column"
     one_way = _is_one_way(steps)
     timely = bool(words & (_TIME_WORDS - {"t"})) or "time" in (name or "").lower()
     if (names_time(name or "") and (one_way or words != {"t"})) or (one_way and timely):
+        if words <= _DATE_WORDS and float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) < _SINCE_1970:
+            # 20240131, or days since some year.
+            unknown = "whose unit is not known: write them as 2024-01-31T12:00:00, or as `time_s`, for them to count"
+            return Column(f"{told} was taken as dates, {unknown}.", None)
         said, times = in_seconds(words, values)
         return Column(f"{told} was taken as times in {said}, not as a feature.", times)
-    counter = bool(words) and words <= COUNTER_WORDS
     if counts_rows(values) and (name == "" or counter or (first and len(values) >= _ENOUGH)):
         return Column(f"{told} counts the rows and was left out.", None)
     if counter and one_way and bool((values == np.round(values)).all()):
@@ -219,6 +230,16 @@ def _is_even(steps: Floats) -> bool:
     return middle > 0 and np.allclose(steps, middle, rtol=0.1, atol=0.0)
 
 
+def agree(stated: float | None, measured: float | None) -> bool:
+    """Return whether two lengths of a bin are the same, as far as both are known.
+
+    Example:
+        >>> agree(0.01, 0.0100001), agree(0.01, 10.0), agree(0.01, None)
+        (True, False, True)
+    """
+    return stated is None or measured is None or abs(measured - stated) <= 0.01 * stated
+
+
 def agreed_step(source: str, stated: float | None, measured: float | None) -> float | None:
     """Return the seconds per bin that a file states, or else those between its times.
 
@@ -231,7 +252,7 @@ def agreed_step(source: str, stated: float | None, measured: float | None) -> fl
     """
     if stated is None or measured is None:
         return measured if stated is None else stated
-    if abs(measured - stated) > 0.01 * stated:
+    if not agree(stated, measured):
         hint = " Are the times in milliseconds?" if abs(measured - 1000 * stated) < 10 * stated else ""
         warn_user(
             f"{source} contradicts itself: it states {stated:g} s per bin ({1 / stated:g} Hz), and its times are "

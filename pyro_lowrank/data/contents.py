@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.arrays import as_labels
-from pyro_lowrank.data.clocks import agreed_step, even_step, rises_evenly, time_order
+from pyro_lowrank.data.clocks import agree, agreed_step, even_step, rises_evenly, time_order
 from pyro_lowrank.data.counts import hide_unobserved
 from pyro_lowrank.data.orientation import orient
 from pyro_lowrank.data.recording import Recording
@@ -184,15 +184,20 @@ def _timed(
         times, values = times[order], np.ascontiguousarray(values[:, order])
     steps = np.diff(times)
     # That they go back was told already.
-    step = agreed_step(source, contents.bin_size, None if (steps < 0).any() else even_step(source, steps))
-    if len(values) == 1 and np.isfinite(times[0]):
+    measured = None if (steps < 0).any() else even_step(source, steps)
+    step = agreed_step(source, contents.bin_size, measured)
+    # Times of another unit than the bins tell no begin.
+    if len(values) == 1 and np.isfinite(times[0]) and agree(step, measured):
         starts = np.array([float(times[0])])
     return values, step, starts, remark
 
 
 def _warn_of_clocks(source: str, names: tuple[str, ...], values: NDArray[np.floating]) -> None:
     """Say so if a feature, but not all of them, is a clock as far as its values tell."""
-    rising = [feature for feature in range(values.shape[-1]) if rises_evenly(values[0, :, feature])]
+    # The first three bins leave few that are to be looked at as a whole.
+    steps = np.diff(values[0, :3], axis=0)
+    like = np.isclose(steps[:1], steps[1:], rtol=0.05, atol=0.0).all(0) & (steps != 0).all(0)
+    rising = [int(feature) for feature in np.flatnonzero(like) if rises_evenly(values[0, :, feature])]
     if rising and len(rising) < values.shape[-1]:
         warn_user(
             f"In {source} feature {names[rising[0]]!r} rises by the same step in every time bin, as times do: if it is "

@@ -63,15 +63,18 @@ def read_mat(path: Path, key: str | None, trials_axis: int | None = None) -> Con
 def _read(
     path: Path, variables: dict[str, Variable], key: str | None, trials_axis: int | None
 ) -> Contents | SpikeTrains:
-    struct, _, field = (key or "").partition(".")
-    if field and key not in variables and struct in variables:
+    struct = (key or "").rpartition(".")[0]
+    outermost, *inner = struct.split(".")
+    if struct and key not in variables and outermost in variables:
         # What stands in the same struct stands beside the field.
-        value = variables[struct].read()
+        value = variables[outermost].read()
+        for name in inner:
+            value = value.get(name) if isinstance(value, dict) else None
         fields = value if isinstance(value, dict) else {}
         variables = {**variables, **{f"{struct}.{name}": _squeezed(_held(each)) for name, each in fields.items()}}
     told = listing(variables)
     told += "; `key='struct.field'` reads a field" * any(one.kind.startswith("struct") for one in variables.values())
-    prefix = f"{struct}." if field else ""
+    prefix = f"{struct}." if struct else ""
     near = {name.removeprefix(prefix): one for name, one in variables.items() if name.startswith(prefix)}
     several = sum(one.kind == "numbers" and one.shape != (1,) for one in near.values()) > 1
     has_cells = any(one.kind == "cell" for one in near.values())
@@ -155,8 +158,11 @@ def _of_trials(cells: Array) -> list[Array] | None:
     if any(cell.ndim > 1 for cell in held):
         return held
     steps = [np.diff(np.ravel(cell)) for cell in held]
-    # Spike times out of order, here and there or from trial to trial, still rise most of the time.
+    # Spike times out of order, here and there or from trial to trial, still rise most of the time; and hardly any is
+    # told twice, as the zeros between the ones of spike trains in time bins are.
     falls = any(len(step) > 3 and 4 * int((step < 0).sum()) > len(step) for step in steps)
+    ties = [2 * int((step == 0).sum()) > len(step) for step in steps if len(step) > 3]
+    falls |= bool(ties) and all(ties)
     return [np.reshape(cell, (-1, 1)) for cell in held] if falls else None
 
 

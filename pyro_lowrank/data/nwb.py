@@ -96,7 +96,7 @@ def _invalid(file: pynwb.NWBFile, series: Any) -> Times:
 
 def _time_series(path: Path, file: pynwb.NWBFile, key: str, manager: Any) -> Contents:
     series = _all_series(file, manager)
-    listing = ", ".join(f"{name} {tuple(one.data.shape)}" for name, one in series.items())
+    listing = ", ".join(f"{name} {tuple(one.data.shape)}" for name, one in series.items()) or "none"
     fitting = [name for name in series if name == key] or [name for name in series if f"/{name}".endswith(f"/{key}")]
     if not fitting:
         raise Refused(f"`key` must name a time series of numbers in {path}, got key={key!r}; it holds: {listing}.")
@@ -121,6 +121,9 @@ def _time_series(path: Path, file: pynwb.NWBFile, key: str, manager: Any) -> Con
         times=times,
         start=float(one.starting_time) if one.starting_time is not None else None,
         invalid=_invalid(file, one),
+        remark=""
+        if file.trials is None
+        else f" The {len(file.trials)} trials of the file were not used: one recording.",
     )
 
 
@@ -155,7 +158,10 @@ def _all_series(file: pynwb.NWBFile, manager: Any) -> dict[str, Any]:
     """Return the time series of numbers in the file by their paths in it, which no two share."""
     found = {}
     for one in file.objects.values():
-        if hasattr(one, "conversion") and hasattr(one, "rate") and getattr(one.data, "ndim", 0) in (1, 2):
+        # An `IntervalSeries` holds begins and ends.
+        if not (hasattr(one, "conversion") and hasattr(one, "rate")) or hasattr(one, "add_interval"):
+            continue
+        if getattr(one.data, "ndim", 0) in (1, 2) and np.dtype(one.data.dtype).kind in "fiub":
             found[str(manager.get_builder(one).path).removeprefix("root/")] = one
     return dict(sorted(found.items()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pynapple
     import xarray
 
+Times = NDArray[np.float64]
 
 # The unit of a channel by MNE's number for it.
 _MNE_UNITS = {6: "M", 107: "V", 112: "T", 201: "T/m"}
@@ -69,6 +71,13 @@ def from_pynapple(
         raise ValueError(
             "`bin_size` is for spike times; resample a Tsd or TsdFrame with its own methods, such as `bin_average`."
         )
+    recording = _sampled(data, intervals, support, conditions)
+    names = tuple(str(name) for name in data.columns) if isinstance(data, nap.TsdFrame) else recording.feature_names
+    return _not_empty(replace(recording, feature_names=names))
+
+
+def _sampled(data: Any, intervals: Times, support: Times | None, conditions: Sequence[Any] | None) -> Recording:
+    """Return the samples of a `Tsd` or `TsdFrame`, a trial per interval."""
     times, values = np.asarray(data.index, dtype=np.float64), np.asarray(data.values)
     values = values[:, np.newaxis] if values.ndim == 1 else values
     # Neighbours on two sides of what was not observed are none.
@@ -83,41 +92,55 @@ def from_pynapple(
     steps = np.concatenate([np.diff(times[span])[np.diff(stretch[span]) == 0] for span in spans])
     step = even_step(f"the {type(data).__name__}", steps)
     gaps = [bool(np.diff(stretch[span]).any()) for span in spans]
+    # Bins before the first sample, where an epoch begins before the time support does.
+    before = np.zeros(len(spans), dtype=np.int64)
+    if step is not None:
+        firsts = times[[span.start for span in spans]]
+        before = np.floor((firsts - intervals[:, 0]) / step + 1e-6).astype(np.int64)
     if any(gaps) and step is None:
         raise ValueError(
             f"Epoch {gaps.index(True)} goes over a gap in the time support, and the samples are not evenly spaced: how "
             "many are missing is not known. Pass epochs within the support, or resample (`interpolate`)."
         )
-    names = tuple(str(name) for name in data.columns) if isinstance(data, nap.TsdFrame) else ()
     over = f" {sum(gaps)} of them go over gaps in the time support, which are missing." if any(gaps) else ""
     return Recording.from_trials(
         [
-            _with_gaps(times[span], values[span], step) if gap else values[span]
-            for span, gap in zip(spans, gaps, strict=True)
+            _with_gaps(times[span], values[span], step, number) if gap or number else values[span]
+            for span, gap, number in zip(spans, gaps, before.tolist(), strict=True)
         ],
         bin_size=step,
-        feature_names=names,
         conditions=conditions,
-        start_times=[float(times[span.start]) for span in spans],
+        start_times=[
+            float(times[span.start]) - number * (step or 0.0)
+            for span, number in zip(spans, before.tolist(), strict=True)
+        ],
         orientation=f"{type(data).__name__} of {values.shape[1]} columns in {len(spans)} epochs.{over}",
     )
 
 
-def _with_gaps(times: NDArray[np.float64], values: NDArray[Any], step: float | None) -> NDArray[Any]:
-    """Return samples on a grid that goes on over gaps, where they are NaN."""
+def _with_gaps(times: NDArray[np.float64], values: NDArray[Any], step: float | None, before: int) -> NDArray[Any]:
+    """Return samples on a grid that begins some bins before them and goes on over gaps, where they are NaN."""
     assert step is not None
-    place = np.round((times - times[0]) / step).astype(np.int64)
+    place = np.round((times - times[0]) / step).astype(np.int64) + before
     filled = np.full((int(place[-1]) + 1, values.shape[1]), np.nan)
     filled[place] = values
     return filled
+
+
+def _not_empty(recording: Recording) -> Recording:
+    """Return a recording, or raise if all of it is missing."""
+    if not recording.mask.any():
+        raise ValueError(f"All entries are missing or marked as bad: nothing is left of {recording.orientation}")
+    return recording
 
 
 def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> Recording:
     """Return the signals of an MNE `Raw`, or of `Epochs`, a trial each, in SI units (volts, tesla).
 
     Stretches that an annotation calls bad, and channels marked bad, are missing (NaN), so that their neighbours can be
-    used. A `Raw` that was joined of several is cut where MNE, or the program that recorded it, marks a boundary: each
-    part is a trial. The conditions are the names of the events, or their codes where they have none.
+    used; an annotation of a `Raw` that names channels is about these alone. A `Raw` that was joined of several is cut
+    where MNE, or the program that recorded it, marks a boundary: each part is a trial. The conditions are the names of
+    the events, or their codes where they have none.
 
     Args:
         data: the object; it need not be loaded.
@@ -127,10 +150,10 @@ def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> R
     Raises:
         ModuleNotFoundError: if the extra `mne` is not installed.
         TypeError: if the object is of another kind.
-        ValueError: if no channel or no epoch is left.
+        ValueError: if no channel, no epoch or no entry is left.
 
     Warns:
-        UserWarning: if there are no channels of data, and others were taken.
+        UserWarning: if there are no channels of data, and others were taken, or an epoch goes over a boundary.
     """
     mne = require("mne", "mne", "Reading an object of MNE")
     if not isinstance(data, mne.io.BaseRaw | mne.BaseEpochs):
@@ -143,6 +166,7 @@ def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> R
             raise ValueError("There is no epoch left: all were dropped; `epochs.drop_log` tells why.")
     _pick(chosen, picks)
     bad = [name in data.info["bads"] for name in chosen.ch_names]
+    starts: NDArray[np.float64] | None
     if isinstance(chosen, mne.io.BaseRaw):
         trials, starts, conditions = *_parts(chosen), None
     else:
@@ -151,7 +175,9 @@ def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> R
         trial[:, bad] = np.nan
     sampled = float(chosen.info["sfreq"])
     parts = f", in {len(trials)} parts that were joined" if conditions is None and len(trials) > 1 else ""
-    return Recording.from_trials(
+    waiting = sum(not projection["active"] for projection in data.info["projs"])
+    parts += f"; projections that are not applied, as `apply_proj` would: {waiting}" * bool(waiting)
+    recording = Recording.from_trials(
         trials,
         bin_size=1.0 / sampled,
         feature_names=chosen.ch_names,
@@ -160,6 +186,7 @@ def from_mne(data: mne.io.BaseRaw | mne.BaseEpochs, *, picks: Any = "data") -> R
         start_times=starts,
         orientation=f"{type(data).__name__} of {len(chosen.ch_names)} channels at {sampled:g} Hz{parts}.",
     )
+    return _not_empty(recording)
 
 
 def _pick(data: Any, picks: Any) -> None:
@@ -180,26 +207,45 @@ def _pick(data: Any, picks: Any) -> None:
 
 def _parts(raw: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64]]:
     """Return the parts that a raw recording was joined of, `time x channels`, and the seconds at which they begin."""
+    marks = raw.annotations.copy()
+    some = np.array([bool(names) for names in marks.ch_names], dtype=bool)
+    # Of what is bad in some channels MNE takes all.
+    raw.annotations.delete(np.flatnonzero(some))
     values = raw.get_data(reject_by_annotation="NaN").T
-    marks = raw.annotations
-    onsets = [onset for onset, said in zip(marks.onset, marks.description, strict=True) if _BOUNDARY.search(said)]
-    places = raw.time_as_index(onsets, use_rounding=True, origin=marks.orig_time)
     # On the clock of the recording where that began at no known date.
-    places = places - (raw.first_samp if marks.orig_time is None else 0)
-    cuts = [int(place) for place in np.unique(places) if 0 < place < len(values)]
-    begins = raw.first_time + np.array([0, *cuts]) / float(raw.info["sfreq"])
-    return np.split(values, cuts), begins
+    shift = raw.first_samp if marks.orig_time is None else 0
+    begins, ends = (
+        raw.time_as_index(times, use_rounding=True, origin=marks.orig_time) - shift
+        for times in (marks.onset, marks.onset + marks.duration)
+    )
+    for number in np.flatnonzero(some):
+        if marks.description[number].lower().startswith("bad"):
+            stretch = slice(max(begins[number], 0), max(ends[number], 0))
+            values[stretch, np.isin(raw.ch_names, marks.ch_names[number])] = np.nan
+    joints = [bool(_BOUNDARY.search(said)) for said in marks.description]
+    cuts = [int(place) for place in np.unique(begins[joints]) if 0 < place < len(values)]
+    return np.split(values, cuts), raw.first_time + np.array([0, *cuts]) / float(raw.info["sfreq"])
 
 
-def _epochs(epochs: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64], NDArray[np.str_]]:
-    """Return the epochs, `time x channels`, the seconds at which they begin, and the names of their events."""
+def _epochs(epochs: Any) -> tuple[list[NDArray[Any]], NDArray[np.float64] | None, NDArray[np.str_]]:
+    """Return the epochs, `time x channels`, the seconds at which they begin, if known, and their events' names."""
     values = np.array(epochs.get_data(copy=False).transpose(0, 2, 1))
-    for trial, marks in zip(values, epochs.get_annotations_per_epoch(), strict=True):
+    joints = []
+    for number, (trial, marks) in enumerate(zip(values, epochs.get_annotations_per_epoch(), strict=True)):
         for onset, duration, said, *_ in marks:
+            joints += [number] if _BOUNDARY.search(said) and epochs.tmin < onset <= epochs.tmax else []
             if said.lower().startswith("bad"):
                 trial[(epochs.times >= onset) & (epochs.times <= onset + duration)] = np.nan
-    # Events count the samples of the raw recording, whatever became of the epochs' own rate.
+    if joints:
+        warn_user(
+            f"{len(set(joints))} epochs go over a boundary between recordings that were joined, the first is epoch "
+            f"{joints[0]}; leave them out, as MNE does with `reject_by_annotation=True`."
+        )
+    # Events count the samples of the raw recording, whatever became of the epochs' own rate; those of epochs that were
+    # made of an array count the epochs.
     starts = epochs.events[:, 0] / getattr(epochs, "_raw_sfreq", epochs.info["sfreq"]) + epochs.tmin
+    if len(epochs) > 1 and np.array_equal(epochs.events[:, 0], epochs.selection):
+        starts = None
     labels = {code: name for name, code in epochs.event_id.items()}
     return list(values), starts, np.array([str(labels.get(code, code)) for code in epochs.events[:, 2]])
 

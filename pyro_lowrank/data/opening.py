@@ -10,6 +10,8 @@ from typing import Any
 
 # A file may unpack to so much more than it holds, above a size that no machine minds.
 _MOST_RATIO, _HARMLESS_BYTES = 500, 2**26
+# Groups within groups of an HDF5 file: each is found from the root, which takes a time that grows with their square.
+_DEEPEST = 64
 
 
 class Refused(ValueError):
@@ -127,11 +129,16 @@ def check_inside(path: Path, *, links: bool = False, read: Callable[[Any], bool]
         read: whether a dataset will be read, whatever is asked for.
 
     Raises:
-        ValueError: if so; nothing has been read by then.
+        ValueError: if so, or if its groups are nested without end; nothing has been read by then.
     """
     h5py = importlib.import_module("h5py")
 
-    def check(_: str, one: Any) -> None:
+    def check(name: str, one: Any) -> None:
+        if name.count("/") > _DEEPEST:
+            raise Refused(
+                f"{path} holds groups within groups, more than {_DEEPEST} deep: it is damaged or made to hang, and was "
+                "not read."
+            )
         if isinstance(one, h5py.Dataset):
             check_dataset(path, one, claim=read(one))
         elif not links:

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.arrays import missing_labels
-from pyro_lowrank.data.clocks import SECONDS
+from pyro_lowrank.data.clocks import SECONDS, time_order
 from pyro_lowrank.data.contents import Contents, is_numeric
 from pyro_lowrank.data.opening import Refused, check_claim, check_claims, check_inside, holds_objects, reading
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import role_of
 from pyro_lowrank.data.variables import (
+    DATES,
     Variable,
     as_word,
     beside,
@@ -101,7 +102,9 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Vari
         return Variable("unreadable", (), read)
     if dtype.hasobject:
         return Variable("Python objects", shape, read)
-    kind = {"U": "words", "S": "words"}.get(dtype.kind, "numbers" if dtype.kind in "fiub" else str(dtype))
+    kind = {"U": "words", "S": "words", "m": DATES, "M": DATES}.get(
+        dtype.kind, "numbers" if dtype.kind in "fiub" else str(dtype)
+    )
     return Variable(kind, shape, read)
 
 
@@ -149,19 +152,26 @@ def xarray_contents(source: str, variable: xarray.DataArray, attributes: Mapping
     dims = tuple(str(dim) for dim in variable.dims)
     if "time" not in map(role_of, dims):
         # A coordinate in seconds, or of dates, tells what its name does not.
-        timely = [dim for dim in dims if role_of(dim) is None and _seconds_along(variable, dim) is not None]
-        dims = tuple("time" if [dim] == timely else dim for dim in dims)
+        ticking = [dim for dim in dims if role_of(dim) is None and _seconds_along(variable, dim) is not None]
+        dims = tuple("time" if [dim] == ticking else dim for dim in dims)
     labels, trials = (_labels(variable, dims, role) for role in ("features", "trials"))
     missing = set(missing_labels(np.array(trials, dtype=object)))
-    times = [_seconds_along(variable, str(dim)) for dim, name in zip(variable.dims, dims, strict=True) if is_time(name)]
+    timely = [str(dim) for dim, name in zip(variable.dims, dims, strict=True) if is_time(name)]
+    times = [_seconds_along(variable, dim) for dim in timely]
+    array, remark = variable.to_numpy(), ""
+    if timely and times[0] is None and timely[0] in variable.coords and is_numeric(variable.coords[timely[0]]):
+        # In which order they stand, times tell in any unit.
+        order, remark = time_order(source, variable.coords[timely[0]].to_numpy().astype(np.float64))
+        array = array if order is None else np.take(array, order, variable.dims.index(timely[0]))
     return Contents(
-        variable.to_numpy(),
+        array,
         dims=dims,
         feature_names=tuple(map(as_word, labels)),
         trial_labels=tuple(None if trial in missing else as_word(label) for trial, label in enumerate(trials)),
         unit=str(variable.attrs.get("units", "")),
         bin_size=stated_bin_size(source, {**attributes, **variable.attrs}),
         times=times[0] if times else None,
+        remark=remark,
     )
 
 

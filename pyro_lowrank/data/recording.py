@@ -84,7 +84,7 @@ class Recording:
         for name in ("conditions", "start_times"):
             value = getattr(self, name)
             if value is not None:
-                value = as_labels(value) if name == "conditions" else np.asarray(value)
+                value = as_labels(value) if name == "conditions" else _seconds(name, value)
                 if value.shape != (trials,):
                     raise ValueError(f"`{name}` must have one entry for each of {trials} trials, got {value.shape}.")
                 set_field(self, name, value)
@@ -232,6 +232,8 @@ class Recording:
             array = np.atleast_1d(np.asarray(chosen))
             if array.dtype.kind in "UO":
                 array = places_of(kind, array, names)
+            if array.dtype.kind not in "iub" and array.size:
+                raise ValueError(f"`{kind}` must be indices, a mask or names, got an array of dtype {array.dtype}.")
             if array.dtype == bool and array.shape != numbers.shape:
                 raise ValueError(f"A mask of {kind} must have {len(names)} entries, got {array.shape}.")
             if array.dtype != bool and array.size and not (-len(names) <= array.min() <= array.max() < len(names)):
@@ -265,6 +267,8 @@ class Recording:
 def places_of(kind: str, chosen: Iterable[object], names: tuple[str, ...]) -> Integers:
     """Return the places of all that have one of some names, in the order chosen, or raise if a name has none.
 
+    A name that several have chooses all of them, once, however often it is given: so do the names of a recording.
+
     Example:
         >>> places_of("features", ["Other"], ("C3", "Other", "Other"))
         array([1, 2])
@@ -276,7 +280,18 @@ def places_of(kind: str, chosen: Iterable[object], names: tuple[str, ...]) -> In
     unknown = [name for name in wanted if name not in places]
     if unknown:
         raise ValueError(f"There are no {kind} {unknown}; the recording has {_listed(names)}.")
-    return np.array([place for name in wanted for place in places[name]], dtype=np.int64)
+    found = []
+    for name in wanted:
+        found += places[name]
+        places[name] = places[name] if len(places[name]) == 1 else []
+    return np.array(found, dtype=np.int64)
+
+
+def _seconds(name: str, value: ArrayLike) -> Floats:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must be finite numbers, in seconds, got {array.tolist()[:5]}; or leave them out.")
+    return array
 
 
 def padded(name: str, trials: Sequence[ArrayLike], fill: float) -> tuple[Floats, Integers]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.data.clocks import COUNTER_WORDS, Column, column_of, rises_evenly, words_of
+from pyro_lowrank.data.clocks import COUNTER_WORDS, Column, column_of, names_time, rises_evenly, words_of
 from pyro_lowrank.data.contents import Contents
 from pyro_lowrank.data.opening import Refused, reading
 from pyro_lowrank.data.orientation import DIM_NAMES
@@ -25,6 +25,8 @@ Floats = NDArray[np.float64]
 
 # What pandas, R, MATLAB and spreadsheets write for a missing entry.
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "nat", "null", "none"}
+# Beyond these what their names and values tell would take minutes to find out.
+_MOST_COLUMNS = 50_000
 # Rows that tell whether the first one holds names.
 _ROWS_SEEN = 50
 
@@ -37,13 +39,7 @@ def read_csv(path: Path, key: str | None) -> Contents:
     refuse_key(path, key)
     with reading(path, "comma-separated text"):
         header, table, dated, remark = _parse(path)
-    if any(
-        words & DIM_NAMES["trials"] and words <= DIM_NAMES["trials"] | COUNTER_WORDS for words in map(words_of, header)
-    ):
-        raise ValueError(
-            f"{path} has a column of trials, but a .csv file holds one recording; "
-            "save several trials as an array `trials x time x features` in a .npy file."
-        )
+    _check_form(path, header, table)
     names: list[str | None] = [*header] or [None] * table.shape[1]
     times: list[NDArray[np.floating]] = []
     left_out = []
@@ -72,6 +68,30 @@ def read_csv(path: Path, key: str | None) -> Contents:
     )
 
 
+def _check_form(path: Path, header: list[str], table: Floats) -> None:
+    """Raise if the rows of a table are not one per time bin of one recording, as far as its names tell."""
+    trials = any(_all_say(name, "trials") for name in header)
+    if trials or header[:2] == ["", ""]:
+        what = "a column of trials" if trials else "several columns of row numbers, as of trials and time bins"
+        raise ValueError(
+            f"{path} has {what}, but a .csv file holds one recording; "
+            "save several trials as an array `trials x time x features` in a .npy file."
+        )
+    labels = [place for place, name in enumerate(header) if _all_say(name, "features")]
+    clocks = [place for place, name in enumerate(header) if names_time(name)]
+    if labels and clocks and 3 * len(set(table[:, clocks[0]].tolist())) <= 2 * len(table):
+        raise ValueError(
+            f"{path} has a row for each entry, by its columns {header[clocks[0]]!r} and {header[labels[0]]!r}, and "
+            "must have one for each time bin, with a column for each feature: pivot it (`pandas.DataFrame.pivot`)."
+        )
+
+
+def _all_say(name: str, role: str) -> bool:
+    """Whether all that a name says is the role of a dimension, or the number of one."""
+    words = words_of(name)
+    return bool(words & DIM_NAMES[role]) and words <= DIM_NAMES[role] | COUNTER_WORDS
+
+
 def _parse(path: Path) -> tuple[list[str], Floats, set[int], str]:
     """Return the names, or nothing, the numbers, the columns of dates, and a sentence on what was decided."""
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -79,7 +99,16 @@ def _parse(path: Path) -> tuple[list[str], Floats, set[int], str]:
         head = list(itertools.islice(rows, _ROWS_SEEN))
         if not any(cell.strip() for cells in head for cell in cells):
             raise Refused(f"{path} is empty; expected a row of comma-separated numbers per time bin.")
+        if len(head[0]) > _MOST_COLUMNS:
+            raise Refused(
+                f"{path} has {len(head[0])} columns, and a table is read up to {_MOST_COLUMNS}; save it as a .npy file."
+            )
         remark = _names_in(head)
+        if remark is None and _has_decimal_commas(head):
+            raise Refused(
+                f"{path} seems to have commas in its numbers, such as {','.join(head[0][:2])}, which are read as two "
+                "cells: write them with decimal points."
+            )
         header = [] if remark is None else [cell.strip() for cell in head.pop(0)]
         if header and header[0].startswith("#"):
             header[0] = header[0][1:].strip()
@@ -93,8 +122,10 @@ class _Body:
     """The rows below the names, as they are read."""
 
     def __init__(self, path: Path, header: list[str], width: int, has_header: bool) -> None:
-        # A comma at the end of each row, in the header as well or not there, makes an empty column.
-        if header and width == len(header) + 1:
+        # A comma at the end of each row, in the header as well or not there, makes an empty column. R leaves the names
+        # of rows without a name of their own: which of the two it is, the last column tells.
+        self.is_longer = bool(header) and width == len(header) + 1
+        if self.is_longer:
             header = [*header, ""]
         elif header and not header[-1] and width == len(header) - 1:
             header = header[:-1]
@@ -119,7 +150,10 @@ class _Body:
 
     def _append(self, cells: list[str], line: int) -> None:
         if len(cells) != self.width:
-            raise Refused(f"Row {line} of {self.path} has {len(cells)} cells, the rows above it have {self.width}.")
+            otherwise = _separated_otherwise(",".join(cells))
+            raise Refused(
+                f"Row {line} of {self.path} has {len(cells)} cells, the rows above it have {self.width}.{otherwise}"
+            )
         try:
             # As most rows are; Python takes 1_2 for 12.
             row = [float(cell) for cell in cells] if "_" not in "".join(cells) else None
@@ -136,16 +170,29 @@ class _Body:
         if number is None:
             raise Refused(
                 f"Row {line}, column {column + 1} of {self.path} must be a number, got {cell[:40]!r}; "
-                "cells are separated by commas, and an empty cell is a missing entry."
+                f"cells are separated by commas, and an empty cell is a missing entry.{_separated_otherwise(cell)}"
             )
         return number
 
     def finished(self) -> tuple[list[str], Floats, set[int]]:
         """Return the names, the table and the columns of dates."""
         table = np.array(self.numbers, dtype=np.float64).reshape(-1, self.width)
+        if self.is_longer and self.last_is_used:
+            if not _tells_rows(table[:, 0]):
+                raise Refused(
+                    f"The first row of {self.path} has {self.width - 1} names, and those below it have {self.width} "
+                    "cells: name each column. (If commas are those of decimal numbers, write these with points.)"
+                )
+            return ["", *self.header[:-1]], table, self.dated
         if len(table) and self.width > 1 and not self.last_is_used and not (self.header and self.header[-1]):
             return self.header[:-1], table[:, :-1], self.dated
         return self.header, table, self.dated
+
+
+def _separated_otherwise(text: str) -> str:
+    """A sentence on what seems to separate the cells, if that is no comma; or nothing."""
+    found = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if mark in text), None)
+    return f" Its cells seem to be separated by {found}: save it with commas, and with decimal points." if found else ""
 
 
 def number_in(cell: str) -> float | None:
@@ -201,12 +248,23 @@ def _names_in(rows: Sequence[list[str]]) -> str | None:
     fractions = all(re.search(r"[.eE]", cell) for row in below for cell in row if cell.lower() not in _MISSING)
     if _whole(labels) and fractions and (counting or (len(values) > 2 and values == sorted(values))):
         return told
-    if counting and len(values) == 2 and not fractions:
+    alone = _rises(values) and not any(_rises([number_in(cell) for cell in row]) for row in below)
+    if alone and (len(values) > 3 or (counting and len(values) > 2)):
+        return told
+    if (counting and len(values) == 2 and not fractions) or (alone and len(values) == 3):
         warn_user(
             f"The first row, {', '.join(cells)}, was read as numbers; if these are names, write them with letters."
         )
-    alone = _rises(values) and not any(_rises([number_in(cell) for cell in row]) for row in below)
-    return told if alone and (len(values) > 3 or (counting and len(values) > 2)) else None
+    return None
+
+
+def _has_decimal_commas(rows: Sequence[list[str]]) -> bool:
+    """Whether every second cell is the digits behind a decimal comma: whole numbers of which some begin with 0."""
+    width = len(rows[0])
+    if width % 2 or any(len(row) != width or not all(re.fullmatch(r"\s*[-+]?\d+\s*", c) for c in row) for row in rows):
+        return False
+    columns = [[row[place].strip() for row in rows] for place in range(1, width, 2)]
+    return all(all(c.isdecimal() for c in cells) and any(re.match(r"0\d", c) for c in cells) for cells in columns)
 
 
 def _is_index(labels: Sequence[str], below: Sequence[list[str]]) -> bool:
@@ -219,6 +277,12 @@ def _is_index(labels: Sequence[str], below: Sequence[list[str]]) -> bool:
     counting = list(map(float, labels)) in (list(range(len(labels))), list(range(1, len(labels) + 1)))
     rows = bool((index == np.round(index)).all()) and len(set(rest)) == len(rest)
     return bool((np.diff(index) > 0).all()) or (counting and rows)
+
+
+def _tells_rows(values: Floats) -> bool:
+    """Whether the numbers of a column tell the rows apart, as those that R writes without a name of the column."""
+    steps = np.diff(values)
+    return bool((steps > 0).all()) and (len(steps) < 1 or bool((steps == steps[0]).all()))
 
 
 def _whole(cells: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.data.clocks import in_seconds, names_time, words_of
+from pyro_lowrank.data.clocks import agree, in_seconds, names_time, words_of
 from pyro_lowrank.data.contents import Contents, is_numeric
 from pyro_lowrank.data.opening import Refused
 from pyro_lowrank.errors import warn_user
@@ -33,13 +33,15 @@ _HERTZ = {
 _NAMES = {"chnames", "channelnames", "channellabels", "featurenames", "unitnames"}
 # More of them are no names and no scalars, but something else of that name.
 _MOST_NAMES = 100_000
+# The kind of a variable of dates, or of times between them.
+DATES = "dates"
 
 
 class Variable(NamedTuple):
     """One variable of a file, not read yet.
 
     Args:
-        kind: `numbers`, `words` or `cell`, which can be read; anything else says what it is.
+        kind: `numbers`, `words`, `dates` or `cell`, which can be read; anything else says what it is.
         shape: lengths of its axes.
         read: reads it.
     """
@@ -102,19 +104,38 @@ def beside(path: Path, variables: Mapping[str, Variable], chosen: str) -> Conten
     """
     array = variables[chosen].read()
     remark, times = "", None
+    dims = _eeglab_dims(variables, array.shape)
     for name, one in variables.items():
-        alone = one.kind == "numbers" and len(one.shape) == 1 and name != chosen
+        alone = one.kind in ("numbers", DATES) and len(one.shape) == 1 and name != chosen
         if times is None and alone and names_time(name) and one.shape[0] in array.shape and one.shape[0] > 1:
-            unit, times = in_seconds(words_of(name), np.asarray(one.read(), dtype=np.float64))
+            ticks = np.asarray(one.read())
+            if one.kind == DATES:
+                unit, times = "seconds since the first", (ticks - ticks.min()) / np.timedelta64(1, "s")
+            else:
+                # EEGLAB's are in milliseconds, which it does not say.
+                unit, times = in_seconds(words_of(name) | ({"ms"} if dims else set()), ticks.astype(np.float64))
             remark = f" {name} was taken as times in {unit}."
     scalars = {name: one.read() for name, one in variables.items() if states_bin_size(name) and is_small(one)}
     return Contents(
         array,
+        dims=dims,
         feature_names=names_beside(path, variables),
         bin_size=stated_bin_size(path, scalars),
         times=times,
         remark=remark,
     )
+
+
+def _eeglab_dims(variables: Mapping[str, Variable], shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the dims of the data of EEGLAB, or nothing if the lengths that it keeps beside them are not there."""
+    lengths = []
+    for name in ("nbchan", "pnts", "trials"):
+        one = variables.get(name)
+        if one is None or one.kind != "numbers" or math.prod(one.shape) != 1:
+            return ()
+        lengths.append(float(np.ravel(one.read())[0]))
+    dims = ("channel", "time", "trial")[: len(shape)]
+    return dims if list(shape) == lengths[: len(shape)] and lengths[len(shape) :] in ([], [1.0]) else ()
 
 
 def names_beside(path: Path, variables: Mapping[str, Variable]) -> tuple[str, ...]:
@@ -181,12 +202,13 @@ def stated_bin_size(source: Path | str, scalars: Mapping[Any, Any]) -> float | N
         ValueError: if the scalar is not a positive number.
 
     Warns:
-        UserWarning: if it is no number.
+        UserWarning: if it is no number, or two of them contradict each other.
 
     Example:
         >>> stated_bin_size(Path("eeg.npz"), {"fs": 160.0})
         0.00625
     """
+    taken: tuple[Any, float] | None = None
     for name, value in scalars.items():
         if not states_bin_size(name):
             continue
@@ -197,8 +219,15 @@ def stated_bin_size(source: Path | str, scalars: Mapping[Any, Any]) -> float | N
         number = float(numbers.flat[0])
         if not (math.isfinite(number) and number > 0):
             raise Refused(f"`{name}` in {source} must be positive and finite, got {number}.")
-        return number if _plain(str(name)) in _SECONDS else 1.0 / number
-    return None
+        seconds = number if _plain(str(name)) in _SECONDS else 1.0 / number
+        if taken is None:
+            taken = name, seconds
+        elif not agree(taken[1], seconds):
+            warn_user(
+                f"{source} contradicts itself: by `{taken[0]}` a bin has {taken[1]:g} s, by `{name}` {seconds:g} s. "
+                "The first was taken; correct one of them."
+            )
+    return None if taken is None else taken[1]
 
 
 def _plain(name: str) -> str:

@@ -141,6 +141,8 @@ class Arrangement:
             for index in np.flatnonzero(~is_clear):
                 yield from self._unclear(corners[index], through[index], up, seen)
             for hard in self._hard:
+                # No cells, but a moment at which those who take them can look at the clock.
+                yield signs[:0]
                 vertex = self._vertex(hard)
                 if vertex is not None:
                     height = float(sum(int(u) * n for u, n in zip(up, vertex[1], strict=True)) / Fraction(vertex[0]))

@@ -108,6 +108,8 @@ class _Walk:
             if time.monotonic() > self.until:
                 return False
             some = pieces[start : start + _REGIONS]
+            if not len(some):
+                continue
             self.zeros.visit(some)
             if not self.network.is_bounded:
                 self.others.visit(some)

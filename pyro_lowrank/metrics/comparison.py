@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_lowrank.metrics.recordings import scaled
+from pyro_lowrank.metrics.recordings import largest, scaled
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def agreement(real: ArrayLike, generated: ArrayLike) -> Agreement:
         generated: the same shape.
 
     Raises:
-        ValueError: if the shapes differ, or fewer than two entries are left.
+        ValueError: if the shapes differ, an entry is infinite, or fewer than two entries are left.
 
     Example:
         >>> print(agreement([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]))
@@ -49,6 +49,8 @@ def agreement(real: ArrayLike, generated: ArrayLike) -> Agreement:
     a, b = np.asarray(real, dtype=np.float64), np.asarray(generated, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"Both must have the same shape, got {a.shape} and {b.shape}.")
+    if np.isinf(a).any() or np.isinf(b).any():
+        raise ValueError("Both must be finite, or NaN where an entry is to be left out, and there are infinities.")
     if a.ndim == 2 and a.shape[0] == a.shape[1] and all(np.allclose(m, m.T, equal_nan=True) for m in (a, b)):
         above = np.triu_indices(len(a), 1)
         a, b = a[above], b[above]
@@ -56,8 +58,11 @@ def agreement(real: ArrayLike, generated: ArrayLike) -> Agreement:
     a, b = a[there], b[there]
     if len(a) < 2:
         raise ValueError(f"There must be two entries or more that both have, got {len(a)}.")
+    # In units of the largest, whose squares can be told from 0 and infinity.
+    unit = float(largest(np.stack([a, b]), (0, 1)))
+    a, b = a / unit, b / unit
     both = scaled(np.stack([a, b]), 1)
     correlation = float((both[0] * both[1]).mean()) if both.any(1).all() else float("nan")
     size = np.abs(a).mean()
     relative = float(np.abs(a - b).mean() / size) if size > 0 else float("nan")
-    return Agreement(correlation, float(np.sqrt(((a - b) ** 2).mean())), relative, len(a))
+    return Agreement(correlation, unit * float(np.sqrt(((a - b) ** 2).mean())), relative, len(a))

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyro_lowrank.arrays import label_codes, varies_along
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.metrics.estimate import Estimate, mean_of
-from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete
+from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete, largest, mean_seen
 
 PENALTIES = tuple(np.logspace(-4, 4, 17))
 
@@ -63,15 +63,15 @@ def decoding_r2(
     for part in parts:
         test = np.isin(labels, part)
         best = _best_penalty(inputs[~test], outputs[~test], labels[~test], strengths, len(parts) - 1)
-        scores.append(np.nanmean(_scores(inputs, outputs, test, np.array([best]))))
+        scores.append(mean_seen(_scores(inputs, outputs, test, np.array([best])), (0, 1)))
     return mean_of(np.array(scores))
 
 
 def _best_penalty(x: Floats, y: Floats, labels: NDArray[np.generic], penalties: Floats, folds: int) -> float:
     names = np.unique(labels)
     parts = np.array_split(names, min(max(folds, 2), len(names)))
-    scores = [np.nanmean(_scores(x, y, np.isin(labels, part), penalties), 1) for part in parts]
-    return float(penalties[np.nanmean(scores, 0).argmax()])
+    scores = [mean_seen(_scores(x, y, np.isin(labels, part), penalties), 1) for part in parts]
+    return float(penalties[mean_seen(np.array(scores), 0).argmax()])
 
 
 def _scores(x: Floats, y: Floats, test: NDArray[np.bool_], penalties: Floats) -> Floats:
@@ -80,6 +80,13 @@ def _scores(x: Floats, y: Floats, test: NDArray[np.bool_], penalties: Floats) ->
     y_train, y_test = (y[which].reshape(-1, y.shape[-1]) for which in (~test, test))
     here, there = (~np.isnan(part).any(1) for part in (y_train, y_test))
     x_train, y_train, x_test, y_test = x_train[here], y_train[here], x_test[there], y_test[there]
+    if not len(x_train) or not len(x_test):
+        return np.full((len(penalties), y.shape[-1]), np.nan)
+    # In units of the largest: squares of small and large numbers are 0 and infinite.
+    for one, other in ((x_train, x_test), (y_train, y_test)):
+        unit = largest(np.concatenate([one, other]), 0)
+        one /= unit
+        other /= unit
     mean, varying = x_train.mean(0), varies_along(x_train, 0)
     # A feature that does not vary in the training tells nothing: its weight is zero.
     spread = np.where(varying, x_train.std(0), np.inf)

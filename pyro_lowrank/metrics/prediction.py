@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyro_lowrank.arrays import label_codes, varies_along
 from pyro_lowrank.metrics.estimate import Estimate, mean_of
-from pyro_lowrank.metrics.recordings import Floats, as_trials, mean_seen
+from pyro_lowrank.metrics.recordings import Floats, as_trials, largest, mean_seen
 
 _SMALLEST_RATE = 1e-9
 
@@ -150,6 +150,9 @@ def psth_r2(spikes: ArrayLike, rates: ArrayLike, conditions: ArrayLike) -> Estim
     rate = np.where(np.isnan(n), np.nan, rate)
     groups = [codes == code for code in np.unique(codes)]
     real, predicted = (np.concatenate([mean_seen(x[group], 0) for group in groups]) for x in (n, rate))
+    # In units of the largest of each feature, whose squares can be told from 0 and infinity.
+    unit = largest(np.concatenate([real, predicted]), 0)
+    real, predicted = real / unit, predicted / unit
     varying = varies_along(real, 0)
     total = np.where(varying, np.nansum((real - mean_seen(real, 0)) ** 2, 0), np.nan)
     return mean_of(1 - np.nansum((real - predicted) ** 2, 0) / total)

@@ -63,6 +63,17 @@ def standardised(x: ArrayLike) -> Floats:
     return scaled(as_trials("x", x), (0, 1)).reshape(np.shape(x))
 
 
+def largest(x: Floats, axes: int | tuple[int, ...]) -> Floats:
+    """Return the largest size of numbers along some axes, NaN left out; 1 where all are 0 or none is there.
+
+    Example:
+        >>> largest(np.array([[0.0, 1.0], [0.0, -2.0]]), 0)
+        array([1., 2.])
+    """
+    size = np.where(np.isnan(x), 0.0, np.abs(x)).max(axes)
+    return np.asarray(np.where(size > 0, size, 1.0))
+
+
 def scaled(x: Floats, axes: int | tuple[int, ...]) -> Floats:
     """Return numbers with mean 0 and standard deviation 1 along some axes, 0 where they do not vary; NaN stays.
 

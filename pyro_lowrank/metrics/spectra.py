@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from pyro_lowrank.arrays import varies_along
 from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.metrics.estimate import Estimate, mean_of
-from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete, check_pair, scaled
+from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete, check_pair, largest, scaled
 
 
 def power_spectrum_hellinger(real: ArrayLike, generated: ArrayLike, *, smoothing: float = 20.0) -> Estimate:
@@ -112,7 +112,9 @@ def coherence(x: ArrayLike, *, bin_size: float = 1.0, segment: int = 256) -> tup
     window = hann(segment, sym=False)[:, np.newaxis]
     pieces = np.concatenate([array[:, start : start + segment] for start in starts])
     # A piece that does not vary has no power, whatever rounding leaves of it.
-    centred = np.where(varies_along(pieces, 1, keepdims=True), pieces - pieces.mean(1, keepdims=True), 0.0)
+    varying = varies_along(pieces, 1, keepdims=True)
+    pieces = pieces / largest(pieces, (0, 1))
+    centred = np.where(varying, pieces - pieces.mean(1, keepdims=True), 0.0)
     spectra = np.fft.rfft(centred * window, axis=1)
     cross = np.einsum("sfi,sfj->fij", spectra, spectra.conj())
     power = np.einsum("fii->fi", cross).real

@@ -23,7 +23,7 @@ def mean_rates(spikes: ArrayLike, *, bin_size: float = 1.0) -> Floats:
         >>> mean_rates([[1, 0], [1, 2]], bin_size=0.5)
         array([2., 2.])
     """
-    return np.asarray(np.nanmean(as_trials("spikes", spikes), (0, 1)) / check_positive("bin_size", bin_size))
+    return np.asarray(mean_seen(as_trials("spikes", spikes), (0, 1)) / check_positive("bin_size", bin_size))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +31,6 @@ def new_figure(rows: int, columns: int, *, width: float, height: float) -> tuple
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure to a file of the kind that its name ends in, at 150 dots per inch."""
-    figure.savefig(os.fspath(path), dpi=150)
+def save_figure(figure: Figure, path: str | os.PathLike[str] | BinaryIO) -> None:
+    """Write a figure to a file of the kind that its name ends in, or to an open one as PNG, at 150 dots per inch."""
+    figure.savefig(os.fspath(path) if isinstance(path, str | os.PathLike) else path, dpi=150)

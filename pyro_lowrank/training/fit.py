@@ -32,7 +32,7 @@ from pyro_lowrank.training.objective import Objective, objective_of, settings_of
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
-from pyro_lowrank.training.scales import scales_of
+from pyro_lowrank.training.scales import scales_of, warn_of_units
 from pyro_lowrank.training.steps import Steps, parameters_of
 from pyro_lowrank.training.tensors import Trials
 
@@ -145,6 +145,7 @@ def fit(
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs)
+    warn_of_units(model, data.y)
     recipe = Recipe.of(
         data.y,
         guide,

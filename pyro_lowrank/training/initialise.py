@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pyro_lowrank.arrays import varies
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.dynamics.initial_weights import contracting
@@ -114,7 +115,8 @@ def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...
         told = "Readout and noise start at the data's means and covariances (start_at_data)."
     except ValueError as reason:
         start_at_means(observation, units.apply(y))
-        told = f"Readout and noise start at the data's means alone: {reason}"
+        # What to do about it is for those who asked for components.
+        told = f"Readout and noise start at the data's means alone: {str(reason).partition(';')[0]}."
     pieces = zip(*(each.split([p.features for p in parts.values()]) for each in (units.mean, units.scale)), strict=True)
     for part, piece in zip(parts.values(), pieces, strict=True):
         if isinstance(part, GaussianObservation) and _brings_units(part):
@@ -172,7 +174,8 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
         _set(observation.readout, "bias", observation.predictor_of_mean(mean))
     elif isinstance(observation, GaussianObservation):
         _set(observation.readout, "bias", mean)
-        _set_noise(observation, (data - mean).square().nanmean((0, 1)).nan_to_num(nan=1.0), smallest=1e-12)
+        variance, smallest = _variances(data)
+        _set_noise(observation, variance, smallest=smallest)
     else:
         raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
 
@@ -192,7 +195,7 @@ def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: T
     residual, variance = (x.flatten(0, 1).square().mean(0) for x in (centred - z @ weight.mT, centred))
     # As many latents as features leave nothing over, which tells nothing; from no noise a training hardly comes away.
     residual = 0.01 * variance if dynamics.rank >= len(variance) else residual
-    _set_noise(observation, residual, smallest=1e-6 * float(variance.mean()))
+    _set_noise(observation, residual, smallest=_variances(data)[1])
     if z.shape[1] > 1:
         _set_transition_noise(dynamics, z, inputs)
 
@@ -218,9 +221,22 @@ def _reads_some_latents(observation: GaussianObservation) -> bool:
     return isinstance(observation.readout, AffineReadout) and observation.readout.latents is not None
 
 
-def _set_noise(observation: GaussianObservation, variance: Tensor, *, smallest: float) -> None:
+def _variances(data: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variance of each feature, and the least noise variance that it starts with.
+
+    That is a millionth of its own, whatever its units, or, of one that never changes, of the others' mean; which is
+    the variance of one without any entry.
+    """
+    low, high = data.nan_to_num(nan=torch.inf).amin((0, 1)), data.nan_to_num(nan=-torch.inf).amax((0, 1))
+    changes, variance = varies(low, high), Standardisation.of(data).scale.square()
+    others = variance[changes].mean() if bool(changes.any()) else variance.new_ones(())
+    filled = torch.where(changes, variance, others)
+    return torch.where(changes | (low > high), filled, 0.0), 1e-6 * filled
+
+
+def _set_noise(observation: GaussianObservation, variance: Tensor, *, smallest: Tensor) -> None:
     # Features that are explained fully keep some noise.
-    scale = observation.scale_of_variance(variance.clamp(min=smallest))
+    scale = observation.scale_of_variance(torch.maximum(variance, smallest))
     _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
 
 

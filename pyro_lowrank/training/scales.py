@@ -7,16 +7,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from pyro_lowrank.errors import warn_user
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
-from pyro_lowrank.observations.readout import AffineReadout
+from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.training.batches import Batch
 from pyro_lowrank.training.initialise import root_mean_square
 from pyro_lowrank.training.standardise import Standardisation
 
 _MOST_ROWS = 100_000
+# Between what units do and the data that they are read as.
+_FAR = 1e3
 
 
 def scales_of(model: nn.Module, data: Batch) -> dict[str, Tensor]:
@@ -47,6 +50,40 @@ def scales_of(model: nn.Module, data: Batch) -> dict[str, Tensor]:
         if size is not None and part.readout.num_inputs:
             scales[f"{path}.readout.input_weight"] = spread.unsqueeze(-1) / size
     return {f"model.{name}_unconstrained": scale for name, scale in scales.items() if bool((scale != 1).any())}
+
+
+def warn_of_units(model: nn.Module, y: Tensor) -> None:
+    """Warn of features in units in which a fit cannot work: of sizes that floats cannot square, or far from the units'.
+
+    Gradients hold the fourth power of the size of the noise; and where units are read as they are, no weight of a
+    readout brings them to the units of the data.
+
+    Args:
+        model: any; of one that is not built in nothing is known.
+        y: the recording that it is to be fitted to.
+    """
+    if not isinstance(model, StateSpaceModel):
+        return
+    limits = torch.finfo(y.dtype)
+    for _, part, piece in _parts("observation", model.observation, y):
+        if not isinstance(part, GaussianObservation):
+            continue
+        spread = _spread(piece)
+        beyond = (spread < limits.tiny**0.25) | (spread > limits.max**0.25)
+        advice = "divide the data by that, or standardise them"
+        if bool(beyond.any()):
+            reason = f"gradients in {str(y.dtype).removeprefix('torch.')} hold its fourth power"
+        elif isinstance(part.readout, UnitReadout):
+            scale = part.readout.scale.detach().abs()
+            beyond = (spread > _FAR * scale) | (spread * _FAR < scale)
+            reason = "the network's units, of a size about 1, are read off as they are, times `scale`"
+            advice += ", or give the readout such a `scale`"
+        if bool(beyond.any()):
+            feature = int(beyond.nonzero()[0])
+            warn_user(
+                f"Feature {feature} of `y` spreads by {float(spread[feature]):.3g}, and {reason}: the fit may fail or "
+                f"learn next to nothing; {advice}."
+            )
 
 
 def _is_trained(module: nn.Module, name: str, columns: tuple[int, ...]) -> bool:

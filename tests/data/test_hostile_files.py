@@ -243,6 +243,25 @@ def test_an_nwb_file_of_the_bytes_of_another(h5py: Any, tmp_path: Path) -> None:
         refused(path, message, **({"key": "lfp"} if "lfp" in place else {"bin_size": 0.1}))
 
 
+@pytest.mark.parametrize("kind", ["nc", "nwb"])
+def test_groups_nested_to_hang(h5py: Any, tmp_path: Path, kind: str) -> None:
+    # Imported before the clock runs.
+    for library in ("xarray", "h5netcdf") if kind == "nc" else ("pynwb",):
+        pytest.importorskip(library, reason=f"the extra for .{kind} is not installed")
+    with h5py.File(tmp_path / f"y.{kind}", "w") as file:
+        file["y"] = Y
+        group = file
+        for _ in range(2000):
+            group = group.create_group("g")
+    refused(tmp_path / f"y.{kind}", "holds groups within groups, more than 64 deep")
+
+
+def test_a_table_of_a_million_columns(tmp_path: Path) -> None:
+    for text in ("a," * 10**6 + "a\n", "1," * 10**6 + "1\n", "a\n" + "1," * 10**6 + "1\n"):
+        (tmp_path / "y.csv").write_text(text)
+        refused(tmp_path / "y.csv", "1000001 c(olumns, and a table is read up to 50000|ells)")
+
+
 def test_a_recording_on_shelves_without_coordinates_is_read(tmp_path: Path) -> None:
     # Its dimensions are datasets that store nothing.
     xarray = pytest.importorskip("xarray", reason="the extra `netcdf` is not installed")

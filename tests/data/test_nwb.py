@@ -210,3 +210,17 @@ def test_times_that_start_again_with_each_trial_are_told() -> None:
         UserWarning, match="go back here and there, those of a 49 times among 1000 spikes: do they start"
     ):
         bin_spikes({"a": restarting, "b": TRAINS[0]}, bin_size=0.05, epochs=(0, 1))
+
+
+def test_series_that_hold_no_samples_are_not_offered(pynwb: Any, tmp_path: Path) -> None:
+    path = tmp_path / "y.nwb"
+    with new_file(pynwb, path) as file:
+        file.add_acquisition(pynwb.TimeSeries(name="lfp", data=RNG.normal(size=(50, 2)), unit="V", rate=100.0))
+        file.add_acquisition(pynwb.TimeSeries(name="words", data=["a", "b"], unit="n.a.", timestamps=[0.0, 1.0]))
+        signs = np.array([1, -1, 1, -1], dtype=np.int8)
+        file.add_acquisition(pynwb.misc.IntervalSeries(name="licks", data=signs, timestamps=np.arange(4.0)))
+        file.add_trial(start_time=0.0, stop_time=0.2)
+    for key in ("words", "licks"):
+        with pytest.raises(ValueError, match=rf"time series of numbers .* key='{key}'; it holds: acquisition/lfp \(50"):
+            read_recording(path, key=key)
+    assert "The 1 trials of the file were not used: one recording." in read_recording(path, key="lfp").orientation

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_lowrank.data import bin_spikes, from_mne, from_pynapple, from_xarray
+from pyro_lowrank.data import bin_spikes, from_mne, from_pynapple, from_xarray, split_trials
 from tests.data.builders import random_spikes
 
 TRAINS = random_spikes(3, 12.0)
@@ -258,3 +258,65 @@ def test_channels_of_other_kinds_are_read_and_told() -> None:
     with pytest.raises(ValueError, match="stimulus channels alone"):
         from_mne(raw.copy().pick(["s"]))
     assert from_mne(raw, picks=None).data.shape == (1, 200, 3)
+
+
+def test_an_epoch_that_begins_before_the_samples_is_missing_there(nap: Any) -> None:
+    values = np.random.default_rng(0).normal(size=300)
+    epochs = [(-0.5, 0.5), (1.0, 2.0)]
+    recording = from_pynapple(nap.Tsd(t=np.arange(300) / 100, d=values), epochs=epochs)
+    assert recording.start_times == pytest.approx([-0.5, 1.0])
+    assert np.flatnonzero(~recording.mask[0, :, 0]).tolist() == list(range(50))
+    np.testing.assert_array_equal(recording.data[0, 50:, 0], values[:51])
+    np.testing.assert_array_equal(recording.data[1, :, 0], values[100:201])
+
+
+def test_what_is_bad_in_one_channel_is_observed_in_the_others(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    marks = mne.Annotations([0.5, 1.5], [0.25, 0.25], ["BAD_x", "BAD_y"], ch_names=[["Cz"], []])
+    for known_date in (False, True):
+        raw.set_meas_date(1_700_000_000 if known_date else None)
+        # Recordings without a date count from their first sample.
+        raw.set_annotations(marks.copy())
+        missing = ~from_mne(raw).mask[0]
+        assert missing.sum(0).tolist() == [25, 50, 25]
+        assert np.flatnonzero(missing[:, 1])[[0, 25]].tolist() == [50, 150]
+
+
+def test_a_recording_that_is_all_bad_is_refused(raw: Any, nap: Any) -> None:
+    mne = sys.modules["mne"]
+    raw.set_annotations(mne.Annotations([0.0], [9.0], ["BAD"]))
+    with pytest.raises(ValueError, match="All entries are missing or marked as bad: nothing is left of RawArray"):
+        from_mne(raw)
+    with pytest.raises(ValueError, match="All entries are missing"):
+        from_pynapple(nap.Tsd(t=np.arange(9) / 100, d=np.full(9, np.nan)))
+
+
+def test_epochs_of_an_array_have_no_times(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    info = mne.create_info(["Fz", "Cz"], 100.0, "eeg")
+    epochs = mne.EpochsArray(np.random.default_rng(0).normal(size=(6, 2, 50)), info, verbose="error")
+    recording = from_mne(epochs[[0, 1, 3, 4, 5]])
+    assert recording.start_times is None
+    assert split_trials(recording, 0.4).held_out.num_trials == 2
+
+
+def test_epochs_over_a_joint_and_projections_that_wait_are_told(raw: Any) -> None:
+    mne = sys.modules["mne"]
+    raw.pick(["Fz", "Cz"]).set_eeg_reference(projection=True, verbose="error")
+    joined = mne.concatenate_raws([raw.copy(), raw.copy()], verbose="error")
+    events = np.array([[150, 0, 1], [245, 0, 1], [300, 0, 1]])
+    options: dict[str, Any] = {"tmin": -0.1, "tmax": 0.2, "baseline": None, "proj": False, "verbose": "error"}
+    with pytest.warns(UserWarning, match="1 epochs go over a boundary .* the first is epoch 1"):
+        recording = from_mne(mne.Epochs(joined, events, reject_by_annotation=False, **options))
+    assert "projections that are not applied, as `apply_proj` would: 1" in recording.orientation
+    assert "not applied" not in from_mne(raw.apply_proj(verbose="error")).orientation
+
+
+def test_times_without_a_unit_tell_their_order() -> None:
+    xarray = pytest.importorskip("xarray", reason="the extra `netcdf` is not installed")
+    values = np.random.default_rng(0).normal(size=(2, 40, 3))
+    array = xarray.DataArray(values, dims=("trial", "time", "channel"), coords={"time": np.arange(40)[::-1] * 0.5})
+    recording = from_xarray(array)
+    np.testing.assert_array_equal(recording.data, values[:, ::-1])
+    assert recording.bin_size is None
+    assert "Time ran backwards" in recording.orientation

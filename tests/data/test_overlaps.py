@@ -104,6 +104,8 @@ def test_a_name_that_several_have_chooses_all_of_them() -> None:
     assert recording.select(features=["Other", "C3"]).data[0, 0].tolist() == [1, 2, 3, 0]
     assert recording.select(trials=["a"]).num_trials == 2  # type: ignore[list-item]
     assert split_features(recording, ["Other"]).held_out.tolist() == [1, 2, 3]
+    # The names of a recording choose each of its features once, whatever order they are asked for in.
+    assert recording.select(features=recording.feature_names[::-1]).data[0, 0].tolist() == [1, 2, 3, 0]
     with pytest.raises(ValueError, match=r"There are no features \['Oz'\]"):
         recording.hide(["Oz"])
 

@@ -124,3 +124,14 @@ def test_it_tells_what_it_is() -> None:
         "  conditions      2",
         "  missing         27 of 42 entries (64.3%)",
     ]
+
+
+@pytest.mark.parametrize("times", [[0.0, np.nan], [np.inf, 0.0], ["0", "1"]])
+def test_times_that_are_no_numbers_are_refused(times: Any) -> None:
+    with pytest.raises(ValueError, match="`start_times` must be finite numbers, in seconds"):
+        Recording(np.zeros((2, 5, 1)), bin_size=0.1, start_times=times)
+
+
+def test_a_selection_by_fractions_is_refused() -> None:
+    with pytest.raises(ValueError, match="`trials` must be indices, a mask or names, got an array of dtype float64"):
+        Recording(np.zeros((2, 5, 1))).select(trials=[0.0, 1.0])  # type: ignore[list-item]

@@ -311,3 +311,42 @@ def test_a_clock_in_another_place_is_told(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         np.save(tmp_path / "y.npy", np.arange(40.0).reshape(20, 2))
         read_recording(tmp_path / "y.npy")
+
+
+# --- what other programs write ---------------------------------------------------------------------------------------
+
+
+def test_names_of_rows_without_a_name_are_no_feature(tmp_path: Path) -> None:
+    recording = read(tmp_path, '"a","b"\n"1",0.5,7.5\n"2",2.5,1.5\n"3",1.5,2.5\n')
+    assert recording.feature_names == ("a", "b")
+    np.testing.assert_array_equal(recording.data[0], [[0.5, 7.5], [2.5, 1.5], [1.5, 2.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a\n0,126\n-1,250\n3,020\n", "has 1 names, and those below it have 2"),
+        ("0,26\n-1,05\n3,02\n", "commas in its numbers, such as 0,26"),
+        ("a;b\n0,26;1\n-1,05;2\n", "separated by semicolons"),
+        (",,a\n0,0,1.5\n0,1,2.5\n1,0,3.5\n1,1,4.5\n", "several columns of row numbers"),
+        ("time,unit,value\n" + "".join(f"0.{t},{u},{t + u}.5\n" for t in range(4) for u in range(3)), "pivot it"),
+    ],
+    ids=["decimal-commas", "decimal-commas-without-names", "semicolons", "two-indices", "a-row-per-entry"],
+)
+def test_what_would_be_read_as_other_features_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("first", [20240101, 45000, 739000.5])
+def test_numbers_of_dates_are_no_seconds(tmp_path: Path, first: float) -> None:
+    recording = read(tmp_path, rows([[first + day, day**2 / 7] for day in range(9)], "date,y"))
+    assert recording.feature_names == ("y",)
+    assert recording.bin_size is None
+    assert recording.start_times is None
+    assert "taken as dates, whose unit is not known" in recording.orientation
+
+
+def test_three_numbers_that_may_be_names_are_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"The first row, 0\.5, 1\.5, 2\.5, was read as numbers"):
+        assert read(tmp_path, rows(Y, "0.5,1.5,2.5")).data.shape == (1, 9, 3)

@@ -31,6 +31,8 @@ def drawn(units: int, rank: int, gain: float, activation: str, *, has_bias: bool
         # All hyperplanes meet in one point.
         (drawn(200, 4, 0.1, "relu", has_bias=False), "enumerate"),
         (drawn(200, 4, 0.1, "relu", has_bias=False), "certified"),
+        # Each unit has two parallel knots: most sets of hyperplanes meet nowhere.
+        (drawn(60, 12, 0.1, "clipped_relu"), "enumerate"),
         (drawn(400, 5, 0.05, "softplus"), "certified"),
         (drawn(2000, 6, 0.1, "tanh"), "search"),
         (drawn(2000, 6, 0.1, "relu"), "search"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -163,3 +166,37 @@ def test_bits_per_spike_is_what_its_gains_are_the_ratio_of() -> None:
     assert found.standard_error == pytest.approx(np.sqrt(5 * np.var(without)), rel=1e-9)
     assert np.isnan(metrics.bits_per_spike(spikes[:1], rates[:1]).standard_error)
     assert np.isnan(metrics.bits_per_spike(np.zeros((3, 4, 1)), np.ones((3, 4, 1))))
+
+
+SCALES = (1e-300, 1e-160, 1e-100, 1e100, 1e155, 1e300)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ["coherence", "decoded from", "decoded", "psth", "agreement"])
+def test_units_do_not_matter(name: str, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    x, z, conditions = rng.normal(size=(6, 64, 3)).cumsum(1), rng.normal(size=(6, 64, 3)).cumsum(1), [0, 0, 1, 1, 2, 2]
+    measures: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+        "coherence": lambda y: metrics.coherence(y, segment=32)[1],
+        "decoded from": lambda y: metrics.decoding_r2(y, z, folds=3),
+        "decoded": lambda y: metrics.decoding_r2(z, y, folds=3),
+        "psth": lambda y: metrics.psth_r2(np.abs(y), np.abs(0.9 * y), conditions),
+        "agreement": lambda y: [metrics.agreement(y, z * scale).correlation, metrics.agreement(y, 0.9 * y).relative],
+    }
+    expected = measures[name](x) if name != "agreement" else [metrics.agreement(x, z).correlation, 0.1]
+    np.testing.assert_allclose(measures[name](x * scale), expected, rtol=1e-9)
+
+
+def test_what_is_nowhere_recorded_has_no_number_and_no_warning() -> None:
+    rng = np.random.default_rng(0)
+    x = np.abs(rng.normal(size=(6, 40, 3)))
+    y = x.copy()
+    y[..., 2] = np.nan
+    assert np.isnan(metrics.mean_rates(y)).tolist() == [False, False, True]
+    y = x.copy()
+    y[:2] = np.nan
+    # Of three folds one has nothing to score, and the others are scored.
+    assert metrics.decoding_r2(x, y, folds=3) > 0.99
+    assert np.isnan(metrics.decoding_r2(x, np.ones((6, 40, 1)), folds=3))
+    with pytest.raises(ValueError, match="Both must be finite"):
+        metrics.agreement([1.0, np.inf, 3.0], [1.0, 2.0, 3.0])
