@@ -148,7 +148,9 @@ class _LogDensity(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad,) = grad_outputs
         pieces = zip(ctx.density._gradients, ctx.needs_input_grad[1:], strict=True)
-        return None, *(grad * gradient(*ctx.saved_tensors)[0] if wanted else None for gradient, wanted in pieces)
+        # What is masked may have no density, as missing numbers of a likelihood of numbers above zero.
+        slopes = [gradient(*ctx.saved_tensors)[0] if wanted else None for gradient, wanted in pieces]
+        return None, *(None if each is None else torch.where(grad == 0, 0.0, grad * each) for each in slopes)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

@@ -31,6 +31,7 @@ _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _LARGEST, _SMALLEST = np.float32(88.3), np.float32(-87.3)
 ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 """Numbers that both float types hold exactly: a literal would turn float32 into float64."""
+_TINY, _LOG_TINY, _INFINITY, _NOTHING = (np.float32(c) for c in (1.1754944e-38, -87.33655, math.inf, math.nan))
 _SQRT_HALF_BITS, _ONE_BITS, _MANTISSA_BITS = np.int32(0x3F3504F3), np.int32(0x3F800000), np.int32(0x007FFFFF)
 
 E0, E1, E2, E3, E4 = (
@@ -101,6 +102,13 @@ def _log1p32(e: Any) -> Any:
 
 
 @compiled(fastmath=_KEEP_ORDER, inline=True)
+def _log32_anywhere(x: Any) -> Any:
+    usual = _log32(ONE if x < _TINY else x)
+    edge = -_INFINITY if x == ZERO else (_NOTHING if x < ZERO else _LOG_TINY)
+    return edge + ZERO * usual if x < _TINY else usual
+
+
+@compiled(fastmath=_KEEP_ORDER, inline=True)
 def _log1p32_anywhere(x: Any) -> Any:
     # What 1 + x rounds away, to first order.
     near = ONE + x
@@ -122,6 +130,11 @@ def log1p_of_share(e: Any) -> Any:
     return math.log1p(e)
 
 
+def log_anywhere(x: Any) -> Any:
+    """Return ln x: minus infinity at zero (in float32 that of the smallest normal number below it), NaN below."""
+    return math.log(x)
+
+
 def log1p(x: Any) -> Any:
     """Return ln(1 + x) for x > -1."""
     return math.log1p(x)
@@ -130,6 +143,11 @@ def log1p(x: Any) -> Any:
 def alike(number: Any, value: Any) -> Any:
     """Return a value as a number of the same type as another."""
     return type(number)(value)
+
+
+@overload(log_anywhere, jit_options={"fastmath": False}, strict=False)
+def _log_anywhere(x: Any) -> Any:
+    return (lambda x: _log32_anywhere(x)) if x == types.float32 else (lambda x: math.log(x))
 
 
 @overload(log1p, jit_options={"fastmath": False}, strict=False)

@@ -161,8 +161,11 @@ class CompiledLikelihood:
 
     def constant(self, seen: Observed) -> Tensor:
         """Return what the log likelihood of the entries that are there adds, `trials x time`."""
-        each = self.likelihood.constant(self.emission, seen.y)
-        return (each if seen.missing is None else each.masked_fill(seen.missing, 0.0)).sum(-1)
+        if seen.missing is None:
+            return self.likelihood.constant(self.emission, seen.y).sum(-1)
+        # In place of what is missing a number that every likelihood has a density for, of which nothing is infinite.
+        each = self.likelihood.constant(self.emission, seen.y.masked_fill(seen.missing, 0.5))
+        return each.masked_fill(seen.missing, 0.0).sum(-1)
 
     def features(self, seen: Observed, v: Tensor | None) -> Features:
         """Return the arrays of a recording, with effective inputs `trials x time x inputs`."""

@@ -13,15 +13,6 @@ from pyro_lowrank.dynamics.compiled.arithmetic import ONE, ZERO, alike, scalar, 
 
 # Below this, softplus(x) and exp(x) agree to float64 precision in the log.
 _SMALLEST_SOFTPLUS = -ONE * 40
-# The smallest normal number of float32, below which its polynomials do not reach.
-_TINY, _INFINITY, _NOTHING = np.float32(1.1754944e-38), np.float32(np.inf), np.float32(np.nan)
-
-
-@scalar
-def _log(x: Any) -> Any:
-    usual = arithmetic.log(ONE if x < _TINY else x)
-    edge = -_INFINITY if x == ZERO else (_NOTHING if x < ZERO else arithmetic.log(_TINY))
-    return edge + ZERO * usual if x < _TINY else usual
 
 
 @scalar
@@ -108,7 +99,7 @@ def _log_rising(x: Any, n: Any) -> Any:
 FUNCTIONS = {
     "exp": arithmetic.exp,
     "expm1": math.expm1,
-    "log": _log,
+    "log": arithmetic.log_anywhere,
     "log1p": arithmetic.log1p,
     "sqrt": math.sqrt,
     "tanh": arithmetic.tanh,
