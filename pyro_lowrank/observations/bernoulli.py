@@ -46,13 +46,13 @@ class BernoulliObservation(ScalarObservation):
         return outcome * log_odds - math.log1p(math.exp(log_odds))
 
     @staticmethod
-    def aim(outcome: Any) -> tuple[Any, Any]:
-        """Return even odds: the curvature on the way there is that of the quadratic that bounds the likelihood.
+    def aim(outcome: Any) -> Any:
+        """Return even odds: the mean curvature on the way there is that of the quadratic that bounds the likelihood.
 
         References:
             Jaakkola and Jordan (2000), Statistics and Computing 10:25.
         """
-        return 0.5, 0.0
+        return 0.0
 
     @staticmethod
     def expected(log_odds: Any) -> Any:

@@ -32,27 +32,21 @@ def exp_link(eta: Any) -> Any:
     return min(eta, LARGEST_LOG_RATE)
 
 
-# So far above the data, in the log, an exponential rate counts as no larger: a particle there has no weight beside
-# nearer ones, but its information would exceed that of the transition by more than float32 can add to it.
-_FARTHEST = 8.0
-
-
 def _target(count: Any) -> Any:
     # The data would have the rate at the count; zero counts as one half, for its log.
     return max(count, 0.5)
 
 
-def _softplus_aim(count: Any, *parameters: Any) -> tuple[Any, Any]:
+def _softplus_aim(count: Any, *parameters: Any) -> Any:
     target = _target(count)
-    return target, target + math.log(-math.expm1(-target))
+    return target + math.log(-math.expm1(-target))
 
 
-def _exp_aim(count: Any, *parameters: Any) -> tuple[Any, Any]:
-    target = _target(count)
-    return target, math.log(target)
+def _exp_aim(count: Any, *parameters: Any) -> Any:
+    return math.log(_target(count))
 
 
-_LINKS = {"softplus": Link(softplus_link, _softplus_aim), "exp": Link(exp_link, _exp_aim, reach=_FARTHEST)}
+_LINKS = {"softplus": Link(softplus_link, _softplus_aim), "exp": Link(exp_link, _exp_aim)}
 
 
 def predictor_of_rate(link: str, rate: Tensor) -> Tensor:

@@ -10,16 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_lowrank.observations.aims import aims
 from pyro_lowrank.scalars.derivative import derivative
 from pyro_lowrank.scalars.expression import ONE, ZERO, Expression, larger, make, name, number, replace
 from pyro_lowrank.scalars.torch_code import on_tensors
 from pyro_lowrank.scalars.trace import traced
 
-Y, ETA = name("y"), name("eta")
-"""What is recorded, and what is read from the latents, in the expressions of densities."""
+ETA = name("eta")
+"""What is read from the latents, in the expressions of densities; what is recorded is `y`."""
+
+AIM = name("aim")
+"""Where the data would have eta, see `aims`."""
 
 # So near to the data the mean curvature on the way there is the one here, and rounding would spoil it.
 _NEAR = 1e-2
+# A feature that is farther than that below where the data would have it, in nats by its score, pulls no more, in
+# proportion: a particle there has no weight beside nearer ones, but its information would exceed that of the transition
+# by more than float32 can add to it.
+_LARGEST_DEFICIT = 1e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +37,12 @@ class ScalarDensity:
     Attributes:
         parameters: their names.
         log_density: of `y`, `eta` and the parameters.
-        score: its derivative by eta, where the curvature is taken.
+        score: its derivative by eta.
         information: what stands for minus its second derivative; not negative.
-        stiffness: the mean curvature on the way to where the data would have eta.
+        stiffness: the mean curvature on the way to `aim`, where the data would have eta; not negative.
+        aim: of tensors (y, *parameters), that; sought if None.
+        is_stiff: whether the stiffness is another one than the information, so that the aim matters.
+        of_counts: whether the data are whole numbers from 0 on.
     """
 
     parameters: tuple[str, ...]
@@ -39,6 +50,9 @@ class ScalarDensity:
     score: Expression
     information: Expression
     stiffness: Expression
+    aim: Callable[..., tuple[Tensor, ...]] | None
+    is_stiff: bool
+    of_counts: bool
 
     @classmethod
     def of(
@@ -49,18 +63,18 @@ class ScalarDensity:
         information: Callable[..., Any] | None = None,
         aim: Callable[..., Any] | None = None,
         link: Callable[..., Any] | None = None,
-        reach: float | None = None,
+        of_counts: bool = False,
     ) -> ScalarDensity:
         """Return that of functions of numbers.
 
         Args:
             log_density: of (y, x, *parameters).
             parameters: their names.
-            information: of (y, x, *parameters), per unit of x; minus the second derivative, at least zero, if None.
-            aim: of (y, *parameters), (data, readout): data like y, and the readout at which they are most likely; None
-                where a step goes by the information alone.
+            information: of (y, x, *parameters), per unit of x, which says by itself how far a step goes if there is no
+                `aim`; minus the second derivative, at least zero, if None.
+            aim: of (y, *parameters), the eta at which y is most likely.
             link: of eta, what `log_density` and `information` take for x; eta itself if None.
-            reach: the curvature is taken no farther above the readout that the data aim at.
+            of_counts: whether the data are whole numbers from 0 on.
 
         Raises:
             TypeError: if a function cannot be traced.
@@ -75,17 +89,22 @@ class ScalarDensity:
             slope = derivative(x, ETA)
             own = replace(traced(information, ["y", "eta", *names])[0], {ETA: x})
             curved = make("multiply", own, make("multiply", slope, slope))
-        if aim is None:
-            return cls(names, density, score, curved, curved)
-        data, aimed = traced(aim, ["y", *names], results=2)
-        way, pull = make("subtract", aimed, ETA), replace(score, {Y: data})
-        if reach is not None:
-            farthest = make("add", aimed, number(reach))
-            held = {ETA: make("where", make("less", farthest, ETA), farthest, ETA)}
-            score, curved, pull = (replace(each, held) for each in (score, curved, pull))
+        if aim is None and information is not None:
+            return cls(names, density, score, curved, curved, None, False, of_counts)
+        there = {ETA: AIM}
+        way = make("subtract", AIM, ETA)
         near = make("less", make("absolute", way), number(_NEAR))
-        stiffness = make("where", near, curved, make("divide", pull, make("where", near, ONE, way)))
-        return cls(names, density, score, curved, stiffness)
+        rise = make("subtract", score, replace(score, there))
+        way = make("where", near, ONE, way)
+        mean, steep = make("divide", rise, way), make("absolute", make("divide", score, way))
+        # Where the likelihood flattens out far away, as one with heavy tails, the mean curvature may be negative.
+        stiff = make("where", near, curved, make("where", make("less", ZERO, mean), mean, steep))
+        deficit = make("absolute", make("multiply", score, way))
+        is_over = make("less", number(_LARGEST_DEFICIT), deficit)
+        share = make("where", is_over, make("divide", number(_LARGEST_DEFICIT), deficit), ONE)
+        score, curved, stiff = (make("multiply", share, each) for each in (score, curved, stiff))
+        sought = None if aim is None else on_tensors(traced(aim, ["y", *names]), ["y", *names])
+        return cls(names, density, score, curved, stiff, sought, True, of_counts)
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -113,7 +132,16 @@ class ScalarDensity:
 
     @cached_property
     def _curvatures(self) -> Callable[..., tuple[Tensor, ...]]:
-        return on_tensors([self.score, self.information, self.stiffness], self.arguments)
+        return on_tensors([self.score, self.information, self.stiffness], [*self.arguments, "aim"])
+
+    def aims(self, y: Tensor, *parameters: Tensor) -> Tensor:
+        """Return where data would have eta, of the shape that they and the parameters broadcast to."""
+        shape = torch.broadcast_shapes(y.shape, *(each.shape for each in parameters))
+        if not self.is_stiff:
+            return y.new_zeros(()).expand(shape)
+        if self.aim is not None:
+            return self.aim(y, *parameters)[0].to(y.dtype).expand(shape)
+        return aims(lambda *values: self._values(*values)[0], y, parameters, counts=self.of_counts)
 
     def log_prob(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> Tensor:
         """Return the log density, in nats, of tensors that broadcast.
@@ -126,7 +154,8 @@ class ScalarDensity:
     def curvature(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, information and stiffness, of tensors that broadcast."""
         shape = torch.broadcast_shapes(y.shape, eta.shape, *(each.shape for each in parameters))
-        score, information, stiffness = self._curvatures(y, eta, *parameters)
+        aim = self.aims(y, *parameters)
+        score, information, stiffness = self._curvatures(y, eta, *parameters, aim)
         return score.expand(shape), information.expand(shape), stiffness.expand(shape)
 
 

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.density import ScalarDensity
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
-from pyro_lowrank.observations.tabulated import Moments, draw, moments
+from pyro_lowrank.observations.tabulated import COUNTS, ZERO_OR_ONE, Moments, draw, moments
 from pyro_lowrank.scalars.torch_code import on_tensors
 from pyro_lowrank.scalars.trace import traced
 
@@ -30,12 +30,10 @@ class Link:
     Attributes:
         function: of eta, what the functions take for it.
         aim: of a family that has none, see `ScalarDensity.of`.
-        reach: likewise.
     """
 
     function: Callable[..., Any]
     aim: Callable[..., Any] | None = None
-    reach: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +97,7 @@ class ScalarFamily:
             information=information,
             aim=through.aim if aim is None else aim,
             link=through.function,
-            reach=through.reach,
+            of_counts=str(support) in (COUNTS, ZERO_OR_ONE),
         )
 
         def on(function: Callable[..., Any], arguments: Sequence[str]) -> Callable[..., tuple[Tensor, ...]]:

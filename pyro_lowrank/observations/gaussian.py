@@ -25,6 +25,10 @@ def _log_density(y: Any, location: Any, scale: Any) -> Any:
     return -0.5 * precision * error * error - math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
+def _information(y: Any, location: Any, scale: Any) -> Any:
+    return 1 / (scale * scale)
+
+
 def _draw(location: Tensor, scale: Tensor) -> Tensor:
     return location + scale * torch.randn_like(location)
 
@@ -34,6 +38,7 @@ def _family() -> ScalarFamily:
     return ScalarFamily.of(
         _log_density,
         ("scale",),
+        information=_information,
         expected=lambda location, scale: location,
         variance=lambda location, scale: scale * scale,
         sample=_draw,

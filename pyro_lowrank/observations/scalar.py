@@ -54,8 +54,8 @@ class ScalarObservation(ReadoutObservation):
 
     - `information(y, eta, *parameters)`: what stands for minus the second derivative and is not negative; by default
       that itself, or zero;
-    - `aim(y, *parameters)`: (data, eta): data like y and the readout at which they are most likely, so that steps
-      towards the data do not overshoot;
+    - `aim(y, *parameters)`: the eta at which y is most likely, by which steps towards the data are measured; by default
+      it is sought, once per call, which costs more than all else where data are no counts;
     - `expected(eta, *parameters)` and `variance(eta, *parameters)`: by default summed up from the density;
     - `sample(eta, *parameters)`: draws, of tensors; by default by inverse transform;
 

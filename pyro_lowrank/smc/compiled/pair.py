@@ -90,7 +90,9 @@ class CompiledPair:
         if self.likelihood is None:
             return tables, no_features(data.seen.y)
         constant = tables.constant + array(self.likelihood.constant(data.seen))
-        return tables._replace(constant=constant), self.likelihood.features(data.seen, data.v)
+        return tables._replace(constant=constant), self.likelihood.features(
+            data.seen, data.v, with_aims=self.proposal.needs_curvature
+        )
 
     def num_rows(self, num_particles: int) -> int:
         """Return how much scratch a time bin needs."""

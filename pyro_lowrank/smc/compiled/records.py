@@ -41,6 +41,7 @@ class Features(NamedTuple):
         readout: of rates, rows (bias, scale, shift), `3 x D`; see `likelihoods`.
         hinges: of the activation that rates are read through, see `units.Weights`.
         parameters: of the likelihood, `(some) x D`.
+        aims: where the data would have what is read, `B x T x D`; nothing where no step asks for it.
         y: the recording, zero where missing, `B x T x D`.
         present: 1 where it is there, else 0, `B x T x D`.
     """
@@ -50,6 +51,7 @@ class Features(NamedTuple):
     readout: Any
     hinges: Any
     parameters: Any
+    aims: Any
     y: Any
     present: Any
 
@@ -134,7 +136,7 @@ class Signatures(NamedTuple):
         vector, matrix, cube, four = (floats(dtype, dims) for dims in (1, 2, 3, 4))
         index = types.Array(types.int64, 2, "C", aligned=True)
         tables = types.NamedTuple((four, matrix, four, cube, index), Tables)
-        features = types.NamedTuple((matrix, cube, matrix, matrix, matrix, cube, cube), Features)
+        features = types.NamedTuple((matrix, cube, matrix, matrix, matrix, cube, cube, cube), Features)
         where = types.int64, types.int64
         weigh = types.void(features, *where, matrix, vector, vector)
         curve = types.void(features, *where, matrix, vector, types.int64)

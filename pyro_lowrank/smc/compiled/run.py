@@ -191,7 +191,8 @@ def _of_trials(record: Any, trials: slice) -> Any:
 
 
 def _of_features(features: Features, trials: slice) -> Features:
-    return features._replace(offset=features.offset[trials], y=features.y[trials], present=features.present[trials])
+    by_trial = {called: getattr(features, called)[trials] for called in ("offset", "aims", "y", "present")}
+    return features._replace(**by_trial)
 
 
 def _bury(out: Out) -> None:

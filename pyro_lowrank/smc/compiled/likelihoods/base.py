@@ -54,7 +54,7 @@ class Likelihood:
         self._of_parameters = on_tensors(alone, ["y", *names]) if alone else None
         arguments = [f"parameter{i}" for i in range(len(alone))]
         self.at_zero, self.log_density = (split([each], arguments) for each in rest[:2])
-        self.curvature = split(rest[2:], arguments)
+        self.curvature = split(rest[2:], [*arguments, "aim"])
         by = [ETA, *map(name, arguments)]
         slopes = [[derivative(each, argument) for argument in by] for each in rest[:2]]
         self.gradient_at_zero, self.gradient = (split(each, arguments) for each in slopes)
@@ -167,8 +167,18 @@ class CompiledLikelihood:
         each = self.likelihood.constant(self.emission, seen.y.masked_fill(seen.missing, 0.5))
         return each.masked_fill(seen.missing, 0.0).sum(-1)
 
-    def features(self, seen: Observed, v: Tensor | None) -> Features:
-        """Return the arrays of a recording, with effective inputs `trials x time x inputs`."""
+    def _aims(self, seen: Observed) -> Tensor:
+        with torch.no_grad():
+            return self.emission.density.aims(seen.y, *self.emission.parameters)
+
+    def features(self, seen: Observed, v: Tensor | None, *, with_aims: bool) -> Features:
+        """Return the arrays of a recording, with effective inputs `trials x time x inputs`.
+
+        Args:
+            seen: the recording.
+            v: effective inputs.
+            with_aims: whether its curvature will be asked for.
+        """
         readout, y = self.emission.readout, seen.y
         stacked = self.likelihood.parameters(self.emission, y.shape[-1])
         hinges = np.zeros((1, 3), array(y[:0]).dtype)
@@ -186,6 +196,7 @@ class CompiledLikelihood:
             readout=array(of_rates),
             hinges=hinges,
             parameters=array(stacked),
+            aims=array(self._aims(seen) if with_aims else y.new_zeros(0, 0, 0)),
             y=array(y),
             present=array(seen.present),
         )
@@ -235,7 +246,7 @@ def no_features(like: Tensor) -> Features:
     """Return the arrays where no likelihood is left, for a recording `trials x time x features`."""
     nothing = array(like.new_zeros(*like.shape[:2], 0))
     empty = array(like.new_zeros(0, 0))
-    return Features(empty, nothing, empty, empty, empty, nothing, nothing)
+    return Features(empty, nothing, empty, empty, empty, nothing, nothing, nothing)
 
 
 @cache
@@ -323,7 +334,7 @@ def _curver(curvature: Split, nothing: tuple[Any, ...], dtype: Any) -> Any:
             if num_parameters > 0:
                 for j in range(num_parameters):
                     parameters = tuple_setitem(parameters, j, features.parameters[j, i])
-            known = prepare(y, *parameters)
+            known = prepare(y, *parameters, features.aims[b, t, i])
             for lane in range(lanes):
                 rows[at(found, lane)] = features.offset[b, t, i]
             for r in range(rank):
