@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # Points of the first grid, to either side of zero, from the smallest to the largest readout; then of each closer one.
-_POINTS, _SMALLEST, _LARGEST, _CLOSER, _ROUNDS = 32, 1e-3, 1e7, 9, 3
+_POINTS, _SMALLEST, _LARGEST, _CLOSER, _ROUNDS = 32, 1e-3, 1e7, 9, 6
 # Where the likelihood has no peak, as of zero counts, so far below its supremum, in nats, is the aim.
 _BELOW = 0.5
 # More counts than that are not tabulated.
@@ -21,8 +21,8 @@ _AT_ONCE = 1 << 17
 def aims(log_prob: Callable[..., Tensor], y: Tensor, parameters: tuple[Tensor, ...], *, counts: bool) -> Tensor:
     """Return the readout at which each entry is most likely, of the shape of `y` and the parameters.
 
-    It is good to a few percent of its size: a step is measured by the mean curvature on the way there, which is as good
-    a measure from nearby. Where the likelihood grows without end the aim is where it has all but half a nat of that.
+    It is good to a few parts in ten thousand of its size. Where the likelihood grows without end the aim is where it has
+    all but half a nat of that.
 
     Args:
         log_prob: of (y, eta, *parameters), which broadcast.
