@@ -1,0 +1,129 @@
+"""Models of a user's own beside the built-in ones of the same arithmetic: loss and gradient, processor time.
+
+Run with `python -m pytest tests/benchmarks/test_own_models.py -m benchmark -s`. All take turns in one process.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional
+
+import pyro_lowrank as plr
+
+RANK, UNITS, FEATURES, PARTICLES = 3, 512, 64, 64
+
+
+class Counts(plr.ScalarObservation):
+    """The built-in Poisson counts from their density alone."""
+
+    support = constraints.nonnegative_integer
+
+    def log_density(y: Any, eta: Any) -> Any:
+        rate = math.log(1 + math.exp(eta))
+        return y * math.log(rate) - rate - math.lgamma(y + 1)
+
+
+class Subclass(plr.Observation):
+    """The same as a distribution."""
+
+    def __init__(self) -> None:
+        super().__init__(features=FEATURES)
+        self.readout = plr.AffineReadout(rank=RANK, features=FEATURES)
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
+        return dist.Poisson(functional.softplus(self.readout.bind(None)(z))).to_event(1)
+
+
+class Program(pyro.nn.PyroModule):
+    """The same as a program of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dynamics = plr.LowRankRNN(rank=RANK, units=UNITS)
+        self.readout = plr.AffineReadout(rank=RANK, features=FEATURES)
+
+    @pyro.nn.pyro_method
+    def init(self, state: Any, y: Tensor) -> None:
+        dynamics = self.dynamics
+        self._move(state, dist.MultivariateNormal(dynamics.initial_mean, dynamics.initial_covariance), y)
+
+    @pyro.nn.pyro_method
+    def step(self, state: Any, y: Tensor) -> None:
+        dynamics = self.dynamics
+        self._move(state, dist.MultivariateNormal(dynamics(state["z"]), dynamics.noise_covariance), y)
+
+    def _move(self, state: Any, moved: Any, y: Tensor) -> None:
+        with pyro.plate("trials", len(y), dim=-1):
+            state["z"] = pyro.sample("z", moved)
+            rate = functional.softplus(state["z"] @ self.readout.weight.mT + self.readout.bias)
+            pyro.sample("y", dist.Poisson(rate).to_event(1), obs=y)
+
+
+class Drift(plr.Dynamics):
+    """The built-in network's mean in torch operations."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=RANK, noise="full", noise_scale=0.1)
+        self.network = plr.LowRankRNN(rank=RANK, units=UNITS)
+
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        network = self.network
+        rates = (z @ network.left.mT + network.bias).relu() - (z @ network.left.mT).relu()
+        return network.decay * z + rates @ network.right.mT
+
+
+def processor_milliseconds(steps: Sequence[Callable[[], object]], rounds: int = 15) -> list[float]:
+    """Return the least processor time of each step; the steps take turns."""
+    for step in (*steps, *steps):
+        step()
+    best = [math.inf] * len(steps)
+    for _ in range(rounds):
+        for i, step in enumerate(steps):
+            start = time.process_time()
+            step()
+            best[i] = min(best[i], 1e3 * (time.process_time() - start))
+    return best
+
+
+def step_of(model: Any, guide: Any, y: Tensor) -> Callable[[], None]:
+    loss = plr.SMC_ELBO(PARTICLES)(model, guide)
+    return lambda: loss(y).backward()
+
+
+@pytest.mark.benchmark
+def test_own_models_beside_built_in_ones() -> None:
+    torch.manual_seed(0)
+    network = plr.LowRankRNN(rank=RANK, units=UNITS)
+    built_in = plr.StateSpaceModel(network, plr.PoissonObservation(rank=RANK, features=FEATURES))
+    gaussian = plr.StateSpaceModel(network, plr.GaussianObservation(rank=RANK, features=FEATURES))
+    drift = plr.StateSpaceModel(Drift(), plr.GaussianObservation(rank=RANK, features=FEATURES))
+    scalar = plr.StateSpaceModel(network, Counts(rank=RANK, features=FEATURES))
+    subclass = plr.StateSpaceModel(network, Subclass())
+    counts, numbers = built_in.simulate(10, 50).y, gaussian.simulate(10, 50).y
+    cases: dict[str, tuple[Any, Any, Tensor]] = {
+        "built-in Poisson, BootstrapGuide": (built_in, plr.BootstrapGuide(built_in), counts),
+        "ScalarObservation, BootstrapGuide": (scalar, plr.BootstrapGuide(scalar), counts),
+        "Observation, BootstrapGuide": (subclass, plr.BootstrapGuide(subclass), counts),
+        "program of steps, no guide": (Program(), None, counts),
+        "built-in Poisson, LaplaceGuide": (built_in, plr.LaplaceGuide(built_in), counts),
+        "ScalarObservation, LaplaceGuide": (scalar, plr.LaplaceGuide(scalar), counts),
+        "built-in network, OptimalGuide": (gaussian, plr.OptimalGuide(gaussian), numbers),
+        "drift in torch, OptimalGuide": (drift, plr.OptimalGuide(drift), numbers),
+    }
+    found = processor_milliseconds([step_of(*case) for case in cases.values()])
+    print(f"\n10 trials x 50 bins x {FEATURES} features, {UNITS} units, {PARTICLES} particles, milliseconds")
+    against = 0.0
+    for called, taken in zip(cases, found, strict=True):
+        against = taken if called.startswith("built-in") else against
+        print(f"  {called:36s} {taken:8.1f}   {taken / against:5.2f} times built-in")
+    assert all(math.isfinite(taken) for taken in found)
