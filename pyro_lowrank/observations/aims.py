@@ -21,8 +21,8 @@ _AT_ONCE = 1 << 17
 def aims(log_prob: Callable[..., Tensor], y: Tensor, parameters: tuple[Tensor, ...], *, counts: bool) -> Tensor:
     """Return the readout at which each entry is most likely, of the shape of `y` and the parameters.
 
-    It is good to a few parts in ten thousand of its size. Where the likelihood grows without end the aim is where it has
-    all but half a nat of that.
+    It is good to a few parts in ten thousand of its size. Where the likelihood grows without end the aim is where it
+    has all but half a nat of that.
 
     Args:
         log_prob: of (y, eta, *parameters), which broadcast.

@@ -20,6 +20,7 @@ from pyro_lowrank.files import (
     write_archive,
 )
 from pyro_lowrank.serialization import check_state, check_trained, describe, restore_state, state_of
+from pyro_lowrank.training.best import Best
 from pyro_lowrank.training.result import History
 
 logger = logging.getLogger(__name__)
@@ -112,8 +113,8 @@ class CheckpointFile:
             logger.info("Checkpoints resume this fit, but `load` cannot rebuild the model from them: %s", error)
             return {"model": None, "guide": None}
 
-    def write(self, history: History, num_steps: int) -> None:
-        """Write what was reached, all or nothing.
+    def write(self, history: History, num_steps: int, best: Best) -> None:
+        """Write what was reached, and what was best on the way, all or nothing.
 
         Raises:
             ValueError: if a parameter that is trained has become NaN or infinite; the checkpoint before is kept.
@@ -127,11 +128,15 @@ class CheckpointFile:
             "settings": self.settings,
             "optimizer": flatten(self.optimizer.state_dict(), f"{_PREFIX}optimizer", training),
             "history": flatten(history.to_tensors(), f"{_PREFIX}history", training),
+            "best": {"step": best.step, "tensors": flatten(dict(best.tensors), f"{_PREFIX}best", training)},
         }
         write_archive(self.path, Archive({**tensors, **training}, {**self._description, "training": record}))
 
-    def read(self) -> tuple[Progress, History]:
+    def read(self, best: Best) -> tuple[Progress, History]:
         """Put the model, guide and optimiser in the state of the checkpoint; return its progress and history.
+
+        Args:
+            best: is given what was best on the way.
 
         Raises:
             ValueError: if the file is no checkpoint, is damaged, or of another fit; nothing is changed then.
@@ -151,9 +156,18 @@ class CheckpointFile:
             history = History.from_tensors(unflatten(record["history"], archive.tensors))
             if len(history) != progress.step:
                 raise ValueError(f"it records {len(history)} steps of {progress.step}.")
+            self._read_best(record.get("best"), history, archive.tensors, best)
             self.optimizer.load_state_dict(unflatten(record["optimizer"], archive.tensors))
             restore_state(archive.tensors, self.model, self.guide)
         return progress, history
+
+    def _read_best(self, record: Any, history: History, tensors: Mapping[str, Tensor], best: Best) -> None:
+        # Checkpoints of earlier releases have none.
+        if record is None or not record["tensors"]:
+            return
+        kept = unflatten(record["tensors"], tensors)
+        check_trained("the best of its models is none", kept, self.model, self.guide)
+        best.remember(max(history.held_out_evidence), step=int(record["step"]), tensors=kept)
 
     def refuse_to_replace(self) -> None:
         """Raise if a file stands at the path that is not the checkpoint of a finished fit."""

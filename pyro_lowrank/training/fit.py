@@ -61,6 +61,7 @@ def fit(
     held_out: Tensor | Recording | Trials | None = None,
     held_out_inputs: Tensor | Trials | None = None,
     evaluate_every: int | None = None,
+    keep_best: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     resume: bool = False,
@@ -113,6 +114,8 @@ def fit(
         held_out: recording that is not trained on, evaluated with all its time bins at once.
         held_out_inputs: its inputs.
         evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.
+        keep_best: end with the parameters that had the most held-out evidence, if there are held-out data; the
+            checkpoint holds the last ones, too, to go on from.
         checkpoint: file from which the fit can be resumed and `load` can read the model; None for none.
         checkpoint_every: steps between two checkpoints, beside those at begin, end and Ctrl-C.
         resume: go on from `checkpoint` if it is there.
@@ -168,8 +171,10 @@ def fit(
             _tell(start(model, data.y, data.u), progress)
 
     interrupted = _run(steps, file, begin, num_steps, evaluate_every, checkpoint_every, progress, callback)
+    kept = keep_best and steps.best.put_back()
     return FitResult.of(
         steps.history,
+        kept_step=steps.best.step if kept else len(steps.history),
         num_steps=num_steps,
         interrupted=interrupted,
         checkpoint=None if file is None else file.path,
@@ -224,13 +229,13 @@ def _run(
                 # Not before: another thread may be at a fit of the same model.
                 begin()
                 if file is not None:
-                    file.write(steps.history, num_steps)
+                    file.write(steps.history, num_steps, steps.best)
             while True:
                 taken = len(steps.history)
                 if taken % evaluate_every == 0 or taken == num_steps:
                     steps.evaluate()
                 if file is not None and taken > first and (taken % checkpoint_every == 0 or taken == num_steps):
-                    file.write(steps.history, num_steps)
+                    file.write(steps.history, num_steps, steps.best)
                 if taken > first:
                     report = _report(steps, num_steps)
                     _show(bar, report)
@@ -244,7 +249,7 @@ def _run(
     except KeyboardInterrupt:
         told = "without a checkpoint"
         if file is not None:
-            file.write(steps.history, num_steps)
+            file.write(steps.history, num_steps, steps.best)
             told = f"go on from {file.path} with resume=True"
         logger.warning("Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
         return True
@@ -344,7 +349,7 @@ def _open_checkpoint(
     if not resume:
         file.refuse_to_replace()
     elif file.path.exists():
-        reached, steps.history = file.read()
+        reached, steps.history = file.read(steps.best)
         logger.info("Resuming %s after %d of %d steps.", path, reached.step, reached.num_steps)
         if reached.num_steps != num_steps:
             logger.warning(

@@ -79,6 +79,7 @@ class FitResult:
         learning_rate: at each step, `steps`.
         held_out_steps: after how many steps held-out data were evaluated, `evaluations`.
         held_out_evidence: their log evidence then, in nats per observed time bin, `evaluations`.
+        kept_step: after how many steps the model was as it is now: the best on held-out data, or the last.
         num_steps: steps that were asked for.
         interrupted: whether Ctrl-C ended the fit before it had taken them.
         checkpoint: the file to resume from, or None.
@@ -99,6 +100,7 @@ class FitResult:
     learning_rate: Array
     held_out_steps: NDArray[np.int64]
     held_out_evidence: Array
+    kept_step: int
     num_steps: int
     interrupted: bool
     checkpoint: Path | None
@@ -106,7 +108,14 @@ class FitResult:
 
     @classmethod
     def of(
-        cls, history: History, *, num_steps: int, interrupted: bool, checkpoint: Path | None, seconds: float
+        cls,
+        history: History,
+        *,
+        kept_step: int,
+        num_steps: int,
+        interrupted: bool,
+        checkpoint: Path | None,
+        seconds: float,
     ) -> FitResult:
         """Return the result of a fit with that history."""
         return cls(
@@ -116,6 +125,7 @@ class FitResult:
             learning_rate=np.array(history.learning_rate, dtype=np.float64),
             held_out_steps=np.array(history.held_out_steps, dtype=np.int64),
             held_out_evidence=np.array(history.held_out_evidence, dtype=np.float64),
+            kept_step=kept_step,
             num_steps=num_steps,
             interrupted=interrupted,
             checkpoint=checkpoint,
@@ -139,7 +149,7 @@ class FitResult:
             best = self.held_out_evidence.argmax()
             lines.append(
                 f"  held out        {first:.3f} -> {last:.3f} nats per bin, best {self.held_out_evidence[best]:.3f} "
-                f"after {self.held_out_steps[best]} steps"
+                f"after {self.held_out_steps[best]} steps{', kept' if self.kept_step < self.steps else ''}"
             )
         if self.steps and not np.isnan(self.ess[-tenth:]).all():
             lines.append(f"  effective size  {100 * self.ess[-tenth:].mean():.0f} % of the particles")

@@ -14,6 +14,7 @@ from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.smc.loop import ParticlesDied
 from pyro_lowrank.training.batches import Batch, Batches, observed_bins
+from pyro_lowrank.training.best import Best
 from pyro_lowrank.training.failures import gradient_failure, loss_failure
 from pyro_lowrank.training.interrupts import interrupts_deferred
 from pyro_lowrank.training.randomness import seed_generators, seed_of
@@ -76,6 +77,7 @@ class Steps:
         self.device = self.parameters[0].device
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
         self.history = History()
+        self.best = Best(model, guide)
 
     def take(self) -> None:
         """Take the next step; raise `SMCFailed`, with nothing changed, if the loss or its gradient is not finite."""
@@ -119,6 +121,7 @@ class Steps:
         with interrupts_deferred():
             self.history.held_out_steps.append(len(self.history))
             self.history.held_out_evidence.append(evidence)
+            self.best.see(evidence, step=len(self.history))
 
     def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, float, float]:
         """Return the loss, and per observed time bin the evidence and the share of effective particles."""

@@ -206,6 +206,37 @@ def test_a_finished_fit_is_read_not_repeated(tmp_path: Path) -> None:
     assert_same_state(again, state(model))
 
 
+def test_the_best_on_held_out_data_is_kept_through_a_resumption(tmp_path: Path) -> None:
+    y, held_out, path = recording(), recording(seed=9), tmp_path / "checkpoint"
+    # Steps this large leave a good start behind.
+    options: dict[str, Any] = {"held_out": held_out, "evaluate_every": 1, "learning_rate": 0.5, "num_steps": 8}
+    model, guide = pair()
+    seen: list[Any] = []
+    whole = small_fit(model, guide, y, callback=lambda _: seen.append(state(model)), **options)
+    best = int(whole.held_out_evidence.argmax())
+    assert whole.kept_step == best < 8
+    start = state(pair()[0])
+    assert_same_state(model, [start, *seen][best])
+    assert ", kept" in str(whole)
+
+    def stop(report: Any) -> None:
+        if report.step == best + 2:
+            raise KeyboardInterrupt
+
+    parted, guide = pair()
+    small_fit(parted, guide, y, checkpoint=path, callback=stop, **options)
+    assert_same_state(parted, state(model))
+    again, guide = pair(seed=5)
+    result = small_fit(again, guide, y, checkpoint=path, resume=True, **options)
+    assert result.kept_step == best
+    assert_same_state(again, state(model))
+    last, guide = pair()
+    result = small_fit(last, guide, y, keep_best=False, **options)
+    assert result.kept_step == 8
+    assert_same_state(last, seen[-1])
+    assert_same_state(plr.load(path)[0], seen[-1])
+
+
 def test_resuming_with_nothing_to_resume_begins_anew(tmp_path: Path) -> None:
     result = small_fit(*pair(), recording(), checkpoint=tmp_path / "checkpoint", resume=True)
     assert result.steps == 6
