@@ -142,6 +142,9 @@ def _add_model(group: Any) -> None:
     )
     group.add_argument("--likelihood", default="gaussian", choices=LIKELIHOODS, help="of the recording (%(default)s)")
     group.add_argument(
+        "--noise-factors", type=int, default=0, metavar="K", help="of noise that features share (gaussian; %(default)s)"
+    )
+    group.add_argument(
         "--guide", choices=GUIDES, help="what proposes particles (optimal for gaussian, laplace for all others)"
     )
 

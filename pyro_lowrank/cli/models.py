@@ -48,8 +48,19 @@ def guide_name(options: argparse.Namespace) -> str:
 def build(options: argparse.Namespace, features: int, inputs: int) -> tuple[StateSpaceModel, Guide]:
     """Return the model and the guide that the options ask for."""
     dynamics = LowRankRNN(rank=options.rank, units=options.units, activation=options.activation, inputs=inputs)
-    model = StateSpaceModel(dynamics, OBSERVATIONS[options.likelihood](rank=options.rank, features=features))
+    observation = OBSERVATIONS[options.likelihood](rank=options.rank, features=features, **_noise(options))
+    model = StateSpaceModel(dynamics, observation)
     return model, GUIDES[guide_name(options)](model)
+
+
+def _noise(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say of the noise, beside its kind."""
+    if options.noise_factors and options.likelihood != "gaussian":
+        raise ValueError(
+            f"`--noise-factors` are of Gaussian noise, got --likelihood {options.likelihood}: leave them out, or pass "
+            "--likelihood gaussian."
+        )
+    return {"noise_factors": options.noise_factors} if options.noise_factors else {}
 
 
 def independent_features(likelihood: str) -> Callable[[Tensor, Tensor], Distribution]:

@@ -188,7 +188,16 @@ class JointObservation(Observation):
         readout = AffineMap(
             _join([r.weight for r in readouts], -2), input_weight, _join([r.bias for r in readouts], -1)
         )
-        return AffineGaussian(readout, _join([part.variance for part in parts], -1))
+        shared = None
+        if any(part.factors is not None for part in parts):
+            # Features of different parts share no noise.
+            shared = torch.block_diag(
+                *(
+                    part.variance.new_zeros(len(part.variance), 0) if part.factors is None else part.factors
+                    for part in parts
+                )
+            )
+        return AffineGaussian(readout, _join([part.variance for part in parts], -1), shared)
 
     def check_data(self, y: Tensor) -> None:
         """Raise unless `y` is a recording that the parts can produce, naming the part that cannot."""

@@ -42,6 +42,8 @@ def scales_of(model: nn.Module, data: Batch) -> dict[str, Tensor]:
         spread = y.new_ones(part.features)
         if isinstance(part, GaussianObservation):
             spread = _spread(y)
+            if part.num_noise_factors:
+                scales[f"{path}.noise_factors"] = spread.unsqueeze(-1)
         scales[f"{path}.readout.weight"] = spread.unsqueeze(-1)
         scales[f"{path}.readout.bias"] = spread
         if size is not None and part.readout.num_inputs:

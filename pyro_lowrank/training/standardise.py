@@ -19,7 +19,8 @@ class Standardisation:
     r"""The map :math:`y' = (y - m) / s` of each feature, and what it does to a model.
 
     One learning rate suits all features only where they are of one size. A model of y' is turned into the same model
-    of y exactly: :math:`C = s C',\ b = s b' + m,\ \sigma = s \sigma'`.
+    of y exactly: :math:`C = s C',\ b = s b' + m,\ \sigma = s \sigma'`, and
+    :math:`F = s F'` for noise that is shared.
 
     Args:
         mean: m, `features`, in the units of the recording.
@@ -82,3 +83,5 @@ class Standardisation:
             readout.bias = scale * readout.bias + mean
             noise_scale = scale if observation.noise_kind == "diagonal" else scale[0]
             observation.noise_scale = noise_scale * observation.noise_scale
+            if observation.num_noise_factors:
+                observation.noise_factors = scale.unsqueeze(-1) * observation.noise_factors
