@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_lowrank.observations.gaps import WithGaps
 from pyro_lowrank.observations.joint_distribution import JointDistribution
+from pyro_lowrank.observations.memory import RememberedBin, RememberedRecording
 from pyro_lowrank.observations.recording import Recording
 from pyro_lowrank.observations.shared_noise import SharedNormal
 from pyro_lowrank.shapes import time_in_front
@@ -216,6 +217,8 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
         return distribution.map(leave_out, missing)
     if isinstance(distribution, SharedNormal):
         return distribution.leave_out(missing)
+    if isinstance(distribution, (RememberedBin, RememberedRecording)):
+        return distribution.leave_out(missing, leave_out)
     event_dim = distribution.event_dim
     if event_dim == 0:
         return distribution.mask(~missing)

@@ -78,6 +78,8 @@ class AffineLikelihood:
         reference = _least_squares(gram, precision.weigh(_there(residual, seen))[0] @ weight)
         scaled, self._quadratic = precision.weigh(_there(residual - reference @ weight.mT, seen))
         self._log_normaliser = precision.log_normaliser
+        if seen.log_volume is not None:
+            self._log_normaliser = self._log_normaliser - 2 * seen.log_volume
         self._pulls = Pulls(reference, scaled @ weight, gram)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
@@ -160,11 +162,8 @@ class CurvedLikelihood:
     def bins(self) -> Sequence[Likelihood]:
         """Return that of each time bin, `trials x 1`."""
         inputs: Sequence[Any] = (None,) * self._seen.y.shape[1] if self._v is None else self._v.split(1, 1)
-        gaps: Sequence[Any] = (None,) * len(inputs)
-        if self._seen.missing is not None:
-            gaps = self._seen.missing.split(1, 1)
-        cut = zip(self._seen.y.split(1, 1), gaps, inputs, strict=True)
-        return [CurvedLikelihood(self._emission, Observed(y, gap), v) for y, gap, v in cut]
+        cut = zip(self._seen.bins(), inputs, strict=True)
+        return [CurvedLikelihood(self._emission, seen.as_sequence(), v) for seen, v in cut]
 
 
 def _gram(information: Tensor, weight: Tensor) -> Tensor:

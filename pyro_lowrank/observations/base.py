@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import NoMean, check_no_infinities, check_positive_int, check_sequence
 from pyro_lowrank.modules import Module, effectful
+from pyro_lowrank.observations.memory import Memory
 from pyro_lowrank.observations.readout import AffineMap, AffineReadout, Readout, UnitReadout
 from pyro_lowrank.observations.shared_noise import Precision
 
@@ -90,6 +91,14 @@ class Observation(Module):
 
     def affine_gaussian(self, units: Any) -> AffineGaussian | None:
         """Return the observation model as an affine-Gaussian one, or None if it is none."""
+        return None
+
+    def bind_memory(self) -> Memory | None:
+        """Return what features remember of their own past, at the present parameter values; None for nothing.
+
+        What the other methods call observations are then innovations: what is left of the recording when its own past
+        has had its say.
+        """
         return None
 
     def attach(self, dynamics: Any) -> None:

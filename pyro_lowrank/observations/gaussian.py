@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from pyro_lowrank.arrays import varies
 from pyro_lowrank.errors import check_choice, check_positive, check_positive_int, warn_user
 from pyro_lowrank.modules import effectful
+from pyro_lowrank.observations.autoregressive import Autoregression, AutoregressiveMemory
 from pyro_lowrank.observations.base import AffineGaussian, Emission, ReadoutObservation
 from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.readout import AffineMap, RatesMap, Readout
@@ -51,16 +52,36 @@ class GaussianObservation(ReadoutObservation):
     features share without dynamics: volume conduction, a reference electrode, movement of the tissue. Without them the
     latents have to account for it.
 
+    Features that remember their own past, as EEG and field potentials do far beyond what latents of low rank explain,
+    have `noise="autoregressive"`: y and b then are innovations and their mean,
+
+    .. math:: y_t = d + \sum_{k=1}^{p} \rho_k (y_{t-k} - d) + C z_t + e_t, \qquad e_t \sim N(0, S)
+
+    per feature, and stationary by construction. What the past says is taken from the data before the filter runs, so
+    that guides, smoothing and the compiled loops are those of noise without memory. The mean that data settle at is d,
+    the bias of the readout, where latents are at zero; `settled` tells it elsewhere.
+
+    The first bins, of which there is no past, follow the stationary law of each feature by itself: bin t is predicted
+    from the t - 1 bins that there are, and its innovation, latents' part included, scaled by how much less these tell.
+    Likewise where a lag is missing: a Kalman filter of each feature by itself carries its mean and variance. That is a
+    density of whatever was recorded (it integrates to one), and equals the marginal of the full recording's where
+    innovations are white, C z_t = 0 and F = 0; it leaves out what the latents at a missing bin tell of that bin.
+
     Args:
         rank: number of latents, for the affine readout.
         features: number of features.
         inputs: number of input channels that the affine readout sees.
-        noise: `"diagonal"`, one standard deviation per feature, or `"scalar"`, one for all.
+        noise: `"diagonal"`, one standard deviation per feature, or `"scalar"`, one for all; or `"autoregressive"`, as
+            diagonal, of features that remember their own past.
+        order: number of bins p that they remember, 1 to 8; 1 if None.
         noise_scale: that standard deviation before training, in the units of the recording.
         noise_factors: number of columns of F, fewer than features; 0 for noise that is independent.
         readout: used in place of the affine one.
         dtype: of the parameters; torch's default if None.
         device: of the parameters; torch's default if None.
+
+    Raises:
+        ValueError: if there are as many noise factors as features, or an order out of range or without memory.
 
     Example::
 
@@ -70,6 +91,9 @@ class GaussianObservation(ReadoutObservation):
         >>> shared = GaussianObservation(rank=3, features=64, noise_factors=8)
         >>> shared.noise_factors.shape, shared.noise_covariance.shape
         (torch.Size([64, 8]), torch.Size([64, 64]))
+        >>> eeg = GaussianObservation(rank=3, features=64, noise="autoregressive", order=4, noise_factors=8)
+        >>> eeg.autoregression.coefficients.shape
+        torch.Size([64, 4])
 
     References:
         Pals et al. (2024), NeurIPS; Woodbury (1950), on the inverse; Rubin and Thayer (1982), Psychometrika 47:69, on
@@ -86,6 +110,7 @@ class GaussianObservation(ReadoutObservation):
         features: int | None = None,
         inputs: int = 0,
         noise: str = "diagonal",
+        order: int | None = None,
         noise_scale: float = 0.1,
         noise_factors: int = 0,
         readout: Readout | None = None,
@@ -93,11 +118,19 @@ class GaussianObservation(ReadoutObservation):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(rank=rank, features=features, inputs=inputs, readout=readout, dtype=dtype, device=device)
-        self.noise_kind = check_choice("noise", noise, ("scalar", "diagonal"))
-        shape = (self.features,) if noise == "diagonal" else ()
+        self.noise_kind = check_choice("noise", noise, ("scalar", "diagonal", "autoregressive"))
+        shape = () if noise == "scalar" else (self.features,)
         start = torch.full(shape, check_positive("noise_scale", noise_scale), dtype=dtype, device=device)
         self.noise_scale = parameter(start, constraints.positive)
         self._add_factors(check_positive_int("noise_factors", noise_factors, minimum=0), noise_scale, start)
+
+        self.autoregression: Autoregression | None = None
+        if noise == "autoregressive":
+            self.autoregression = Autoregression(
+                features=self.features, order=1 if order is None else order, dtype=dtype, device=device
+            )
+        elif order is not None:
+            raise ValueError(f'`order` is that of noise="autoregressive", got noise={noise!r} and order={order}.')
 
     def _add_factors(self, number: int, noise_scale: float, like: Tensor) -> None:
         if number >= self.features:
@@ -117,7 +150,7 @@ class GaussianObservation(ReadoutObservation):
 
     def _scale(self) -> Tensor:
         scale = self.noise_scale
-        return scale if self.noise_kind == "diagonal" else scale.unsqueeze(-1).expand(*scale.shape, self.features)
+        return scale.unsqueeze(-1).expand(*scale.shape, self.features) if self.noise_kind == "scalar" else scale
 
     def scale_of_variance(self, variance: Tensor) -> Tensor:
         """Return the `noise_scale` at which the noise has a variance, `features`."""
@@ -125,7 +158,10 @@ class GaussianObservation(ReadoutObservation):
 
     @property
     def noise_variance(self) -> Tensor:
-        """The variance of the observation noise, that of its own and what it shares together, `features`."""
+        """The variance of the observation noise, that of its own and what it shares together, `features`.
+
+        Where features remember, that of the innovations.
+        """
         return self._scale().square() + self.noise_factors.square().sum(-1)
 
     @property
@@ -138,8 +174,27 @@ class GaussianObservation(ReadoutObservation):
 
     @effectful
     def mean(self, z: Tensor, u: Tensor | None = None) -> Tensor:
-        """Return the mean of the observation, as that of any `Observation`, without reading the noise."""
+        """Return the mean of the observation, as that of any `Observation`, without reading the noise.
+
+        Where features remember, that after a past that was at its own mean.
+        """
         return self.readout.bind(self._units())(z, u)
+
+    def bind_memory(self) -> AutoregressiveMemory | None:
+        """Return what features remember of their own past, at the present parameter values; None for nothing."""
+        return None if self.autoregression is None else self.autoregression.bind(self.readout.bias)
+
+    @effectful
+    def settled(self, z: Tensor, u: Tensor | None = None) -> Tensor:
+        r"""Return what the data settle at while latents, `... x rank`, and effective inputs stay, `... x features`.
+
+        .. math:: y^* = d + (C z + D u) / (1 - \sum_k \rho_k)
+        """
+        mean = self.mean(z, u)
+        if self.autoregression is None:
+            return mean
+        rest = self.readout.bias
+        return rest + (mean - rest) / (1 - self.autoregression.coefficients.sum(-1))
 
     def bind(self, units: Any) -> Emission:
         """Return the observation model at the present parameter values."""
@@ -171,5 +226,7 @@ class GaussianObservation(ReadoutObservation):
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build an observation model of the same form."""
-        shared = {"noise_factors": self.num_noise_factors} if self.num_noise_factors else {}
-        return {"readout": self.readout, "noise": self.noise_kind, **shared}
+        settings: dict[str, Any] = {"readout": self.readout, "noise": self.noise_kind}
+        if self.autoregression is not None:
+            settings["order"] = self.autoregression.order
+        return settings | ({"noise_factors": self.num_noise_factors} if self.num_noise_factors else {})

@@ -56,9 +56,7 @@ def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likeliho
         return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)
     # Time in front: the batch dims of sampled parameters line up with paths and trials.
     v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
-    y, missing = (None if x is None else x.movedim(1, 0).unsqueeze(1) for x in (data.seen.y, data.seen.missing))
-    assert y is not None
-    return Bin(Observed(y, missing), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).sum(0).mean(0)
+    return Bin(data.seen.time_in_front(), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).sum(0).mean(0)
 
 
 def _affine_gaussian(affine: AffineGaussian, seen: Observed, offset: Tensor, z: Tensor) -> Tensor:
@@ -74,7 +72,8 @@ def _affine_gaussian(affine: AffineGaussian, seen: Observed, offset: Tensor, z: 
     if seen.missing is not None:
         residual = residual.masked_fill(seen.missing, 0.0)
     spread = (precision.gram(weight).flatten(-2) * covariance).sum(-1)
-    return -0.5 * (precision.weigh(residual)[1] + spread + precision.log_normaliser).sum(-1)
+    found = -0.5 * (precision.weigh(residual)[1] + spread + precision.log_normaliser)
+    return (found if seen.log_volume is None else found + seen.log_volume).sum(-1)
 
 
 def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor, encoding: Encoding) -> Tensor:

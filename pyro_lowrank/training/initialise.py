@@ -13,11 +13,14 @@ from pyro_lowrank.dynamics.initial_weights import contracting
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.observations.autoregressive import partials_of_data
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
+from pyro_lowrank.observations.memory import read
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.parameters import is_as_drawn
 from pyro_lowrank.training.factors import factor_analysis, slowest_first
@@ -40,9 +43,12 @@ def initialise_from_data(
     so that the latents have unit variance; the observation noise is what the components leave over (if there are as
     many latents as features: a hundredth of the variance), and the transition noise what the network, with its random
     weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`. With `noise_factors` a factor analysis
-    takes the place of the components: its slowest factors are read out, the others are shared noise. For counts, and
-    for zeros and ones, the bias of the readout makes the means those of the recording, and the weight of an affine
-    readout has latents of unit variance explain how features covary from one time bin to the next.
+    takes the place of the components: its slowest factors are read out, the others are shared noise. Where features
+    remember their own past, each one's autoregression comes first (Burg's method), and all this is done with the
+    innovations.
+
+    For counts, and for zeros and ones, the bias of the readout makes the means those of the recording, and the weight
+    of an affine readout has latents of unit variance explain how features covary from one time bin to the next.
 
     Recurrent weights are left as they were drawn, or shrunk where the latents would run away; frozen parameters are
     left alone. Of a `JointObservation` the only Gaussian part that reads all latents starts at its components, other
@@ -175,6 +181,7 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
         _set(observation.readout, "bias", observation.predictor_of_mean(mean))
     elif isinstance(observation, GaussianObservation):
         _set(observation.readout, "bias", mean)
+        data = _remembered(observation, data, mean)
         _set_noise(observation, (data - mean).square().nanmean((0, 1)).nan_to_num(nan=1.0), smallest=1e-12)
     else:
         raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
@@ -189,6 +196,7 @@ def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: T
         start_at_means(observation, data)
         return
     mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
+    data = _remembered(observation, data, mean)
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     residual, variance = (x.flatten(0, 1).square().mean(0) for x in (centred - z @ weight.mT, centred))
@@ -219,6 +227,18 @@ def _start_at_covariances(
     noise = (1 - dynamics.decay.square()).sqrt()
     by_kind = {"full": torch.diag_embed, "diagonal": lambda x: x, "scalar": lambda x: x.square().mean().sqrt()}
     _set(dynamics, "noise_scale", by_kind[dynamics.noise_kind](noise.expand(dynamics.rank)))
+
+
+def _remembered(observation: GaussianObservation, data: Tensor, mean: Tensor) -> Tensor:
+    """Set what features remember of their own past; return their innovations, or the data if they remember nothing."""
+    memory = observation.autoregression
+    if memory is None:
+        return data
+    _set(observation.readout, "bias", mean)
+    seen = Observed.of(data)
+    _set(memory, "partial_autocorrelations", partials_of_data(seen.y - mean, seen.missing, memory.order).to(data))
+    found, _ = read(memory.bind(mean), data)
+    return found.with_gaps
 
 
 def _start_at_factors(observation: GaussianObservation, rank: int, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
