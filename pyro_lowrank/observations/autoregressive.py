@@ -13,51 +13,12 @@ from torch.nn.functional import pad
 
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.modules import Module
+from pyro_lowrank.observations.levinson import LARGEST_PARTIAL, partials_of, predictors_of
 from pyro_lowrank.observations.memory import Lags, Outlook
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.parameters import parameter
 
 MOST_LAGS = 8
-# Nearer to 1 the stationary variance has no digits left in float32.
-_LARGEST_PARTIAL = 1 - 1e-6
-
-
-def predictors_of(partial: Tensor) -> list[Tensor]:
-    r"""Return the coefficients of the best linear predictors from the last 1, 2, ... bins, `... x lags` each.
-
-    .. math:: \phi^{(m)}_m = r_m, \qquad \phi^{(m)}_k = \phi^{(m-1)}_k - r_m\, \phi^{(m-1)}_{m-k}
-
-    for partial autocorrelations r, `... x order`: Levinson's recursion.
-
-    Example::
-
-        >>> predictors_of(torch.tensor([0.5, 0.2]))[-1]
-        tensor([0.4000, 0.2000])
-
-    References:
-        Levinson (1947); Durbin (1960); Barndorff-Nielsen and Schou (1973), J. Multivar. Anal. 3:408.
-    """
-    found = [partial[..., :1]]
-    for lag in range(1, partial.shape[-1]):
-        last, r = found[-1], partial[..., lag : lag + 1]
-        found.append(torch.cat([last - r * last.flip(-1), r], -1))
-    return found
-
-
-def partials_of(coefficients: Tensor) -> Tensor:
-    """Return the partial autocorrelations, `... x order`, of coefficients; beyond 1 in size where not stationary.
-
-    Example::
-
-        >>> partials_of(torch.tensor([0.4, 0.2]))
-        tensor([0.5000, 0.2000])
-    """
-    found, rest = [], coefficients
-    while rest.shape[-1]:
-        r, shorter = rest[..., -1:], rest[..., :-1]
-        found.append(r)
-        rest = (shorter + r * shorter.flip(-1)) / (1 - r.square())
-    return torch.cat(found[::-1], -1)
 
 
 @dataclass(frozen=True)
@@ -147,31 +108,46 @@ class AutoregressiveMemory:
 
     def outlooks(self, seen: Observed) -> Outlook:
         """Return what is expected of each time bin, `... x time x features`, given those before."""
-        if seen.missing is not None and not _ends_only(seen.missing):
-            return self._outlooks_past_gaps(seen)
+        known = self._outlooks_of_complete(seen)
+        stretches = None if seen.missing is None else Stretches.of(seen.missing, self.order)
+        return known if stretches is None else self._past_gaps(seen, known, stretches)
+
+    def _outlooks_of_complete(self, seen: Observed) -> Outlook:
+        """Return what is expected where all bins before are there."""
         steps, order = seen.y.shape[-2], self.order
-        deviation = seen.y - self.center
+        # The data are constants: gradients pass through the coefficients, and through the mean by its own share alone.
+        moved, deviation = self.center.detach() - self.center, seen.y - self.center.detach()
         head = min(steps, order)
         # Row t: the best predictor of bin t from the t bins before it, the earliest first.
         rows = [pad(p.flip(-1), (0, head - p.shape[-1])) for p in self.predictors[: head - 1]]
-        rows = [torch.zeros_like(self.partial[..., :1]).expand(*self.partial.shape[:-1], head), *rows]
-        early = (torch.stack(rows, -3) * deviation[..., :head, :].unsqueeze(-3).mT).sum(-1)
+        table = torch.stack([torch.zeros_like(self.partial[..., :1]).expand(*self.partial.shape[:-1], head), *rows], -3)
+        early = _weigh(deviation[..., :head, :].unsqueeze(-3).mT, table) + moved * table.sum(-1)
         scales = self._scales[..., :head].mT
         if steps <= order:
             return Outlook(early, scales)
-        windows = deviation[..., :-1, :].unfold(-2, order, 1)
-        late = (windows * self.predictors[-1].flip(-1).unsqueeze(-3)).sum(-1)
+        weights = self.predictors[-1].flip(-1).unsqueeze(-3)
+        late = _weigh(deviation[..., :-1, :].unfold(-2, order, 1), weights) + moved * weights.sum(-1)
         scale = pad(scales, (0, 0, 0, steps - order), value=1.0)
         return Outlook(torch.cat([early.expand(*late.shape[:-2], -1, -1), late], -2), scale)
 
-    def _outlooks_past_gaps(self, seen: Observed) -> Outlook:
-        lags, found = self.beginning(seen.y.shape[:-2]), []
-        for bin_t in seen.bins():
+    def _past_gaps(self, seen: Observed, known: Outlook, stretches: Stretches) -> Outlook:
+        """Return what is expected of each time bin, by the filter in stretches where bins before are missing."""
+        batch, steps = seen.y.shape[:-2], seen.y.shape[-2]
+        y, there = (x.expand(seen.y.shape).reshape(-1, steps, seen.y.shape[-1]) for x in (seen.y, seen.present))
+        if self.partial.dim() > 2:
+            raise ValueError("Single entries are missing, which draws of coefficients side by side do not take.")
+        bins = (stretches.first.unsqueeze(-1) + torch.arange(stretches.length, device=y.device)).clamp(max=steps - 1)
+        rows = stretches.row.unsqueeze(-1)
+        lags, found = stretches.beginning(self, y), []
+        for y_t, there_t in zip(y[rows, bins].unbind(1), there[rows, bins].unbind(1), strict=True):
             ahead = self._ahead(lags)
             found.append(self._outlook(ahead))
-            lags = self._condition(ahead, bin_t.y, bin_t.missing)
-        shift, scale = (torch.stack(each, -2) for each in zip(*found, strict=True))
-        return Outlook(shift, scale)
+            lags = self._condition(ahead, y_t, there_t == 0)
+        parts = (torch.stack(part, 1)[stretches.number, stretches.place] for part in zip(*found, strict=True))
+        inside = stretches.inside.unsqueeze(-1)
+        pairs = zip(parts, known, strict=True)
+        shift, scale = (torch.where(inside, p, k.expand(seen.y.shape).reshape(y.shape)) for p, k in pairs)
+        return Outlook(shift.reshape(*batch, *y.shape[1:]), scale.reshape(*batch, *y.shape[1:]))
 
     def lags_after(self, seen: Observed, last: Tensor) -> Lags:
         """Return what is known after time bin `last`, `trials`, of trials `trials x time x features`."""
@@ -210,9 +186,63 @@ class AutoregressiveMemory:
         return cls(torch.cat(centers, -1), torch.cat(partials, -2))
 
 
-def _ends_only(missing: Tensor) -> bool:
-    """Whether no feature is recorded again once it is missing, so that no lag of what is there is missing."""
-    return not bool((missing[..., :-1, :] & ~missing[..., 1:, :]).any())
+def _weigh(lags: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted sum of lags `... x time x features x lags`; weights may have dims of their own."""
+    if weights.dim() == 3 and len(weights) == 1:
+        return torch.einsum("...tfl,fl->...tf", lags, weights[0])
+    return (lags * weights).sum(-1)
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of time in which a lag of what is recorded is missing; all else is predicted without a filter.
+
+    Attributes:
+        row: which trial each lies in, `stretches`.
+        first: the bin in which each begins, before which all lags are known, or nothing is, `stretches`.
+        length: of the longest.
+        inside: which bins lie in one, `trials x time`.
+        number: of the stretch that a bin lies in, likewise.
+        place: of the bin in it, likewise.
+    """
+
+    row: Tensor
+    first: Tensor
+    length: int
+    inside: Tensor
+    number: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, missing: Tensor, order: int) -> Stretches | None:
+        """Return those of gaps `... x time x features`, or None where no lag of what is recorded is missing."""
+        steps, features = missing.shape[-2:]
+        gaps = missing.reshape(-1, steps, features)
+        # Whether anything of the feature is recorded in the bin or later, and any of its lags is missing.
+        later = (~gaps).flip(1).cummax(1).values.flip(1) if gaps.numel() else ~gaps
+        recent = pad(gaps, (0, 0, order, 0)).unfold(1, order, 1)[:, :steps].any(-1)
+        bad = (later & recent).any(-1)
+        if not bool(bad.any()):
+            return None
+        # A stretch begins one bin early, with the first missing entry, where all lags are known.
+        inside = bad | pad(bad, (0, 1))[:, 1:]
+        # Of trials that have not been going on for long the filter begins with the trial.
+        early = torch.arange(steps, device=gaps.device) <= order
+        inside = inside | (early & (inside & early).any(-1, keepdim=True))
+        starts = inside & ~pad(inside, (1, 0))[:, :-1]
+        row, first = starts.nonzero(as_tuple=True)
+        number = (starts.flatten().cumsum(0) - 1).clamp(min=0).reshape(starts.shape)
+        place = (torch.arange(steps, device=gaps.device) - first[number]).masked_fill(~inside, 0)
+        return cls(row, first, int(place.max()) + 1, inside, number, place)
+
+    def beginning(self, memory: AutoregressiveMemory, y: Tensor) -> Lags:
+        """Return what is known at the beginning of each: the bins before, or nothing yet."""
+        back = self.first.unsqueeze(-1) - 1 - torch.arange(memory.order, device=y.device)
+        mean = (y[self.row.unsqueeze(-1), back.clamp(min=0)] - memory.center).mT
+        nothing = memory.beginning((len(self.row),))
+        new = (self.first < memory.order).reshape(-1, 1, 1)
+        covariance = torch.where(new.unsqueeze(-1), nothing.covariance, 0.0)
+        return Lags(torch.where(new, nothing.mean, mean), covariance)
 
 
 class Autoregression(Module):
@@ -266,7 +296,7 @@ class Autoregression(Module):
 
     def bind(self, center: Tensor) -> AutoregressiveMemory:
         """Return the memory at the present parameter values, of features of a mean, `features`."""
-        partial = self.partial_autocorrelations.clamp(-_LARGEST_PARTIAL, _LARGEST_PARTIAL)
+        partial = self.partial_autocorrelations.clamp(-LARGEST_PARTIAL, LARGEST_PARTIAL)
         return AutoregressiveMemory(center, partial)
 
     @property
@@ -295,43 +325,4 @@ class Autoregression(Module):
                 f"{[round(x, 4) for x in coefficients[bad[0]].tolist()]}, are not: it would grow without bound. Shrink "
                 "them until the roots of 1 - sum_k rho_k z^k lie outside the unit circle."
             )
-        self.partial_autocorrelations = partial.clamp(-_LARGEST_PARTIAL, _LARGEST_PARTIAL).to(like)
-
-
-@torch.no_grad()
-def partials_of_data(deviation: Tensor, missing: Tensor | None, order: int) -> Tensor:
-    r"""Return the partial autocorrelations of data by Burg's method, `features x order`: stationary, whatever the data.
-
-    .. math:: r_m = \frac{2 \sum_t f_t b_{t-1}}{\sum_t f_t^2 + b_{t-1}^2}
-
-    with the errors f and b of the predictions forwards and backwards from m - 1 bins.
-
-    Args:
-        deviation: recording less its mean, `trials x time x features`.
-        missing: where entries are, or None if nowhere.
-        order: number of lags, fewer than time bins.
-
-    Example::
-
-        >>> x = torch.zeros(1, 5000, 1)
-        >>> noise = torch.randn(5000, generator=torch.Generator().manual_seed(0))
-        >>> for t in range(1, 5000):
-        ...     x[0, t] = 0.8 * x[0, t - 1] + noise[t]
-        >>> (partials_of_data(x, None, 2) - torch.tensor([[0.8, 0.0]])).abs().max() < 0.05
-        tensor(True)
-
-    References:
-        Burg (1967), on maximum entropy spectra.
-    """
-    forward = backward = deviation.double()
-    there = torch.ones_like(deviation, dtype=torch.bool) if missing is None else ~missing
-    both, found = there, []
-    for lag in range(1, order + 1):
-        ahead, behind = forward[:, 1:], backward[:, :-1]
-        both = there[:, lag:] & there[:, :-lag] & both[:, 1:] & both[:, :-1]
-        ahead, behind = (torch.where(both, each, 0.0) for each in (ahead, behind))
-        power = (ahead.square() + behind.square()).sum((0, 1))
-        r = 2 * (ahead * behind).sum((0, 1)) / torch.where(power > 0, power, 1.0)
-        found.append(r)
-        forward, backward = ahead - r * behind, behind - r * ahead
-    return torch.stack(found, -1).clamp(-_LARGEST_PARTIAL, _LARGEST_PARTIAL)
+        self.partial_autocorrelations = partial.clamp(-LARGEST_PARTIAL, LARGEST_PARTIAL).to(like)

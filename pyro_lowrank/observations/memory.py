@@ -82,11 +82,11 @@ def observation(center: Tensor, outlook: Outlook, x: Tensor) -> Tensor:
 
 def innovations(memory: Memory, outlook: Outlook, seen: Observed) -> Observed:
     """Return the innovations of a recording, with the volume of the map to them."""
-    log_scale = outlook.scale.log().expand(seen.y.shape)
-    found = innovation(memory.center, outlook, seen.y)
-    if seen.missing is not None:
-        found, log_scale = (each.masked_fill(seen.missing, 0.0) for each in (found, log_scale))
-    return Observed(found, seen.missing, -log_scale.sum(-1))
+    found, log_scale = innovation(memory.center, outlook, seen.y), outlook.scale.log()
+    if seen.missing is None:
+        return Observed(found, None, -log_scale.sum(-1).expand(seen.y.shape[:-1]))
+    log_volume = -log_scale.expand(seen.y.shape).masked_fill(seen.missing, 0.0).sum(-1)
+    return Observed(found.masked_fill(seen.missing, 0.0), seen.missing, log_volume)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pyro_lowrank.dynamics.initial_weights import contracting
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.observations.autoregressive import partials_of_data
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
 from pyro_lowrank.observations.counts import CountObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
+from pyro_lowrank.observations.levinson import partials_of_data
 from pyro_lowrank.observations.memory import read
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
@@ -200,7 +200,9 @@ def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: T
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
     residual, variance = (x.flatten(0, 1).square().mean(0) for x in (centred - z @ weight.mT, centred))
-    if observation.num_noise_factors:
+    # Innovations are mostly each feature's own, which components would mix with what is shared.
+    analysed = observation.num_noise_factors or observation.autoregression is not None
+    if analysed and dynamics.rank < data.shape[-1]:
         weight, z, residual = _start_at_factors(observation, dynamics.rank, centred)
     _set_readout(observation, dynamics, weight, mean)
     # As many latents as features leave nothing over, which tells nothing; from no noise a training hardly comes away.

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.observations.autoregressive import partials_of_data
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
+from pyro_lowrank.observations.levinson import partials_of_data
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineReadout
 from pyro_lowrank.training.batches import Batch

@@ -11,12 +11,8 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
-from pyro_lowrank.observations.autoregressive import (
-    AutoregressiveMemory,
-    partials_of,
-    partials_of_data,
-    predictors_of,
-)
+from pyro_lowrank.observations.autoregressive import AutoregressiveMemory, Stretches
+from pyro_lowrank.observations.levinson import partials_of, partials_of_data, predictors_of
 from pyro_lowrank.observations.memory import Past, observation, roll
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.training.standardise import Standardisation
@@ -104,6 +100,21 @@ def test_the_gradient_past_gaps() -> None:
             torch.testing.assert_close(ours, exact, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_any_pattern_of_gaps(order: int) -> None:
+    model = remembering(order=order)
+    memory = model.bind().memory
+    assert memory is not None
+    y = model.simulate(4, 14).y
+    for share in (0.05, 0.15, 0.5):
+        thinned = y.masked_fill(torch.rand(y.shape) < share, torch.nan)
+        thinned[0, :, 1] = thinned[1, :3] = thinned[2, 9:] = thinned[3, 5:7] = torch.nan
+        there = ~thinned.isnan()
+        found = memory.outlooks(Observed.of(thinned))
+        for ours, expected in zip(found, outlooks(model, thinned), strict=True):
+            assert_close(ours.expand(y.shape)[there], expected[there])
+
+
 def test_without_latents_gaps_are_integrated_out_exactly() -> None:
     model = remembering(noise_factors=0)
     with torch.no_grad():
@@ -128,13 +139,7 @@ def test_gaps_at_the_end_take_the_short_way_and_change_nothing(dtype: torch.dtyp
     model = remembering(dtype)
     y = model.simulate(3, 9).y
     y[0, 5:], y[1, 7:, 2] = torch.nan, torch.nan
-    memory = model.bind().memory
-    assert isinstance(memory, AutoregressiveMemory)
-    seen = Observed.of(y)
-    short, long = memory.outlooks(seen), memory._outlooks_past_gaps(seen)
-    there = ~y.isnan()
-    for a, b in zip(short, long, strict=True):
-        assert_close(a.expand(y.shape)[there], b.expand(y.shape)[there], factor=20)
+    assert Stretches.of(y.isnan(), 3) is None
     alone = plr.ExtendedKalmanFilter(model).run(y[:1, :5]).log_evidence
     assert_close(plr.ExtendedKalmanFilter(model).run(y).log_evidence[:1], alone, factor=20)
 
