@@ -45,22 +45,26 @@ class AutoregressiveMemory:
         return self.partial.shape[-1]
 
     @cached_property
-    def predictors(self) -> list[Tensor]:
+    def predictors(self) -> Tensor:
         """The coefficients of the best predictors from fewer bins, and last of the process itself."""
         return predictors_of(self.partial)
 
     @cached_property
-    def _scales(self) -> Tensor:
-        """Standard deviations of the prediction from 0, 1, ... bins, and from all, `... x features x (order + 1)`."""
-        remains = (1 - self.partial) * (1 + self.partial)
-        variance = remains.flip(-1).cumprod(-1).flip(-1).reciprocal()
-        return pad(variance.sqrt(), (0, 1), value=1.0)
+    def _log_scales(self) -> Tensor:
+        """Logarithms of the standard deviations of the predictions from 0, 1, ... bins, `... x features x order`.
+
+        In units of that from all of them.
+        """
+        remains = ((1 - self.partial) * (1 + self.partial)).log()
+        later = torch.ones(self.order, self.order, dtype=remains.dtype, device=remains.device).tril()
+        return -0.5 * (remains @ later)
 
     @cached_property
     def _stationary(self) -> Tensor:
         """Covariance of `order` bins in units of the innovation's variance, `... x features x order x order`."""
-        found = [self._scales[..., 0].square()]
-        for predictor in self.predictors[:-1]:
+        found = [(2 * self._log_scales[..., 0]).exp()]
+        for bins in range(1, self.order):
+            predictor = self.predictors[..., bins, :bins]
             found.append((predictor * torch.stack(found[::-1], -1)).sum(-1))
         lags = torch.arange(self.order, device=self.partial.device)
         return torch.stack(found, -1)[..., (lags - lags.unsqueeze(-1)).abs()]
@@ -70,7 +74,7 @@ class AutoregressiveMemory:
         """The companion matrix, `... x features x order x order`."""
         lower = torch.eye(self.order, dtype=self.partial.dtype, device=self.partial.device)[:-1]
         lower = lower.expand(*self.partial.shape[:-1], *lower.shape)
-        return torch.cat([self.predictors[-1].unsqueeze(-2), lower], -2)
+        return torch.cat([self.predictors[..., -1:, :], lower], -2)
 
     def beginning(self, batch_shape: Sequence[int]) -> Lags:
         """Return what is known before anything was recorded: the stationary law."""
@@ -117,18 +121,14 @@ class AutoregressiveMemory:
         steps, order = seen.y.shape[-2], self.order
         # The data are constants: gradients pass through the coefficients, and through the mean by its own share alone.
         moved, deviation = self.center.detach() - self.center, seen.y - self.center.detach()
-        head = min(steps, order)
-        # Row t: the best predictor of bin t from the t bins before it, the earliest first.
-        rows = [pad(p.flip(-1), (0, head - p.shape[-1])) for p in self.predictors[: head - 1]]
-        table = torch.stack([torch.zeros_like(self.partial[..., :1]).expand(*self.partial.shape[:-1], head), *rows], -3)
-        early = _weigh(deviation[..., :head, :].unsqueeze(-3).mT, table) + moved * table.sum(-1)
-        scales = self._scales[..., :head].mT
-        if steps <= order:
-            return Outlook(early, scales)
-        weights = self.predictors[-1].flip(-1).unsqueeze(-3)
-        late = _weigh(deviation[..., :-1, :].unfold(-2, order, 1), weights) + moved * weights.sum(-1)
-        scale = pad(scales, (0, 0, 0, steps - order), value=1.0)
-        return Outlook(torch.cat([early.expand(*late.shape[:-2], -1, -1), late], -2), scale)
+        lags = pad(deviation[..., :-1, :], (0, 0, order, 0)).unfold(-2, order, 1)
+        # Bin by bin the best predictor of the bins before, the earliest first.
+        bins = torch.arange(steps, device=deviation.device).clamp(max=order)
+        weights = self.predictors.flip(-1).index_select(-2, bins).movedim(-2, -3)
+        shift = (lags * weights).sum(-1) + moved * weights.sum(-1)
+        known = min(steps, order)
+        scale = pad(self._log_scales[..., :known].mT, (0, 0, 0, steps - known)).exp()
+        return Outlook(shift, scale)
 
     def _past_gaps(self, seen: Observed, known: Outlook, stretches: Stretches) -> Outlook:
         """Return what is expected of each time bin, by the filter in stretches where bins before are missing."""
@@ -184,13 +184,6 @@ class AutoregressiveMemory:
                 centers.append(memory.center)
                 partials.append(pad(memory.partial, (0, order - memory.order)))
         return cls(torch.cat(centers, -1), torch.cat(partials, -2))
-
-
-def _weigh(lags: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted sum of lags `... x time x features x lags`; weights may have dims of their own."""
-    if weights.dim() == 3 and len(weights) == 1:
-        return torch.einsum("...tfl,fl->...tf", lags, weights[0])
-    return (lags * weights).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -302,7 +295,7 @@ class Autoregression(Module):
     @property
     def coefficients(self) -> Tensor:
         """The weights of the last bins, the latest first, `features x order`."""
-        return predictors_of(self.partial_autocorrelations)[-1]
+        return predictors_of(self.partial_autocorrelations)[..., -1, :]
 
     @torch.no_grad()
     def set_coefficients(self, coefficients: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,26 +11,55 @@ from torch import Tensor
 LARGEST_PARTIAL = 1 - 1e-6
 
 
-def predictors_of(partial: Tensor) -> list[Tensor]:
-    r"""Return the coefficients of the best linear predictors from the last 1, 2, ... bins, `... x lags` each.
+class _Levinson(torch.autograd.Function):
+    """Levinson's recursion, and back: a dozen operations in place of the hundred of its graph."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor) -> Tensor:
+        order = partial.shape[-1]
+        table = partial.new_zeros(*partial.shape[:-1], order + 1, order)
+        for m in range(1, order + 1):
+            r, shorter = partial[..., m - 1 : m], table[..., m - 1, : m - 1]
+            table[..., m, : m - 1] = shorter - r * shorter.flip(-1)
+            table[..., m, m - 1] = partial[..., m - 1]
+        ctx.save_for_backward(partial, table)
+        return table
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        partial, table = ctx.saved_tensors
+        grad, found = grads[0], []
+        later = grad[..., -1, :]
+        for m in range(partial.shape[-1], 0, -1):
+            r, shorter, row = partial[..., m - 1 : m], table[..., m - 1, : m - 1], later[..., : m - 1]
+            found.append(later[..., m - 1] - (row * shorter.flip(-1)).sum(-1))
+            later = grad[..., m - 1, : m - 1] + row - r * row.flip(-1)
+        return torch.stack(found[::-1], -1)
+
+
+def predictors_of(partial: Tensor) -> Tensor:
+    r"""Return the coefficients of the best linear predictors from the last 0, 1, 2, ... bins, the latest first.
 
     .. math:: \phi^{(m)}_m = r_m, \qquad \phi^{(m)}_k = \phi^{(m-1)}_k - r_m\, \phi^{(m-1)}_{m-k}
 
-    for partial autocorrelations r, `... x order`: Levinson's recursion.
+    for partial autocorrelations r: Levinson's recursion.
+
+    Shapes: partial autocorrelations `... x order`; coefficients `... x (order + 1) x order`, zero beyond the bins that
+    there are; those of the process itself come last.
 
     Example::
 
-        >>> predictors_of(torch.tensor([0.5, 0.2]))[-1]
-        tensor([0.4000, 0.2000])
+        >>> predictors_of(torch.tensor([0.5, 0.2]))
+        tensor([[0.0000, 0.0000],
+                [0.5000, 0.0000],
+                [0.4000, 0.2000]])
 
     References:
         Levinson (1947); Durbin (1960); Barndorff-Nielsen and Schou (1973), J. Multivar. Anal. 3:408.
     """
-    found = [partial[..., :1]]
-    for lag in range(1, partial.shape[-1]):
-        last, r = found[-1], partial[..., lag : lag + 1]
-        found.append(torch.cat([last - r * last.flip(-1), r], -1))
-    return found
+    found: Any = _Levinson.apply(partial)
+    table: Tensor = found
+    return table
 
 
 def partials_of(coefficients: Tensor) -> Tensor:

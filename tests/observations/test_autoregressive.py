@@ -42,7 +42,7 @@ def gaps(y: Tensor) -> Tensor:
 
 def test_coefficients_are_those_of_stationary_processes_whatever_the_parameters() -> None:
     partial = torch.tanh(torch.randn(50, 8, dtype=torch.float64))
-    coefficients = predictors_of(partial)[-1]
+    coefficients = predictors_of(partial)[..., -1, :]
     companion = torch.cat([coefficients.unsqueeze(1), torch.eye(8, dtype=torch.float64)[:-1].expand(50, -1, -1)], 1)
     assert torch.linalg.eigvals(companion).abs().max() < 1
     torch.testing.assert_close(partials_of(coefficients), partial, rtol=1e-6, atol=1e-8)
@@ -52,7 +52,7 @@ def test_coefficients_are_those_of_stationary_processes_whatever_the_parameters(
 def test_the_stationary_law_is_that_of_the_lyapunov_equation(order: int) -> None:
     memory = AutoregressiveMemory(torch.zeros(3), torch.tanh(torch.randn(3, order, dtype=torch.float64)))
     for i in range(3):
-        assert_close(memory.beginning(())[1][i], autocovariance(memory.predictors[-1][i], order))
+        assert_close(memory.beginning(())[1][i], autocovariance(memory.predictors[i, -1], order))
 
 
 @pytest.mark.parametrize("order", [1, 3])
