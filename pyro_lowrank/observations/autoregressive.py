@@ -121,11 +121,13 @@ class AutoregressiveMemory:
         steps, order = seen.y.shape[-2], self.order
         # The data are constants: gradients pass through the coefficients, and through the mean by its own share alone.
         moved, deviation = self.center.detach() - self.center, seen.y - self.center.detach()
-        lags = pad(deviation[..., :-1, :], (0, 0, order, 0)).unfold(-2, order, 1)
-        # Bin by bin the best predictor of the bins before, the earliest first.
+        lags = pad(deviation, (0, 0, order, 0))
+        # Bin by bin the best predictor of the bins before.
         bins = torch.arange(steps, device=deviation.device).clamp(max=order)
-        weights = self.predictors.flip(-1).index_select(-2, bins).movedim(-2, -3)
-        shift = (lags * weights).sum(-1) + moved * weights.sum(-1)
+        weights = self.predictors.index_select(-2, bins).movedim(-2, -3)
+        shift = moved * weights.sum(-1)
+        for lag, weight in enumerate(weights.unbind(-1), start=1):
+            shift = torch.addcmul(shift, weight, lags[..., order - lag : order - lag + steps, :])
         known = min(steps, order)
         scale = pad(self._log_scales[..., :known].mT, (0, 0, 0, steps - known)).exp()
         return Outlook(shift, scale)

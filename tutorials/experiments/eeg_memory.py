@@ -6,9 +6,9 @@ baselines without latents; and the mean squared error of forecasts from every 20
 beside repeating the last bin (`persistence`) and each channel's own AR(4). Networks have no noise factors, or 20. What
 they generate is judged as in `eeg`, with the network that was not shown the last 10 s.
 
-The settings were chosen on the last 10 of the first 50 s, by networks of seed 0 that were trained on the first 40: of
-the learning rates 0.01 and 0.02 without noise factors (29.70 and 29.75 nats per bin; AR(4) with 3 static factors 27.27),
-and of 0.02 and 0.04 with 20 (63.54 and 63.52; AR(4) with 23 static factors 59.21).
+The learning rate was chosen on the last 10 of the first 50 s, by networks of seed 0 that were trained on the first 40:
+of 0.01 and 0.02 without noise factors (29.70 and 29.75 nats per bin; AR(4) with 3 static factors 27.27), and of 0.02
+and 0.04 with 20 (63.54 and 63.52; AR(4) with 23 static factors 59.21).
 """
 
 from __future__ import annotations
