@@ -220,7 +220,9 @@ class SMCFilter:
 
     @staticmethod
     def _past(memory: Memory | None, recording: Observed, known: State) -> Past | None:
-        return None if memory is None else Past.after(memory, recording, recalled(memory, known))
+        if memory is None:
+            return None
+        return Past.after(memory, recording, recalled(memory, known)) if known else Past.of(memory, recording)
 
     @torch.no_grad()
     def run(self, *args: Any, **kwargs: Any) -> SMCPosterior:

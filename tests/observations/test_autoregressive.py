@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,21 @@ def test_online_it_remembers_the_last_bins_and_goes_on_from_a_saved_state() -> N
     one, other = (posterior.forecast(3, num_draws=4000).y for posterior in (last, whole))
     assert ((one.mean(0) - other.mean(0)).abs() < 0.2 * other.std(0)).all()
     assert torch.equal(last.recording[0].nan_to_num(), y[:, -4:].nan_to_num())
+
+
+def test_online_from_the_first_bin_on_it_is_the_run_over_the_whole() -> None:
+    model = remembering()
+    y = model.simulate(2, 3).y
+    smc = plr.SMCFilter(model, plr.OptimalGuide(model), 20, lag=5)
+    smc.init(y[:, 0])
+    smc = copy.deepcopy(smc)
+    smc.step(y[:, 1])
+    smc.step(y[:, 2])
+    posterior = smc.posterior()
+    z = posterior.smooth(3)
+    whole = plr.SMCFilter(model, plr.OptimalGuide(model), 20).run(y)
+    assert_close(posterior.predict(z), whole.predict(z))
+    assert posterior.forecast(2).y.shape == (100, 2, 2, 4)
 
 
 @pytest.mark.parametrize("with_gaps", [False, True])
