@@ -49,6 +49,13 @@ def test_coefficients_are_those_of_stationary_processes_whatever_the_parameters(
     torch.testing.assert_close(partials_of(coefficients), partial, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_the_recursion_can_be_differentiated_twice(order: int) -> None:
+    partial = torch.tanh(torch.randn(3, order, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(predictors_of, (partial,))
+    assert torch.autograd.gradgradcheck(predictors_of, (partial,))
+
+
 @pytest.mark.parametrize("order", [1, 3, 8])
 def test_the_stationary_law_is_that_of_the_lyapunov_equation(order: int) -> None:
     memory = AutoregressiveMemory(torch.zeros(3), torch.tanh(torch.randn(3, order, dtype=torch.float64)))

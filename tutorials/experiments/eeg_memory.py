@@ -50,8 +50,8 @@ class Settings:
     final_learning_rate: float = 2e-4
 
 
-FULL, REDUCED = Settings(), Settings(num_steps=10, noise_factors=(2,))
-SEEDS = range(3)
+FULL, REDUCED = Settings(), Settings(num_steps=5)
+SEEDS = range(2)
 
 
 def network(y: torch.Tensor, settings: Settings, noise_factors: int, *, frozen: bool) -> plr.StateSpaceModel:
