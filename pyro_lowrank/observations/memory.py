@@ -163,7 +163,7 @@ def roll(memory: Memory, x: Tensor, lags: Lags | None = None) -> Tensor:
 
     They are linear in the innovations, so that mean innovations lead to mean observations.
     """
-    lags = memory.beginning(x.shape[:-2]) if lags is None else lags
+    lags = memory.beginning(()) if lags is None else lags
     found = []
     for x_t in x.unbind(-2):
         found.append(observation(memory.center, memory.outlook(lags), x_t))

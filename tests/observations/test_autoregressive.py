@@ -463,24 +463,38 @@ def test_a_start_at_the_data_finds_memory_and_readout() -> None:
 
 
 @pytest.mark.slow
-def test_a_fit_finds_the_coefficients_within_three_standard_errors() -> None:
+def test_the_most_likely_coefficients_are_within_three_standard_errors() -> None:
+    """Memory and noise from nothing, the rest known: latents that are learnt too may remember in their stead."""
     torch.manual_seed(0)
     truth = remembering(order=2, noise_factors=0, features=6)
-    y = truth.simulate(20, 300).y
-    model = plr.StateSpaceModel(
-        plr.LowRankRNN(rank=2, units=7, activation="identity", dtype=torch.float64),
-        plr.GaussianObservation(rank=2, features=6, noise="autoregressive", order=2, dtype=torch.float64),
-    )
-    plr.fit(model, None, y, elbo=plr.EKFEvidence(), num_steps=600, window=None, batch_size=20, progress=False)
-    partial = model.observation.autoregression.partial_autocorrelations_unconstrained
+    y = truth.simulate(80, 60).y
+    model = copy.deepcopy(truth)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("autoregression" in name or name == "observation.noise_scale_unconstrained")
+    with torch.no_grad():
+        for parameter in model.observation.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+    found = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.LBFGS(found, max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = plr.EKFEvidence().differentiable_loss(model, None, y)
+        value.backward()
+        return value
+
+    optimiser.step(loss)  # type: ignore[arg-type]
+    expected = [dict(truth.named_parameters())[n] for n, p in model.named_parameters() if p.requires_grad]
     rows = []
     for trial in y.split(1):
-        rows.append(torch.autograd.grad(-plr.EKFEvidence().differentiable_loss(model, None, trial), partial)[0])
-    # Fisher's information by the scores of trials; other parameters make the errors larger than these.
-    scores = torch.stack(rows).flatten(1)
-    error = torch.linalg.inv(scores.mT @ scores).diagonal().sqrt().reshape(partial.shape)
-    expected = truth.observation.autoregression.partial_autocorrelations_unconstrained
-    assert ((partial - expected).abs() < 3 * error).double().mean() > 0.9
+        scores = torch.autograd.grad(plr.EKFEvidence().differentiable_loss(model, None, trial), found)
+        rows.append(torch.cat([score.flatten() for score in scores]))
+    information = torch.stack(rows).mT @ torch.stack(rows)
+    error = torch.linalg.inv(information).diagonal().sqrt()
+    off = (torch.cat([p.flatten() for p in found]) - torch.cat([p.flatten() for p in expected])) / error
+    assert off.abs().max() < 4
+    assert (off.abs() < 3).double().mean() > 0.9
 
 
 @pytest.mark.parametrize(
