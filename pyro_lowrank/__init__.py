@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
     from pyro_lowrank.training.result import FitResult as FitResult
     from pyro_lowrank.training.tensors import as_tensors as as_tensors
+    from pyro_lowrank.validation.baselines import Baselines as Baselines
+    from pyro_lowrank.validation.baselines import baselines as baselines
     from pyro_lowrank.validation.cross_validate import cross_validate as cross_validate
     from pyro_lowrank.validation.result import CrossValidation as CrossValidation
 
@@ -76,6 +78,7 @@ _HOMES = {
     "Activation": "dynamics.activations",
     "AffineReadout": "observations.readout",
     "AlignedSession": "training.align",
+    "Baselines": "validation.baselines",
     "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
     "ConvEncoder": "encoders.convolutional",
@@ -123,6 +126,7 @@ _HOMES = {
     "UnitReadout": "observations.readout",
     "align_session": "training.align",
     "as_tensors": "training.tensors",
+    "baselines": "validation.baselines",
     "cross_validate": "validation.cross_validate",
     "diagnose": "infer.diagnose",
     "fit": "training.fit",

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from pyro_lowrank.observations.gaps import WithGaps
 from pyro_lowrank.observations.joint_distribution import JointDistribution
+from pyro_lowrank.observations.memory import RememberedBin, RememberedRecording
 from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.observations.shared_noise import SharedNormal
 from pyro_lowrank.shapes import time_in_front
 
 TRIALS = "trials"
@@ -200,7 +202,8 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
     """Return the distribution with missing entries integrated out: they add nothing to its log density.
 
     Args:
-        distribution: of independent entries (`.to_event`), or of time bins that are missing all or none.
+        distribution: of independent entries (`.to_event`), or one that knows its marginals, or of time bins that are
+            missing all or none.
         missing: which entries of the value are, of the value's shape.
 
     Raises:
@@ -212,6 +215,10 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
         return leave_out(distribution.base_dist, missing).to_event(distribution.reinterpreted_batch_ndims)
     if isinstance(distribution, JointDistribution):
         return distribution.map(leave_out, missing)
+    if isinstance(distribution, SharedNormal):
+        return distribution.leave_out(missing)
+    if isinstance(distribution, (RememberedBin, RememberedRecording)):
+        return distribution.leave_out(missing, leave_out)
     event_dim = distribution.event_dim
     if event_dim == 0:
         return distribution.mask(~missing)

@@ -131,6 +131,28 @@ def test_spike_counts_in_trials(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert drawn.mean().item() == pytest.approx(0.5, abs=0.5)
 
 
+def test_features_that_remember(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = words("--likelihood", "autoregressive", "--order", 2)
+    assert cli.main(words("fit", recorded, "--out", tmp_path / "out", *SMALL, *options)) == 0
+    model, guide = plr.load(tmp_path / "out" / "model.safetensors")
+    assert model.observation.autoregression.order == 2
+    assert type(guide) is plr.OptimalGuide
+    assert "AR(2) features" in capsys.readouterr().out
+    refused = words("fit", recorded, "--out", tmp_path / "out", *SMALL, "--order", 2)
+    assert cli.main(refused) == 2
+    assert "`--order` is of --likelihood autoregressive" in capsys.readouterr().err
+
+
+def test_noise_that_features_share(recorded: Path, tmp_path: Path) -> None:
+    assert cli.main(words("fit", recorded, "--out", tmp_path / "out", *SMALL, "--noise-factors", 2)) == 0
+    model, _ = plr.load(tmp_path / "out" / "model.safetensors")
+    assert model.observation.num_noise_factors == 2
+    refused = words(
+        "fit", recorded, "--out", tmp_path / "out", *SMALL, "--noise-factors", 2, "--likelihood", "student-t"
+    )
+    assert cli.main(refused) == 2
+
+
 @pytest.mark.parametrize("likelihood", ["student-t", "negative-binomial", "bernoulli"])
 def test_other_likelihoods(likelihood: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     y = np.random.default_rng(0).poisson(0.3, size=(6, 20, 3)).clip(max=1)

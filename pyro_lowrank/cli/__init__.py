@@ -13,7 +13,7 @@ from typing import Any
 from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
-LIKELIHOODS = ("gaussian", "student-t", "poisson", "negative-binomial", "bernoulli")
+LIKELIHOODS = ("gaussian", "autoregressive", "student-t", "poisson", "negative-binomial", "bernoulli")
 GUIDES = ("optimal", "laplace", "bootstrap")
 METHODS = ("certified", "enumerate", "search")
 
@@ -119,7 +119,7 @@ def _add_reading(group: Any) -> None:
         "--standardise",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="train on features of mean 0 and variance 1 (gaussian and student-t only, on unless refused); the saved "
+        help="train on features of mean 0 and variance 1 (real-valued likelihoods only, on unless refused); the saved "
         "model is in the recording's own units all the same",
     )
     group.add_argument(
@@ -141,6 +141,10 @@ def _add_model(group: Any) -> None:
         help="of the units (%(default)s)",
     )
     group.add_argument("--likelihood", default="gaussian", choices=LIKELIHOODS, help="of the recording (%(default)s)")
+    group.add_argument(
+        "--noise-factors", type=int, metavar="K", help="of noise that features share (gaussian, autoregressive; 0)"
+    )
+    group.add_argument("--order", type=int, metavar="P", help="bins that features remember (autoregressive; 1)")
     group.add_argument(
         "--guide", choices=GUIDES, help="what proposes particles (optimal for gaussian, laplace for all others)"
     )

@@ -32,6 +32,7 @@ from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult
 from pyro_lowrank.training.standardise import Standardisation
+from pyro_lowrank.validation.baselines import baselines
 
 CPU = torch.device("cpu")
 
@@ -126,6 +127,7 @@ def run(options: argparse.Namespace) -> int:
     if held_out is not None:
         reference = independent_evidence(train.y, held_out.y, independent_features(options.likelihood))
         print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
+        _tell_baselines(options, train.y, held_out.y)
     list_files(options.out, ["model.safetensors", "summary.json", *made])
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
     if result.interrupted:
@@ -196,6 +198,14 @@ def _train(
         resume=options.resume,
         seed=options.seed,
     )
+
+
+def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor) -> None:
+    """Print what real-valued data are worth without latent dynamics, where there are enough of them."""
+    bins, features = train.shape[1:]
+    order = min(options.order or 4, bins - 1)
+    if options.likelihood in SCALED and features > options.rank and order > 0:
+        print(baselines(train, held_out, order=order, factors=options.rank))
 
 
 def _write_summary(path: Path, options: argparse.Namespace, recording: Recording, result: FitResult) -> None:

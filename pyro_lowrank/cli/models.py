@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +25,7 @@ from pyro_lowrank.observations.student_t import StudentTObservation
 
 OBSERVATIONS: dict[str, Callable[..., Observation]] = {
     "gaussian": GaussianObservation,
+    "autoregressive": partial(GaussianObservation, noise="autoregressive"),
     "student-t": StudentTObservation,
     "poisson": PoissonObservation,
     "negative-binomial": NegativeBinomialObservation,
@@ -35,21 +37,39 @@ GUIDES: dict[str, Callable[[StateSpaceModel], Guide]] = {
     "bootstrap": BootstrapGuide,
 }
 # Real-valued recordings, whose units do not matter.
-SCALED = ("gaussian", "student-t")
+GAUSSIAN = ("gaussian", "autoregressive")
+SCALED = (*GAUSSIAN, "student-t")
 
 
 def guide_name(options: argparse.Namespace) -> str:
     """Return the guide asked for, or the one that suits the likelihood."""
     if options.guide is not None:
         return str(options.guide)
-    return "optimal" if options.likelihood == "gaussian" else "laplace"
+    return "optimal" if options.likelihood in GAUSSIAN else "laplace"
 
 
 def build(options: argparse.Namespace, features: int, inputs: int) -> tuple[StateSpaceModel, Guide]:
     """Return the model and the guide that the options ask for."""
     dynamics = LowRankRNN(rank=options.rank, units=options.units, activation=options.activation, inputs=inputs)
-    model = StateSpaceModel(dynamics, OBSERVATIONS[options.likelihood](rank=options.rank, features=features))
+    observation = OBSERVATIONS[options.likelihood](rank=options.rank, features=features, **_noise(options))
+    model = StateSpaceModel(dynamics, observation)
     return model, GUIDES[guide_name(options)](model)
+
+
+def _noise(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say of the noise, beside its kind."""
+    found = {}
+    for name, likelihoods in (("noise_factors", GAUSSIAN), ("order", ("autoregressive",))):
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if options.likelihood not in likelihoods:
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` is of --likelihood {' or '.join(likelihoods)}, got --likelihood "
+                f"{options.likelihood}: leave it out, or pass one of these."
+            )
+        found[name] = value
+    return found
 
 
 def independent_features(likelihood: str) -> Callable[[Tensor, Tensor], Distribution]:
@@ -78,6 +98,7 @@ def _bernoulli(mean: Tensor, variance: Tensor) -> Distribution:
 
 _INDEPENDENT: dict[str, Any] = {
     "gaussian": _normal,
+    "autoregressive": _normal,
     "student-t": _normal,
     "poisson": _poisson,
     "negative-binomial": _negative_binomial,

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.handlers import leave_out, trials_plate
-from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean
+from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean, recalled
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.base import Emission
 from pyro_lowrank.observations.gaps import filled_in
+from pyro_lowrank.observations.memory import Lags, innovations, read
 from pyro_lowrank.observations.observed import Observed
 
 Encoding = dict[str, Tensor]
@@ -38,6 +39,10 @@ class Bin:
 
     def log_likelihood(self, emission: Emission, z: Tensor) -> Tensor:
         """Return the log likelihood of the entries that are there, `particles x trials`, at latents `... x rank`."""
+        found = self._log_prob(emission, z)
+        return found if self.seen.log_volume is None else found + self.seen.log_volume
+
+    def _log_prob(self, emission: Emission, z: Tensor) -> Tensor:
         if self.seen.missing is None:
             return emission.distribution(z, self.v).log_prob(self.seen.y)
         # A density that overflows where nothing was recorded is left out, but not its gradient, infinity times zero.
@@ -129,7 +134,7 @@ class Guide(Module):
         """Look at whole sequences, once; the slices reach `init` and `step` as `encoding`."""
         bound = self.model.bind()
         v = None if u is None else bound.transition.drift.effective_inputs(u)
-        return self.bind(bound).encode(Observed.of(y), v, first=True)
+        return self.bind(bound).encode(read(bound.memory, y)[0], v, first=True)
 
     @effectful
     def init(
@@ -139,7 +144,7 @@ class Guide(Module):
         bound = self.model.bind()
         v = None if u_t is None else bound.transition.drift.first_input(u_t)
         mean = bound.transition.first_mean(v)
-        self._sample(bound, bound.transition.initial_noise, mean, y_t, v, encoding, first=True)
+        self._sample(bound, state, bound.transition.initial_noise, mean, y_t, v, encoding, first=True)
 
     @effectful
     def step(
@@ -148,11 +153,12 @@ class Guide(Module):
         """Propose the next latents; the protocol of `pyro.infer.SMCFilter`."""
         bound = self.model.bind()
         mean, v = next_mean(bound.transition, state, u_t)
-        self._sample(bound, bound.transition.noise, mean, y_t, v, encoding, first=False)
+        self._sample(bound, state, bound.transition.noise, mean, y_t, v, encoding, first=False)
 
     def _sample(
         self,
         bound: BoundModel,
+        state: State,
         noise: GaussianNoise,
         mean: Tensor,
         y_t: Tensor | None,
@@ -167,8 +173,9 @@ class Guide(Module):
             )
         proposal = self.bind(bound)
         if encoding is None:
-            seen = Observed.of(y_t.unsqueeze(-2))
-            one_bin = proposal.encode(seen, None if v is None else v.unsqueeze(-2), first=first)
+            one_bin = proposal.encode(
+                _now(bound, state, y_t).as_sequence(), None if v is None else v.unsqueeze(-2), first=first
+            )
             encoding = {name: value.squeeze(-2) for name, value in one_bin.items()}
         with trials_plate(y_t.shape[-2]):
             pyro.sample("z", proposal.distribution(noise, mean, encoding))
@@ -181,3 +188,14 @@ class Guide(Module):
     def settings(self) -> dict[str, Any]:
         """Return the arguments, beside the model, that build a guide of the same form."""
         return {}
+
+
+def _now(bound: BoundModel, state: State, y_t: Tensor) -> Observed:
+    """Return a time bin as the proposal sees it, `trials x features`."""
+    seen, memory = Observed.of(y_t), bound.memory
+    if memory is None:
+        return seen
+    # What was observed is the same for all particles.
+    mean, covariance = recalled(memory, state)
+    lags = Lags(mean[(0,) * max(0, mean.dim() - 3)], covariance[(0,) * max(0, covariance.dim() - 4)])
+    return innovations(memory, memory.outlook(lags), seen)

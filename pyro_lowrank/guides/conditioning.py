@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.observations.base import AffineGaussian
+from pyro_lowrank.observations.shared_noise import Precision
 from pyro_lowrank.shapes import apply_matrix
 
 
 @dataclass(frozen=True)
 class Conditioning(ABC):
     r"""What conditioning on :math:`y \sim N(C z + d, S)` needs under :math:`z \sim N(m, Q)`, for each missing pattern.
+
+    S is diagonal, or that plus what features share, a matrix of low rank.
 
     With :math:`\Lambda = (C Q C^T + S)^{-1}` over the features that are there. Time bins run through the covariances Q:
     the first bin has the first of them, all others the last.
@@ -80,18 +83,17 @@ def _ridge(gram: Tensor) -> Tensor:
 class InformationForm(Conditioning):
     """Conditioning through `rank x rank` matrices: cheaper where there are at least as many features as latents."""
 
-    precision: Tensor  # of the noise, zero where missing: patterns x features
+    precision: Precision  # of the noise, for each pattern
     gram: Tensor  # C^T S^-1 C: patterns x rank x rank
     shrink: Tensor  # I - C^T S^-1 C P, with P the posterior covariance: covariances x patterns x rank x rank
 
     @classmethod
     def of(cls, factors: Tensor, observation: AffineGaussian, missing: Tensor) -> InformationForm:
         """Return the conditioning for missing patterns `patterns x features`."""
-        variance = observation.variance
-        precision = torch.where(missing, 0.0, 1.0 / variance)
+        precision = observation.precision(missing)
         weight = torch.where(missing.unsqueeze(-1), 0.0, observation.readout.weight)
         factor = factors.unsqueeze(1)
-        gram = weight.mT @ (precision.unsqueeze(-1) * weight)
+        gram = precision.gram(observation.readout.weight)
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         # B = I + L^T G L has no eigenvalue below 1, so its Cholesky factor exists even in float32.
         inner = torch.linalg.cholesky(eye + factor.mT @ gram @ factor)
@@ -105,12 +107,11 @@ class InformationForm(Conditioning):
         )
         curvature = shrink @ gram
         log_det = 2 * inner.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_noise = torch.where(missing, 0.0, (2 * math.pi * variance).log()).sum(-1)
         return cls(
             weight=weight,
             curvature=0.5 * (curvature + curvature.mT),
             scale_tril=scale_tril,
-            log_normaliser=log_det + log_noise,
+            log_normaliser=log_det + precision.log_normaliser,
             precision=precision,
             gram=gram,
             shrink=shrink,
@@ -118,7 +119,7 @@ class InformationForm(Conditioning):
 
     def weigh(self, residual: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return C^T Lambda e and e^T Lambda e, by the Woodbury identity."""
-        scaled = pick(self.precision, index) * residual
+        scaled, quadratic = self.precision.picked(index).weigh(residual)
         projected = apply_pattern(self.weight.mT, scaled, index)
         linear, explained = [], []
         for number, times, _ in self.sections(residual.shape[1]):
@@ -126,7 +127,7 @@ class InformationForm(Conditioning):
             root = apply_pattern(self.scale_tril[number].mT, part, chosen)
             linear.append(apply_pattern(self.shrink[number], part, chosen))
             explained.append(root.square().sum(-1))
-        return torch.cat(linear, 1), (scaled * residual).sum(-1) - torch.cat(explained, 1)
+        return torch.cat(linear, 1), quadratic - torch.cat(explained, 1)
 
     @cached_property
     def _regression(self) -> Tensor:
@@ -136,7 +137,8 @@ class InformationForm(Conditioning):
     @torch.no_grad()
     def reference(self, residual: Tensor, index: Tensor | None) -> Tensor:
         """Return weighted least-squares latents."""
-        projected = apply_pattern(self.weight.mT, pick(self.precision, index) * residual, index)
+        scaled, _ = self.precision.picked(index).weigh(residual)
+        projected = apply_pattern(self.weight.mT, scaled, index)
         return apply_pattern(self._regression, projected, index)
 
 
@@ -152,15 +154,18 @@ class CovarianceForm(Conditioning):
         covariance = (factors @ factors.mT).unsqueeze(1)
         weight = torch.where(missing.unsqueeze(-1), 0.0, observation.readout.weight)
         # A missing feature is replaced by one of unit variance that depends on nothing.
-        variance = torch.where(missing, 1.0, observation.variance)
-        factor = torch.linalg.cholesky(weight @ covariance @ weight.mT + torch.diag_embed(variance))
+        noise = torch.diag_embed(torch.where(missing, 1.0, observation.variance))
+        if observation.factors is not None:
+            shared = torch.where(missing.unsqueeze(-1), 0.0, observation.factors)
+            noise = noise + shared @ shared.mT
+        factor = torch.linalg.cholesky(weight @ covariance @ weight.mT + noise)
         present = (~missing).to(weight.dtype)
         precision = torch.cholesky_inverse(factor) * present.unsqueeze(-1) * present.unsqueeze(-2)
         gain = covariance @ weight.mT @ precision
         eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         remain = eye - gain @ weight
         # Joseph's form stays positive definite under rounding.
-        posterior = remain @ covariance @ remain.mT + (gain * variance.unsqueeze(-2)) @ gain.mT
+        posterior = remain @ covariance @ remain.mT + gain @ noise @ gain.mT
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return cls(
             weight=weight,

@@ -74,6 +74,7 @@ class OptimalProposal:
         remainder = residual - apply_pattern(conditioning.weight, reference, index)
         linear, quadratic = conditioning.weigh(remainder, index)
         constant = -0.5 * (quadratic + conditioning.log_normalisers(index, y.shape[1]))
+        constant = constant if seen.log_volume is None else constant + seen.log_volume
         return Reduced(reference, linear, constant, conditioning, index)
 
     def _condition(self, noises: Sequence[GaussianNoise], patterns: Tensor | None) -> Conditioning:

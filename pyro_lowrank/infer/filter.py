@@ -15,8 +15,9 @@ from torch import Tensor
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import check_one_draw
 from pyro_lowrank.infer.posterior import SMCPosterior
-from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.models.state_space import StateSpaceModel, recalled
 from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
+from pyro_lowrank.observations.memory import Memory, Past
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import FisherGradient
@@ -32,12 +33,13 @@ from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 @dataclass(frozen=True)
 class _Bin:
-    """What an online filter remembers of one time bin: the particles, and what it was given."""
+    """What an online filter remembers of one time bin: the particles, what it was given, and what it knew before."""
 
     particles: Particles
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     slice: Any
+    memory: State
 
 
 class SMCFilter:
@@ -135,10 +137,11 @@ class SMCFilter:
         self._clear()
         with own_values(self.model, self.guide):
             self._kernel = self._make_online_kernel()
+            known = self._memory
             slice_t = self._slice(args, kwargs)
             self._particles = start(self._kernel, slice_t)
         check_alive(self._particles.increment[None])
-        self._bins.append(_Bin(self._particles, args, kwargs, slice_t))
+        self._bins.append(_Bin(self._particles, args, kwargs, slice_t, known))
         self._log_evidence = self._particles.increment
 
     @torch.no_grad()
@@ -155,13 +158,14 @@ class SMCFilter:
                 self._kernel = self._make_online_kernel()
             elif isinstance(self._kernel, EffectsKernel):
                 read_priors(self.model, self.guide)
+            known = self._memory
             slice_t = self._slice(args, kwargs)
             particles = advance(self._kernel, slice_t, self._particles, self.scheme, random[0])
         self._time += 1
         check_alive(particles.increment[None], first_time=self._time)
         self._particles = particles
         self._log_evidence = self._log_evidence + particles.increment
-        self._bins.append(_Bin(particles, args, kwargs, slice_t))
+        self._bins.append(_Bin(particles, args, kwargs, slice_t, known))
 
     @torch.no_grad()
     def posterior(self) -> SMCPosterior:
@@ -207,11 +211,18 @@ class SMCFilter:
         y, u = zip(*(_bin_arguments(*each.args, **each.kwargs) for each in bins), strict=True)
         v = [each.slice.bin.v for each in bins]
         data = Sequences(
-            Observed.of(torch.stack(y, -2)),
+            Observed.joined([each.slice.bin.seen for each in bins]),
             v=None if v[0] is None else torch.stack(v, -2),
             u=None if u[0] is None else torch.stack(u, -2),
+            past=self._past(kernel.pair.memory, Observed.of(torch.stack(y, -2)), bins[0].memory),
         )
         return BuiltInTransitions.of(kernel.pair, data, self.backend).kept()
+
+    @staticmethod
+    def _past(memory: Memory | None, recording: Observed, known: State) -> Past | None:
+        if memory is None:
+            return None
+        return Past.after(memory, recording, recalled(memory, known)) if known else Past.of(memory, recording)
 
     @torch.no_grad()
     def run(self, *args: Any, **kwargs: Any) -> SMCPosterior:

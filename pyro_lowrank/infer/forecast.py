@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_same_type, check_sequence
 from pyro_lowrank.observations.base import mean_if_any
 from pyro_lowrank.observations.joint_distribution import JointDistribution
+from pyro_lowrank.observations.memory import roll
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 
@@ -121,7 +122,11 @@ def go_on(model: BuiltInTransitions, now: Tensor, horizon: int, u: Tensor | None
     observation = model.emission.distribution(path, v)
     mean = mean_if_any(model.emission, path, v)
     mean = None if mean is None else mean.movedim(0, -2)
-    return Forecast(path.movedim(0, -2), observation.sample().movedim(0, -2), mean, start + end + 1)
+    y = observation.sample().movedim(0, -2)
+    if data.past is not None:
+        lags = data.past.lags_after(end)
+        y, mean = roll(data.past.memory, y, lags), None if mean is None else roll(data.past.memory, mean, lags)
+    return Forecast(path.movedim(0, -2), y, mean, start + end + 1)
 
 
 def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Tensor | None) -> Tensor:
@@ -139,6 +144,7 @@ def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Ten
     # Bin by bin: all features of all particles at all times may not fit in memory.
     for t, (z_t, v_t) in enumerate(_bins(model, z)):
         mean = model.emission.mean(z_t, v_t)
+        mean = mean if model.data.past is None else model.data.past.expected(mean, t)
         weights = None if log_weights is None else log_weights[t].exp().unsqueeze(-1)
         bins.append(mean.mean(0) if weights is None else (weights * mean).sum(0))
     return torch.stack(bins, 1)
@@ -159,7 +165,11 @@ def draw_replicates(model: BuiltInTransitions, z: Tensor) -> Replicates:
         mean = mean_if_any(model.emission, z_t, v_t)
         means += [] if mean is None else [mean]
         draws.append(model.emission.distribution(z_t, v_t).sample())
-    return Replicates(torch.stack(means, -2) if means else None, torch.stack(draws, -2))
+    mean, y = torch.stack(means, -2) if means else None, torch.stack(draws, -2)
+    past = model.data.past
+    if past is None:
+        return Replicates(mean, y)
+    return Replicates(None if mean is None else roll(past.memory, mean, past.before), roll(past.memory, y, past.before))
 
 
 def entry_log_likelihood(model: BuiltInTransitions, z: Tensor) -> Tensor:
@@ -176,6 +186,7 @@ def entry_log_likelihood(model: BuiltInTransitions, z: Tensor) -> Tensor:
     bins = []
     for t, (z_t, v_t) in enumerate(_bins(model, z)):
         found = _of_entries(model.emission.distribution(z_t, v_t), y.y[:, t])
+        found = found if model.data.past is None else found - model.data.past.at(t).scale.log()
         bins.append(found if y.missing is None else found.masked_fill(y.missing[:, t], torch.nan))
     return torch.stack(bins, -2)
 

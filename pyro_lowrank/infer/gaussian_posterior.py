@@ -178,7 +178,7 @@ class GaussianPosterior:
     @property
     def recording(self) -> tuple[Tensor, Tensor | None]:
         """The recording and the inputs that the filter saw, `trials x time x ...`."""
-        return self.transitions.data.seen.with_gaps, self.transitions.data.u
+        return self.transitions.data.recording.with_gaps, self.transitions.data.u
 
     @property
     def mean_name(self) -> str:

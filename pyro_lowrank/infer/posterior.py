@@ -237,7 +237,7 @@ class SMCPosterior:
             raise ValueError("This posterior does not know its filter: take one that `SMCFilter.run` returned.")
         other = self.again()
         if isinstance(self.transitions, BuiltInTransitions) and isinstance(other.transitions, BuiltInTransitions):
-            before, after = (_tensors((t.transition, t.emission)) for t in (self.transitions, other.transitions))
+            before, after = (_parameters(t) for t in (self.transitions, other.transitions))
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 raise ValueError(
                     "The parameters of the model have changed since this run: run the filter anew for all chains, or "
@@ -249,7 +249,7 @@ class SMCPosterior:
     def recording(self) -> tuple[Tensor | None, Tensor | None]:
         """The recording and the inputs that the filter saw, `trials x time x ...`; None for a user's own model."""
         model = self.transitions
-        return (model.data.seen.with_gaps, model.data.u) if isinstance(model, BuiltInTransitions) else (None, None)
+        return (model.data.recording.with_gaps, model.data.u) if isinstance(model, BuiltInTransitions) else (None, None)
 
     @property
     def mean_name(self) -> str | None:
@@ -309,6 +309,11 @@ class SMCPosterior:
             f"  effective size  {self.ess.mean().item():.1f} on average, {self.ess.min().item():.1f} at worst\n"
             f"  resampled       {100 * self.resampled.float().mean().item():.0f} % of time bins"
         )
+
+
+def _parameters(model: BuiltInTransitions) -> Iterator[Tensor]:
+    """All tensors that a model has at the parameter values of its run."""
+    return _tensors((model.transition, model.emission, None if model.data.past is None else model.data.past.memory))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -14,7 +14,6 @@ from pyro_lowrank.kalman.modes import pulls_at_mode
 from pyro_lowrank.kalman.roots import check_has_covariance, root_of_noise, triangular_root
 from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.curvature import Curved
-from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import RatesMap
 from pyro_lowrank.smc.loop import ParticlesDied
 from pyro_lowrank.smc.pair import Sequences
@@ -91,7 +90,7 @@ class Problem:
                 f"The parameters have batch dims, {tuple(transition.batch_shape)} (draws under a vectorised "
                 "inference), which a Gaussian filter does not take; run it draw by draw."
             )
-        data = Sequences(Observed.of(y), None if u is None else transition.drift.effective_inputs(u), u)
+        data = Sequences.of(model, y, u)
         emission: Any = model.emission
         likelihood: Likelihood
         if model.affine_gaussian is None:

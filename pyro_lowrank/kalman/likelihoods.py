@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,22 +71,15 @@ class AffineLikelihood:
     is_quadratic = True
 
     def __init__(self, observation: AffineGaussian, seen: Observed, v: Tensor | None) -> None:
-        weight, variance = observation.readout.weight, observation.variance
-        rank = weight.shape[-1]
-        precision = variance.reciprocal()
-        # One matrix product with the outer products of all features: no tensor of features x rank x rank per bin.
-        outer = (weight.unsqueeze(-1) * weight.unsqueeze(-2)).flatten(-2)
-        log_noise = (2 * math.pi * variance).log()
-        if seen.missing is None:
-            shares, self._log_normaliser = precision, log_noise.sum(-1)
-        else:
-            shares, self._log_normaliser = seen.present * precision, seen.present @ log_noise
-        gram = (shares @ outer).unflatten(-1, (rank, rank)).expand(*seen.y.shape[:2], rank, rank)
+        weight, rank = observation.readout.weight, observation.readout.weight.shape[-1]
+        precision = observation.precision(seen.missing)
+        gram = precision.gram(weight).expand(*seen.y.shape[:2], rank, rank)
         residual = seen.y - observation.readout.offset(v)
-        reference = _least_squares(gram, (shares * residual) @ weight)
-        remainder = residual - reference @ weight.mT
-        scaled = shares * remainder
-        self._quadratic = (scaled * remainder).sum(-1)
+        reference = _least_squares(gram, precision.weigh(_there(residual, seen))[0] @ weight)
+        scaled, self._quadratic = precision.weigh(_there(residual - reference @ weight.mT, seen))
+        self._log_normaliser = precision.log_normaliser
+        if seen.log_volume is not None:
+            self._log_normaliser = self._log_normaliser - 2 * seen.log_volume
         self._pulls = Pulls(reference, scaled @ weight, gram)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
@@ -105,6 +97,11 @@ class AffineLikelihood:
     def bins(self) -> Sequence[Likelihood]:
         """Raise: a quadratic needs no search bin by bin."""
         raise NotImplementedError
+
+
+def _there(residual: Tensor, seen: Observed) -> Tensor:
+    """Return residuals, zero where nothing was recorded."""
+    return residual if seen.missing is None else residual.masked_fill(seen.missing, 0.0)
 
 
 @torch.no_grad()
@@ -165,11 +162,8 @@ class CurvedLikelihood:
     def bins(self) -> Sequence[Likelihood]:
         """Return that of each time bin, `trials x 1`."""
         inputs: Sequence[Any] = (None,) * self._seen.y.shape[1] if self._v is None else self._v.split(1, 1)
-        gaps: Sequence[Any] = (None,) * len(inputs)
-        if self._seen.missing is not None:
-            gaps = self._seen.missing.split(1, 1)
-        cut = zip(self._seen.y.split(1, 1), gaps, inputs, strict=True)
-        return [CurvedLikelihood(self._emission, Observed(y, gap), v) for y, gap, v in cut]
+        cut = zip(self._seen.bins(), inputs, strict=True)
+        return [CurvedLikelihood(self._emission, seen.as_sequence(), v) for seen, v in cut]
 
 
 def _gram(information: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from pyro_lowrank.errors import check_positive_int, check_same_type, check_track
 from pyro_lowrank.handlers import check_plates, observe, surroundings, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
-from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.observations.memory import Lags, Memory, RememberedBin, recording_of, roll
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.parameters import copy_module
 from pyro_lowrank.shapes import time_in_front
 
@@ -46,6 +47,7 @@ class BoundModel:
     transition: Transition
     emission: Emission
     affine_gaussian: AffineGaussian | None
+    memory: Memory | None = None
 
 
 class StateSpaceModel(Module):
@@ -126,7 +128,10 @@ class StateSpaceModel(Module):
         """Return the model with every parameter read once, as Pyro parameters."""
         transition = self.dynamics.transition()
         drift = transition.drift
-        return BoundModel(transition, self.observation.bind(drift), self.observation.affine_gaussian(drift))
+        observation = self.observation
+        return BoundModel(
+            transition, observation.bind(drift), observation.affine_gaussian(drift), observation.bind_memory()
+        )
 
     def forward(
         self,
@@ -153,7 +158,8 @@ class StateSpaceModel(Module):
         with plate:
             z = pyro.sample("z", trajectory)
         # Outside the plate: a parameter of the observation model that has a prior is the same for all trials.
-        recording = _recording(self.observation.bind(trajectory.transition.drift), z, trajectory.effective_inputs)
+        emission, memory = self.observation.bind(trajectory.transition.drift), self.observation.bind_memory()
+        recording = _recording(emission, memory, z, trajectory.effective_inputs)
         with plate:
             return observe("y", recording, y)
 
@@ -197,9 +203,7 @@ class StateSpaceModel(Module):
         bound = self.bind()
         v = None if u_t is None else bound.transition.drift.first_input(u_t)
         transition = bound.transition
-        return self._sample(
-            state, bound.emission, transition.initial_noise.around(transition.first_mean(v)), v, y_t, u_t
-        )
+        return self._sample(state, bound, transition.initial_noise.around(transition.first_mean(v)), v, y_t, u_t)
 
     @effectful
     def step(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
@@ -208,12 +212,12 @@ class StateSpaceModel(Module):
         bound = self.bind()
         transition = bound.transition
         mean, v = next_mean(transition, state, u_t)
-        return self._sample(state, bound.emission, transition.noise.around(mean), v, y_t, u_t)
+        return self._sample(state, bound, transition.noise.around(mean), v, y_t, u_t)
 
     def _sample(
         self,
         state: State,
-        emission: Emission,
+        bound: BoundModel,
         latents: dist.TorchDistribution,
         v: Tensor | None,
         y_t: Tensor | None,
@@ -223,9 +227,19 @@ class StateSpaceModel(Module):
         with plate:
             state["z"] = pyro.sample("z", latents)
         self._remember(state, v, u_t)
-        distribution = emission.distribution(state["z"], v)
+        distribution = bound.emission.distribution(state["z"], v)
+        if bound.memory is None:
+            with plate:
+                return observe("y", distribution, y_t)
+        lags = recalled(bound.memory, state)
         with plate:
-            return observe("y", distribution, y_t)
+            y = observe("y", RememberedBin(distribution, bound.memory.center, bound.memory.outlook(lags)), y_t)
+        seen = Observed.of(y)
+        lags = bound.memory.advance(lags, seen.y, seen.missing)
+        batch = state["z"].shape[:-1]
+        state["lags"] = lags.mean.expand(*batch, *lags.mean.shape[-2:])
+        state["lags_covariance"] = lags.covariance.expand(*batch, *lags.covariance.shape[-3:])
+        return y
 
     def _remember(self, state: State, v: Tensor | None, u_t: Tensor | None) -> None:
         if v is None or u_t is None:
@@ -252,10 +266,12 @@ class StateSpaceModel(Module):
         trials, num_steps = self._extent(u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
         z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))
-        emission = self.observation.bind(trajectory.transition.drift)
+        emission, memory = self.observation.bind(trajectory.transition.drift), self.observation.bind_memory()
         v = trajectory.effective_inputs
         mean = mean_if_any(emission, *_in_front(z, v))
-        return Simulation(z, _recording(emission, z, v).sample(), None if mean is None else mean.movedim(0, -2))
+        if mean is not None:
+            mean = mean.movedim(0, -2) if memory is None else roll(memory, mean.movedim(0, -2))
+        return Simulation(z, _recording(emission, memory, z, v).sample(), mean)
 
     def change_basis(self, matrix: Tensor) -> StateSpaceModel:
         """Return a copy with latents z' = `matrix` z and recordings of the same law; see `LowRankRNN.change_basis`."""
@@ -292,8 +308,15 @@ def next_mean(transition: Transition, state: State, u_t: Tensor | None) -> tuple
     return mean, transition.drift.next_input(v_before, state.get("raw_input", v_before), u_t)
 
 
-def _recording(emission: Emission, z: Tensor, v: Tensor | None) -> Recording:
-    return Recording(emission.distribution(*_in_front(z, v)))
+def recalled(memory: Memory, state: State) -> Lags:
+    """Return what is known of the last bins of each feature, `... x trials x features x order`."""
+    if "lags" not in state:
+        return memory.beginning(())
+    return Lags(state["lags"], state["lags_covariance"])
+
+
+def _recording(emission: Emission, memory: Memory | None, z: Tensor, v: Tensor | None) -> dist.TorchDistribution:
+    return recording_of(emission.distribution(*_in_front(z, v)), memory)
 
 
 def _in_front(z: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor | None]:

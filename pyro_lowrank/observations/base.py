@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pyro_lowrank.errors import NoMean, check_no_infinities, check_positive_int, check_sequence
 from pyro_lowrank.modules import Module, effectful
+from pyro_lowrank.observations.memory import Memory
 from pyro_lowrank.observations.readout import AffineMap, AffineReadout, Readout, UnitReadout
+from pyro_lowrank.observations.shared_noise import Precision
 
 
 class Emission(Protocol):
@@ -27,10 +29,21 @@ class Emission(Protocol):
 
 @dataclass(frozen=True)
 class AffineGaussian:
-    """What a locally optimal proposal needs: y ~ N(readout(z, v), diag(variance))."""
+    """What a locally optimal proposal needs: y ~ N(readout(z, v), diag(variance) + F F^T).
+
+    Attributes:
+        readout: the mean.
+        variance: of each feature's own noise, `features`.
+        factors: F, how noise that features share enters, `features x factors`; None if there is none.
+    """
 
     readout: AffineMap
     variance: Tensor
+    factors: Tensor | None = None
+
+    def precision(self, missing: Tensor | None) -> Precision:
+        """Return the inverse of the noise's covariance for each pattern of missing features, `... x features`."""
+        return Precision.of(self.variance, self.factors, missing)
 
 
 class Observation(Module):
@@ -78,6 +91,14 @@ class Observation(Module):
 
     def affine_gaussian(self, units: Any) -> AffineGaussian | None:
         """Return the observation model as an affine-Gaussian one, or None if it is none."""
+        return None
+
+    def bind_memory(self) -> Memory | None:
+        """Return what features remember of their own past, at the present parameter values; None for nothing.
+
+        What the other methods call observations are then innovations: what is left of the recording when its own past
+        has had its say.
+        """
         return None
 
     def attach(self, dynamics: Any) -> None:

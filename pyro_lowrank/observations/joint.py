@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_lowrank.errors import check_sequence, said_of
 from pyro_lowrank.modules import effectful
+from pyro_lowrank.observations.autoregressive import AutoregressiveMemory
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
 from pyro_lowrank.observations.curvature import Curvature, Curved
 from pyro_lowrank.observations.joint_distribution import JointDistribution
@@ -188,7 +189,21 @@ class JointObservation(Observation):
         readout = AffineMap(
             _join([r.weight for r in readouts], -2), input_weight, _join([r.bias for r in readouts], -1)
         )
-        return AffineGaussian(readout, _join([part.variance for part in parts], -1))
+        shared = None
+        if any(part.factors is not None for part in parts):
+            # Features of different parts share no noise.
+            shared = torch.block_diag(
+                *(
+                    part.variance.new_zeros(len(part.variance), 0) if part.factors is None else part.factors
+                    for part in parts
+                )
+            )
+        return AffineGaussian(readout, _join([part.variance for part in parts], -1), shared)
+
+    def bind_memory(self) -> AutoregressiveMemory | None:
+        """Return what features of all parts remember, at the present parameter values; None for nothing."""
+        memories: list[Any] = [part.bind_memory() for _, part in self._named_parts()]
+        return AutoregressiveMemory.joined(memories, self.sizes) if any(m is not None for m in memories) else None
 
     def check_data(self, y: Tensor) -> None:
         """Raise unless `y` is a recording that the parts can produce, naming the part that cannot."""

@@ -64,7 +64,9 @@ class StudentTObservation(GaussianObservation):
         rank: number of latents, for the affine readout.
         features: number of features.
         inputs: number of input channels that the affine readout sees.
-        noise: `"diagonal"`, one scale per feature, or `"scalar"`, one for all.
+        noise: `"diagonal"`, one scale per feature, or `"scalar"`, one for all; or `"autoregressive"`, of features that
+            remember their own past, as of `GaussianObservation`.
+        order: number of bins that they remember, 1 to 8; 1 if None.
         noise_scale: that scale before training, in the units of the recording.
         freedom: nu, the degrees of freedom before training, shared by all features; few mean many outliers.
         readout: used in place of the affine one.
@@ -90,6 +92,7 @@ class StudentTObservation(GaussianObservation):
         features: int | None = None,
         inputs: int = 0,
         noise: str = "diagonal",
+        order: int | None = None,
         noise_scale: float = 0.1,
         freedom: float = 4.0,
         readout: Readout | None = None,
@@ -101,6 +104,7 @@ class StudentTObservation(GaussianObservation):
             features=features,
             inputs=inputs,
             noise=noise,
+            order=order,
             noise_scale=noise_scale,
             readout=readout,
             dtype=dtype,

@@ -5,7 +5,6 @@ r"""The log density of paths of latents and of a recording, vectorised over time
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -56,30 +55,24 @@ def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likeliho
         return likelihood(data.seen, data.v, z).sum(-1).mean(0)
     # Time in front: the batch dims of sampled parameters line up with paths and trials.
     v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
-    y, missing = (None if x is None else x.movedim(1, 0).unsqueeze(1) for x in (data.seen.y, data.seen.missing))
-    assert y is not None
-    return Bin(Observed(y, missing), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).sum(0).mean(0)
+    return Bin(data.seen.time_in_front(), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).sum(0).mean(0)
 
 
 def _affine_gaussian(affine: AffineGaussian, seen: Observed, offset: Tensor, z: Tensor) -> Tensor:
     r"""Return the likelihood by the first two moments of the paths: nothing the size of paths x features is made.
 
-    .. math:: E |y - C z - d|^2 = |y - C E[z] - d|^2 + \mathrm{tr}(C\, \mathrm{Cov}[z]\, C^T)
+    .. math:: E |y - C z - d|_S^2 = |y - C E[z] - d|_S^2 + \mathrm{tr}(C^T S^{-1} C\, \mathrm{Cov}[z])
     """
     mean = z.mean(0)
     deviation = z - mean
     covariance = (deviation.unsqueeze(-1) * deviation.unsqueeze(-2)).mean(0).flatten(-2)
-    weight, variance = affine.readout.weight, affine.variance
-    outer = (weight.unsqueeze(-1) * weight.unsqueeze(-2)).flatten(-2)
+    weight, precision = affine.readout.weight, affine.precision(seen.missing)
     residual = seen.y - offset - mean @ weight.mT
     if seen.missing is not None:
         residual = residual.masked_fill(seen.missing, 0.0)
-        spread = ((seen.present / variance) @ outer * covariance).sum(-1)
-        normaliser = seen.present @ (2 * math.pi * variance).log()
-    else:
-        spread = covariance @ ((1 / variance) @ outer)
-        normaliser = (2 * math.pi * variance).log().sum(-1).expand(spread.shape)
-    return -0.5 * ((residual.square() @ (1 / variance)) + spread + normaliser).sum(-1)
+    spread = (precision.gram(weight).flatten(-2) * covariance).sum(-1)
+    found = -0.5 * (precision.weigh(residual)[1] + spread + precision.log_normaliser)
+    return (found if seen.log_volume is None else found + seen.log_volume).sum(-1)
 
 
 def log_proposal(pair: Pair, data: Sequences, z: Tensor, mean: Tensor, encoding: Encoding) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Guide, Proposal
-from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian, Emission
+from pyro_lowrank.observations.memory import Memory, Past, read
 from pyro_lowrank.observations.observed import Observed
 
 
@@ -26,6 +27,7 @@ class Pair:
         affine_gaussian: the emission as an affine-Gaussian one, or None if it is none.
         proposal: how particles are proposed.
         learns: whether the guide has parameters of its own to train.
+        memory: what features remember of their own past, or None.
     """
 
     transition: Transition
@@ -33,6 +35,7 @@ class Pair:
     affine_gaussian: AffineGaussian | None
     proposal: Proposal
     learns: bool
+    memory: Memory | None = None
 
     @classmethod
     def of(cls, model: StateSpaceModel, guide: Guide, *, through_proposal: bool = True) -> Pair:
@@ -47,11 +50,11 @@ class Pair:
         learns = any(parameter.requires_grad for parameter in guide.parameters())
         # A guide that learns nothing is run without gradients, or with those that pass through it.
         proposal = guide.bind(detached(bound) if learns and not through_proposal else bound)
-        return cls(bound.transition, bound.emission, bound.affine_gaussian, proposal, learns)
+        return cls(bound.transition, bound.emission, bound.affine_gaussian, proposal, learns, bound.memory)
 
     def read(self, y: Tensor, u: Tensor | None = None) -> Sequences:
         """Return whole sequences, `trials x time x ...`, as they are run on."""
-        return Sequences(Observed.of(y), None if u is None else self.transition.drift.effective_inputs(u), u)
+        return Sequences.of(self, y, u)
 
 
 def detached(value: Any) -> Any:
@@ -70,14 +73,27 @@ class Sequences:
     """A recording and its inputs.
 
     Attributes:
-        seen: the recording, `trials x time x features`.
+        seen: the recording, `trials x time x features`; its innovations where features remember their own past.
         v: effective inputs, `trials x time x inputs`, or None.
         u: raw inputs, likewise.
+        past: the recording of features that remember, or None.
     """
 
     seen: Observed
     v: Tensor | None
     u: Tensor | None
+    past: Past | None = None
+
+    @classmethod
+    def of(cls, model: Pair | BoundModel, y: Tensor, u: Tensor | None) -> Sequences:
+        """Return a recording as a model sees it, and its inputs, `trials x time x ...`."""
+        seen, past = read(model.memory, y)
+        return cls(seen, None if u is None else model.transition.drift.effective_inputs(u), u, past)
+
+    @property
+    def recording(self) -> Observed:
+        """The recording as it came."""
+        return self.seen if self.past is None else self.past.recording
 
     @property
     def shape(self) -> torch.Size:

@@ -12,6 +12,8 @@ from torch import Tensor
 from pyro_lowrank.dynamics.means import Mean
 from pyro_lowrank.dynamics.recurrence import Workspace
 from pyro_lowrank.guides.base import Bin, Encoding, LooksBack
+from pyro_lowrank.models.state_space import recalled
+from pyro_lowrank.observations.memory import Memory, innovations
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.pair import Pair, Sequences
@@ -89,8 +91,10 @@ class PlainKernel:
             else:
                 v = transition.drift.next_input(v_before, memory["raw_input"], u_t)
             remembered = {"input": v, "raw_input": u_t}
-        y, sequence = y_t.unsqueeze(-2), None if v is None else v.unsqueeze(-2)
-        now = Observed.of(y)
+        sequence = None if v is None else v.unsqueeze(-2)
+        seen, lags = _innovations(self.pair.memory, Observed.of(y_t), memory)
+        now = seen.as_sequence()
+        y = now.with_gaps
         if isinstance(proposal, LooksBack):
             lookback = proposal.online_lookback()
             recording = torch.cat([memory["recording"], y], -2) if "recording" in memory else y
@@ -101,7 +105,7 @@ class PlainKernel:
         else:
             encoding = proposal.encode(now, sequence, first=first)
         (slice_t,) = self._slices(now, sequence, memory.get("input"), encoding)
-        return slice_t, remembered
+        return slice_t, remembered | lags
 
     def _slices(self, seen: Observed, v: Tensor | None, v_before: Tensor | None, encoding: Encoding) -> list[Slice]:
         bins = seen.bins()
@@ -129,3 +133,12 @@ class PlainKernel:
         mean = self.mean(state["z"], slice_t.v_before)
         z, log_weights = self.propose(mean, slice_t.white, slice_t.bin, first=False)
         return {"z": z}, log_weights
+
+
+def _innovations(memory: Memory | None, seen: Observed, state: State) -> tuple[Observed, State]:
+    """Return the innovations of a time bin, `trials x features`, and what to remember of it."""
+    if memory is None:
+        return seen, {}
+    lags = recalled(memory, state)
+    after = memory.advance(lags, seen.y, seen.missing)
+    return innovations(memory, memory.outlook(lags), seen), {"lags": after.mean, "lags_covariance": after.covariance}

@@ -108,7 +108,8 @@ class BuiltInRun:
     def __post_init__(self) -> None:
         # A guide that learns looks at the recording with gradients; the filter looks at the same.
         known = self.pair.learns and not self.scheme.gradient.along_particles and torch.is_grad_enabled()
-        seen, v = self.data.seen, self.data.v
+        # Innovations have gradients of the model's parameters, which are none of the guide's business.
+        seen, v = self.data.seen.detached(), self.data.v
         self._encoding = self.pair.proposal.encode(seen, v, first=True) if known else None
         self.compiled = compiled_pair(self.pair, self.backend, with_inputs=self.data.v is not None)
         self._loops = self.compiled
@@ -193,6 +194,9 @@ class BuiltInRun:
         likelihood = (
             None if self._loops is None or self._loops.likelihood is None else self._loops.likelihood.along_paths
         )
+        if self.data.past is not None:
+            # It takes the data for constants, and innovations are none.
+            likelihood = None
         mean = partial(self._mean_along, known=paths.means)
         found = log_joint(self.pair, self.data, paths.z, mean, likelihood)
         if self._encoding is None:

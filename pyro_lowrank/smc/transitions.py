@@ -42,8 +42,8 @@ class BuiltInTransitions:
 
     def kept(self) -> BuiltInTransitions:
         """Return a copy of what training may change afterwards."""
-        transition, emission = copy.deepcopy((self.transition, self.emission))
-        return replace(self, transition=transition, emission=emission)
+        transition, emission, past = copy.deepcopy((self.transition, self.emission, self.data.past))
+        return replace(self, transition=transition, emission=emission, data=replace(self.data, past=past))
 
     @cached_property
     def _mean(self) -> Mean:

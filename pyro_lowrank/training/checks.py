@@ -26,6 +26,8 @@ def check_data(
     y, u = unpack("y", model, y, u)
     _check_sequences("y", model, guide, y, u)
     warn_of_silence(y)
+    if isinstance(model, StateSpaceModel):
+        _check_memory(model, y)
     if held_out is None:
         if held_out_inputs is not None:
             raise ValueError("`held_out_inputs` came without `held_out`.")
@@ -50,6 +52,17 @@ def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tens
         raise said_of(error, f"In `{name}`: {error}") from error
     if not observed_bins(y).any():
         raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
+
+
+def _check_memory(model: StateSpaceModel, y: Tensor) -> None:
+    """Raise if features remember further back than any trial reaches: nothing would tell how."""
+    with torch.no_grad():
+        memory = model.observation.bind_memory()
+    if memory is not None and memory.order >= y.shape[1]:
+        raise ValueError(
+            f"Features remember `order`={memory.order} time bins, and the longest trial has {y.shape[1]}: pass longer "
+            "trials, or a lower order."
+        )
 
 
 def _check_any(y: Tensor, u: Tensor | None, parameters: Iterable[Tensor]) -> None:

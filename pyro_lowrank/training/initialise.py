@@ -17,9 +17,13 @@ from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
+from pyro_lowrank.observations.levinson import partials_of_data
+from pyro_lowrank.observations.memory import read
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.observations.scalar import ScalarObservation
 from pyro_lowrank.parameters import is_as_drawn
+from pyro_lowrank.training.factors import factor_analysis, slowest_first
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.standardise import Standardisation
 from pyro_lowrank.training.tensors import Trials, unpack
@@ -38,9 +42,14 @@ def initialise_from_data(
 
     so that the latents have unit variance; the observation noise is what the components leave over (if there are as
     many latents as features: a hundredth of the variance), and the transition noise what the network, with its random
-    weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`. For counts, for zeros and ones, and for
-    any `ScalarObservation`, the bias of the readout makes the means those of the recording, and the weight of an affine
-    readout has latents of unit variance explain how features covary from one time bin to the next.
+    weights, fails to predict of :math:`\hat z_{t+1}` from :math:`\hat z_t`. With `noise_factors` a factor analysis
+    takes the place of the components: its slowest factors are read out, the others are shared noise. Where features
+    remember their own past, each one's autoregression comes first (Burg's method), and all this is done with the
+    innovations.
+
+    For counts, for zeros and ones, and for any `ScalarObservation`, the bias of the readout makes the means those of
+    the recording, and the weight of an affine readout has latents of unit variance explain how features covary from one
+    time bin to the next.
 
     Recurrent weights are left as they were drawn, or shrunk where the latents would run away; frozen parameters are
     left alone. Of a `JointObservation` the only Gaussian part that reads all latents starts at its components, other
@@ -174,7 +183,7 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
         _set(observation.readout, "bias", observation.predictor_of_mean(mean))
     elif isinstance(observation, GaussianObservation):
         _set(observation.readout, "bias", mean)
-        variance, smallest = _variances(data)
+        variance, smallest = _variances(_remembered(observation, data, mean))
         _set_noise(observation, variance, smallest=smallest)
     else:
         raise TypeError(f"Only built-in observation models start at the data, got {observation!r}.")
@@ -189,10 +198,15 @@ def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: T
         start_at_means(observation, data)
         return
     mean = data.nanmean((0, 1)).nan_to_num(nan=0.0)
+    data = _remembered(observation, data, mean)
     centred = torch.where(data.isnan(), 0.0, data - mean)
     weight, z = _principal_components(centred, dynamics.rank)
-    _set_readout(observation, dynamics, weight, mean)
     residual, variance = (x.flatten(0, 1).square().mean(0) for x in (centred - z @ weight.mT, centred))
+    # Innovations are mostly each feature's own, which components would mix with what is shared.
+    analysed = observation.num_noise_factors or observation.autoregression is not None
+    if analysed and dynamics.rank < data.shape[-1]:
+        weight, z, residual = _start_at_factors(observation, dynamics.rank, centred)
+    _set_readout(observation, dynamics, weight, mean)
     # As many latents as features leave nothing over, which tells nothing; from no noise a training hardly comes away.
     residual = 0.01 * variance if dynamics.rank >= len(variance) else residual
     _set_noise(observation, residual, smallest=_variances(data)[1])
@@ -217,6 +231,36 @@ def _start_at_covariances(observation: ScalarObservation, dynamics: Dynamics, da
     _set(dynamics, "noise_scale", by_kind[dynamics.noise_kind](noise.expand(dynamics.rank)))
 
 
+def _remembered(observation: GaussianObservation, data: Tensor, mean: Tensor) -> Tensor:
+    """Set what features remember of their own past; return their innovations, or the data if they remember nothing."""
+    memory = observation.autoregression
+    if memory is None:
+        return data
+    _set(observation.readout, "bias", mean)
+    seen = Observed.of(data)
+    _set(memory, "partial_autocorrelations", partials_of_data(seen.y - mean, seen.missing, memory.order).to(data))
+    found, _ = read(memory.bind(mean), data)
+    return found.with_gaps
+
+
+def _start_at_factors(observation: GaussianObservation, rank: int, centred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Set what noise is shared; return loadings and scores of latents, and the variance of each feature's own noise.
+
+    Of the factors that features share the slowest are latents, and the others noise.
+    """
+    rows = centred.flatten(0, 1).double()
+    features, most = rows.shape[1], observation.num_noise_factors
+    found = factor_analysis(rows.mT @ rows / len(rows), max(rank, min(rank + most, features - 1)))
+    scores = found.scores(centred.double())
+    rotation = slowest_first(scores)
+    loadings, scores = found.loadings @ rotation, scores @ rotation
+    # Columns that are left over, where there are hardly more features than latents, stay zero.
+    shared = torch.nn.functional.pad(loadings[:, rank:], (0, most - (loadings.shape[1] - rank)))
+    _set(observation, "noise_factors", shared.to(centred.dtype))
+    weight, z, variance = (x.to(centred.dtype) for x in (loadings[:, :rank], scores[..., :rank], found.variance))
+    return weight, z, variance
+
+
 def _reads_some_latents(observation: GaussianObservation) -> bool:
     return isinstance(observation.readout, AffineReadout) and observation.readout.latents is not None
 
@@ -237,7 +281,7 @@ def _variances(data: Tensor) -> tuple[Tensor, Tensor]:
 def _set_noise(observation: GaussianObservation, variance: Tensor, *, smallest: Tensor) -> None:
     # Features that are explained fully keep some noise.
     scale = observation.scale_of_variance(torch.maximum(variance, smallest))
-    _set(observation, "noise_scale", scale if observation.noise_kind == "diagonal" else scale.square().mean().sqrt())
+    _set(observation, "noise_scale", scale.square().mean().sqrt() if observation.noise_kind == "scalar" else scale)
 
 
 def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,8 @@ from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
+from pyro_lowrank.observations.levinson import partials_of_data
+from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.training.batches import Batch
 from pyro_lowrank.training.initialise import root_mean_square
@@ -45,8 +47,11 @@ def scales_of(model: nn.Module, data: Batch) -> dict[str, Tensor]:
         spread = y.new_ones(part.features)
         if isinstance(part, GaussianObservation):
             spread = _spread(y)
+            scales[f"{path}.readout.bias"] = spread
+            spread = spread * _left_over(part, y)
+            if part.num_noise_factors:
+                scales[f"{path}.noise_factors"] = spread.unsqueeze(-1)
         scales[f"{path}.readout.weight"] = spread.unsqueeze(-1)
-        scales[f"{path}.readout.bias"] = spread
         if size is not None and part.readout.num_inputs:
             scales[f"{path}.readout.input_weight"] = spread.unsqueeze(-1) / size
     return {f"model.{name}_unconstrained": scale for name, scale in scales.items() if bool((scale != 1).any())}
@@ -84,6 +89,15 @@ def warn_of_units(model: nn.Module, y: Tensor) -> None:
                 f"Feature {feature} of `y` spreads by {float(spread[feature]):.3g}, and {reason}: the fit may fail or "
                 f"learn next to nothing; {advice}."
             )
+
+
+def _left_over(observation: GaussianObservation, y: Tensor) -> Tensor:
+    """Return the share of each feature's spread that its own past does not tell, `features`."""
+    if observation.autoregression is None:
+        return y.new_ones(observation.features)
+    seen = Observed.of(y - y.nanmean((0, 1)))
+    partial = partials_of_data(seen.y, seen.missing, observation.autoregression.order)
+    return (1 - partial.square()).prod(-1).sqrt().to(y)
 
 
 def _is_trained(module: nn.Module, name: str, columns: tuple[int, ...]) -> bool:

@@ -19,7 +19,8 @@ class Standardisation:
     r"""The map :math:`y' = (y - m) / s` of each feature, and what it does to a model.
 
     One learning rate suits all features only where they are of one size. A model of y' is turned into the same model
-    of y exactly: :math:`C = s C',\ b = s b' + m,\ \sigma = s \sigma'`.
+    of y exactly: :math:`C = s C',\ b = s b' + m,\ \sigma = s \sigma'`, and
+    :math:`F = s F'` for noise that is shared.
 
     Args:
         mean: m, `features`, in the units of the recording.
@@ -69,7 +70,7 @@ class Standardisation:
         """
         readout: Any = getattr(observation, "readout", None)
         gaussian = isinstance(observation, GaussianObservation) and isinstance(readout, AffineReadout)
-        if not gaussian or (observation.noise_kind != "diagonal" and bool((self.scale != self.scale[:1]).any())):
+        if not gaussian or (observation.noise_kind == "scalar" and bool((self.scale != self.scale[:1]).any())):
             raise TypeError(
                 "Only a GaussianObservation with an affine readout and diagonal noise can be brought to other units, "
                 f"got {observation!r}."
@@ -80,5 +81,7 @@ class Standardisation:
             if readout.num_inputs:
                 readout.input_weight = scale.unsqueeze(-1) * readout.input_weight
             readout.bias = scale * readout.bias + mean
-            noise_scale = scale if observation.noise_kind == "diagonal" else scale[0]
+            noise_scale = scale[0] if observation.noise_kind == "scalar" else scale
             observation.noise_scale = noise_scale * observation.noise_scale
+            if observation.num_noise_factors:
+                observation.noise_factors = scale.unsqueeze(-1) * observation.noise_factors

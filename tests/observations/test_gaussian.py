@@ -89,7 +89,10 @@ def test_missing_entries_are_data_and_infinities_are_not() -> None:
         ({"rank": 2}, "Pass `rank` and `features` for an affine readout, or a `readout`; got rank=2, features=None"),
         ({"features": 3}, "Pass `rank` and `features` .* got rank=None, features=3"),
         ({"rank": 2, "features": 0}, "`features` must be at least 1, got features=0"),
-        ({"rank": 2, "features": 3, "noise": "full"}, "`noise` must be one of 'scalar', 'diagonal', got 'full'"),
+        (
+            {"rank": 2, "features": 3, "noise": "full"},
+            "`noise` must be one of 'scalar', 'diagonal', 'autoregressive', got 'full'",
+        ),
         ({"rank": 2, "features": 3, "noise_scale": -1.0}, "`noise_scale` must be finite and above zero"),
         (
             {"features": 3, "readout": plr.AffineReadout(rank=2, features=4)},

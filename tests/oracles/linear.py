@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -12,14 +13,20 @@ import pyro_lowrank as plr
 
 
 def linear_model(
-    *, rank: int = 2, features: int = 4, inputs: int = 0, dtype: torch.dtype = torch.float64, noise_scale: float = 0.5
+    *,
+    rank: int = 2,
+    features: int = 4,
+    inputs: int = 0,
+    dtype: torch.dtype = torch.float64,
+    noise_scale: float = 0.5,
+    **noise: Any,
 ) -> plr.StateSpaceModel:
     """Build a model that is linear, stable and has no symmetry a bug could hide behind."""
     dynamics = plr.LowRankRNN(
         rank=rank, units=7, activation="identity", inputs=inputs, decay=0.7, noise_scale=0.4, dtype=dtype
     )
     observation = plr.GaussianObservation(
-        rank=rank, features=features, inputs=inputs, noise_scale=noise_scale, dtype=dtype
+        rank=rank, features=features, inputs=inputs, noise_scale=noise_scale, dtype=dtype, **noise
     )
     model = plr.StateSpaceModel(dynamics, observation)
     with torch.no_grad():
@@ -63,7 +70,7 @@ def linear_system(model: plr.StateSpaceModel, num_steps: int, u: Tensor | None =
         initial_noise=d.initial_covariance,
         readout=o.readout.weight,
         readout_offset=v @ input_readout.mT + o.readout.bias,
-        readout_noise=torch.diag(o.noise_variance),
+        readout_noise=o.noise_covariance,
     )
 
 

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 
 import pyro_lowrank as plr
 from pyro_lowrank.guides.base import Guide
+from tests.builders import shaken
 from tests.oracles.linear import kalman_filter, linear_model
 from tests.smc.test_loop import incremental_log_weights
 
@@ -30,13 +31,17 @@ class Delegate:
 
 @pytest.mark.parametrize("guide_type", GUIDES)
 @pytest.mark.parametrize("inputs", [0, 2])
-def test_replayed_particles_get_equal_weights(guide_type: type[Guide], inputs: int) -> None:
+@pytest.mark.parametrize("noise", ["diagonal", "autoregressive"])
+def test_replayed_particles_get_equal_weights(guide_type: type[Guide], inputs: int, noise: str) -> None:
     """The plain path's particles, replayed through the model's and the guide's traces, weigh the same."""
     dynamics = plr.LowRankRNN(
         rank=2, units=9, inputs=inputs, input_filter=inputs > 0, activation="tanh", dtype=torch.float64
     )
-    observation = plr.GaussianObservation(rank=2, features=3, inputs=inputs, dtype=torch.float64)
-    model = plr.StateSpaceModel(dynamics, observation)
+    order = 2 if noise == "autoregressive" else None
+    observation = plr.GaussianObservation(
+        rank=2, features=3, inputs=inputs, noise=noise, order=order, dtype=torch.float64
+    )
+    model = plr.StateSpaceModel(dynamics, shaken(observation))
     guide = guide_type(model)
     u = torch.randn(4, 6, inputs, dtype=torch.float64) if inputs else None
     y = model.simulate(4, 6, u).y

@@ -41,6 +41,7 @@ EXPERIMENTS = (
     "eeg_ranks",
     "eeg_floors",
     "eeg_learning",
+    "eeg_memory",
     "premotor_reach",
     "premotor_delay",
     "premotor_generation",

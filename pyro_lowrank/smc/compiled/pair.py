@@ -90,6 +90,7 @@ class CompiledPair:
         if self.likelihood is None:
             return tables, no_features(data.seen.y)
         constant = tables.constant + array(self.likelihood.constant(data.seen))
+        constant = constant if data.seen.log_volume is None else constant + array(data.seen.log_volume)
         return tables._replace(constant=constant), self.likelihood.features(
             data.seen, data.v, with_aims=self.proposal.needs_curvature
         )

@@ -266,11 +266,7 @@ def propose_one_bin(
         white: standard normal numbers.
         first: whether it is the first bin of its trials.
     """
-    data = Sequences(
-        Observed(seen.y.unsqueeze(1), None if seen.missing is None else seen.missing.unsqueeze(1)),
-        None if v is None else v.unsqueeze(1),
-        None,
-    )
+    data = Sequences(seen.as_sequence(), None if v is None else v.unsqueeze(1), None)
     tables, features = compiled.arrays(data, first=first)
     trials = len(seen.y)
     draws = compiled.draws(white.unsqueeze(0), data.seen.recorded.mT, lambda: white.new_zeros(trials, 1, 0))

@@ -1,0 +1,59 @@
+"""What noise that remembers and noise that is shared cost: an optimiser step against one of white, independent noise.
+
+Run with `python -m pytest tests/benchmarks/test_memory.py -m benchmark -s`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import pyro_lowrank as plr
+from tests.benchmarks.test_optimiser_step import optimiser_step
+
+KINDS: dict[str, dict[str, Any]] = {
+    "white": {},
+    "autoregressive, order 4": {"noise": "autoregressive", "order": 4},
+    "8 noise factors": {"noise_factors": 8},
+    "both": {"noise": "autoregressive", "order": 4, "noise_factors": 8},
+}
+
+
+def milliseconds_of_work(steps: Sequence[Callable[[], object]], rounds: int = 25, in_a_row: int = 5) -> list[float]:
+    """Return the median time of each step that the process was at work: what others do on the machine is left out."""
+    for step in (*steps, *steps, *steps):
+        step()
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(rounds):
+        for step, taken in zip(steps, times, strict=True):
+            start = time.process_time()
+            for _ in range(in_a_row):
+                step()
+            taken.append(1e3 * (time.process_time() - start) / in_a_row)
+    return [statistics.median(taken) for taken in times]
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("particles", [10, 64])
+@pytest.mark.parametrize("gaps", [False, True], ids=["complete", "gaps"])
+def test_optimiser_step(particles: int, gaps: bool) -> None:
+    """10 trials x 50 bins x 64 features, rank 3, 512 units; with gaps one bin in a hundred is missing."""
+    torch.manual_seed(0)
+    y = torch.randn(10, 50, 64)
+    if gaps:
+        y[torch.rand(10, 50) < 0.01] = torch.nan
+    steps = []
+    for options in KINDS.values():
+        dynamics = plr.LowRankRNN(rank=3, units=512, activation="clipped_relu")
+        model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=3, features=64, **options))
+        guide = plr.OptimalGuide(model)
+        steps.append(optimiser_step(model, guide, y, particles, [*model.parameters()]))
+    times = milliseconds_of_work(steps)
+    print(f"\n{particles} particles, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name, ms in zip(KINDS, times, strict=True):
+        print(f"  {name:24s} {ms:6.2f} ms, {ms / times[0]:.2f} times white")
