@@ -46,7 +46,8 @@ def _exp_aim(count: Any, *parameters: Any) -> Any:
     return math.log(_target(count))
 
 
-_LINKS = {"softplus": Link(softplus_link, _softplus_aim), "exp": Link(exp_link, _exp_aim)}
+# So far above the data, in the log, an exponential rate counts as no larger, or its pull would end where it is held.
+_LINKS = {"softplus": Link(softplus_link, _softplus_aim), "exp": Link(exp_link, _exp_aim, reach=8.0)}
 
 
 def predictor_of_rate(link: str, rate: Tensor) -> Tensor:

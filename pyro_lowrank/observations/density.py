@@ -63,6 +63,7 @@ class ScalarDensity:
         information: Callable[..., Any] | None = None,
         aim: Callable[..., Any] | None = None,
         link: Callable[..., Any] | None = None,
+        reach: float | None = None,
         of_counts: bool = False,
     ) -> ScalarDensity:
         """Return that of functions of numbers.
@@ -74,6 +75,7 @@ class ScalarDensity:
                 `aim`; minus the second derivative, at least zero, if None.
             aim: of (y, *parameters), the eta at which y is most likely.
             link: of eta, what `log_density` and `information` take for x; eta itself if None.
+            reach: score and information are taken no farther above the aim.
             of_counts: whether the data are whole numbers from 0 on.
 
         Raises:
@@ -91,17 +93,23 @@ class ScalarDensity:
             curved = make("multiply", own, make("multiply", slope, slope))
         if aim is None and information is not None:
             return cls(names, density, score, curved, curved, None, False, of_counts)
-        there = {ETA: AIM}
         way = make("subtract", AIM, ETA)
         near = make("less", make("absolute", way), number(_NEAR))
-        rise = make("subtract", score, replace(score, there))
+        start = replace(score, {ETA: AIM})
+        if reach is not None:
+            farthest = make("add", AIM, number(reach))
+            held = {ETA: make("where", make("less", farthest, ETA), farthest, ETA)}
+            score, curved = replace(score, held), replace(curved, held)
+        rise = make("subtract", score, start)
         way = make("where", near, ONE, way)
         mean, steep = make("divide", rise, way), make("absolute", make("divide", score, way))
         # Where the likelihood flattens out far away, as one with heavy tails, the mean curvature may be negative.
         stiff = make("where", near, curved, make("where", make("less", ZERO, mean), mean, steep))
         deficit = make("absolute", make("multiply", score, way))
         is_over = make("less", number(_LARGEST_DEFICIT), deficit)
-        share = make("where", is_over, make("divide", number(_LARGEST_DEFICIT), deficit), ONE)
+        # What is not taken must be finite, or its gradient, times zero, is NaN.
+        large = make("where", is_over, deficit, ONE)
+        share = make("where", is_over, make("divide", number(_LARGEST_DEFICIT), large), ONE)
         score, curved, stiff = (make("multiply", share, each) for each in (score, curved, stiff))
         sought = None if aim is None else on_tensors(traced(aim, ["y", *names]), ["y", *names])
         return cls(names, density, score, curved, stiff, sought, True, of_counts)

@@ -30,10 +30,12 @@ class Link:
     Attributes:
         function: of eta, what the functions take for it.
         aim: of a family that has none, see `ScalarDensity.of`.
+        reach: likewise.
     """
 
     function: Callable[..., Any]
     aim: Callable[..., Any] | None = None
+    reach: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ class ScalarFamily:
             information=information,
             aim=through.aim if aim is None else aim,
             link=through.function,
+            reach=through.reach,
             of_counts=str(support) in (COUNTS, ZERO_OR_ONE),
         )
 

@@ -29,6 +29,11 @@ def log_softplus(x: Tensor) -> Tensor:
     return torch.where(x < _SMALLEST_SOFTPLUS, x, functional.softplus(x).clamp(min=smallest).log())
 
 
+def _exp(x: Tensor) -> Tensor:
+    # Saturated, as in compiled loops: infinity times zero would be NaN.
+    return x.clamp(max=math.log(torch.finfo(x.dtype).max) - 0.1).exp()
+
+
 def _log_softplus_slope(x: Tensor) -> Tensor:
     return (functional.logsigmoid(x) - log_softplus(x)).exp()
 
@@ -40,8 +45,9 @@ def _log_rising(x: Tensor, n: Tensor) -> Tensor:
 
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    **{each: getattr(torch, each) for each in ("exp", "expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "sign")},
+    **{each: getattr(torch, each) for each in ("expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "sign")},
     **{each: getattr(torch, each) for each in ("lgamma", "digamma", "erf", "absolute", "sin", "cos", "where")},
+    "exp": _exp,
     "trigamma": lambda x: torch.polygamma(1, x),
     "softplus": functional.softplus,
     "log_softplus": log_softplus,

@@ -51,7 +51,8 @@ def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likeliho
     affine = pair.affine_gaussian
     if affine is not None and affine.readout.weight.dim() == 2 and affine.readout.bias.dim() == 1:
         return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)
-    if likelihood is not None:
+    # Where features remember, the data that are left to be explained depend on parameters.
+    if likelihood is not None and data.seen.log_volume is None:
         return likelihood(data.seen, data.v, z).sum(-1).mean(0)
     # Time in front: the batch dims of sampled parameters line up with paths and trials.
     v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
