@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.gradients import ScoreFunctionGradient as ScoreFunctionGradient
     from pyro_lowrank.smc.gradients import StopGradient as StopGradient
     from pyro_lowrank.smc.resampling import MultinomialResampling as MultinomialResampling
+    from pyro_lowrank.smc.resampling import NoConditionalForm as NoConditionalForm
     from pyro_lowrank.smc.resampling import NoResampling as NoResampling
     from pyro_lowrank.smc.resampling import Resampled as Resampled
     from pyro_lowrank.smc.resampling import Resampler as Resampler
@@ -100,6 +101,7 @@ _HOMES = {
     "MultinomialResampling": "smc.resampling",
     "NegativeBinomialObservation": "observations.negative_binomial",
     "NoCompiledForm": "errors",
+    "NoConditionalForm": "smc.resampling",
     "NoResampling": "smc.resampling",
     "Observation": "observations.base",
     "OptimalGuide": "guides.optimal",
