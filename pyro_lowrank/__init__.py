@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.gaussian import EKFEvidence as EKFEvidence
     from pyro_lowrank.infer.gaussian import ExtendedKalmanFilter as ExtendedKalmanFilter
     from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior as GaussianPosterior
+    from pyro_lowrank.infer.mcmc.particle_gibbs import ParticleGibbs as ParticleGibbs
+    from pyro_lowrank.infer.mcmc.pmmh import PMMH as PMMH
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
@@ -105,6 +107,8 @@ _HOMES = {
     "NoResampling": "smc.resampling",
     "Observation": "observations.base",
     "OptimalGuide": "guides.optimal",
+    "PMMH": "infer.mcmc.pmmh",
+    "ParticleGibbs": "infer.mcmc.particle_gibbs",
     "PathwiseGradient": "smc.gradients",
     "PiecewiseLinear": "piecewise",
     "PoissonObservation": "observations.poisson",

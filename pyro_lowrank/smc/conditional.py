@@ -17,11 +17,11 @@ from torch import Tensor
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.errors import check_same_type
 from pyro_lowrank.guides.base import Bin
+from pyro_lowrank.smc.joint import path_likelihood
 from pyro_lowrank.smc.loop import Particles, Scheme, resample, take
 from pyro_lowrank.smc.pair import Sequences
 from pyro_lowrank.smc.plain import PlainKernel, Slice
 from pyro_lowrank.smc.resampling import Resampler, State
-from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,22 @@ class ConditionalKernel:
         kernel: moves and weighs the others.
         reference: the path.
         data: the recording and its inputs.
-        backend: as of `SMCFilter`, for the density of the transition.
 
     References:
         Andrieu, Doucet and Holenstein (2010), J. R. Stat. Soc. B 72:269; Lindsten, Jordan and Schön (2014), J. Mach.
         Learn. Res. 15:2145; Chopin and Singh (2015), Bernoulli 21:1855.
     """
 
-    def __init__(self, kernel: PlainKernel, reference: Reference, data: Sequences, backend: str) -> None:
+    def __init__(self, kernel: PlainKernel, reference: Reference, data: Sequences) -> None:
         self.kernel = kernel
         self.num_particles, self.batch_dims = kernel.num_particles, kernel.batch_dims
+        transition = kernel.pair.transition
         self._path = reference.z.unbind(1)
         self._samples_ancestors = reference.ancestor_sampling
-        self._transitions = BuiltInTransitions.of(kernel.pair, data, backend)
+        self._seen = path_likelihood(kernel.pair, data, reference.z.unsqueeze(0))[0].unbind(-1)
+        self._inverse = torch.linalg.inv(transition.noise.scale_tril).mT.contiguous()
+        self._log_scale = transition.noise.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        self._inputs = [data.v_at(time) for time in range(data.shape[1])]
         self._time = 0
         # Any place is as likely as any other: the law of some schemes depends on the order of the particles.
         self.pinned = torch.randint(self.num_particles, data.shape[:1], device=reference.z.device)
@@ -132,43 +135,46 @@ class ConditionalKernel:
         """Propose and weigh the first latents, one of which is the path's."""
         transition = self.kernel.pair.transition
         state, log_weights = self.kernel.init(slice_t)
-        mean = transition.first_mean(slice_t.bin.v).expand_as(self._path[0])
-        return self._pin(state, log_weights, transition.initial_noise, mean.unsqueeze(0), slice_t.bin)
+        mean = transition.first_mean(slice_t.bin.v).expand_as(self._path[0]).unsqueeze(0)
+        density = transition.initial_noise.log_prob(self._path[0].unsqueeze(0) - mean)
+        return self._pin(state["z"], log_weights, transition.initial_noise, mean, density, slice_t.bin)
 
     def step(self, state: State, slice_t: Slice) -> tuple[State, Tensor]:
-        """Propose and weigh the next latents, one of which is the path's."""
+        """Propose and weigh the next latents, one of which is the path's; the state holds their means."""
         self._time += 1
-        before = take(state["z"], self.pinned.unsqueeze(0), self.batch_dims)
-        mean = self.kernel.pair.transition.mean(before, slice_t.v_before)
-        state, log_weights = self.kernel.step(state, slice_t)
-        return self._pin(state, log_weights, self.kernel.pair.transition.noise, mean, slice_t.bin)
+        z, log_weights = self.kernel.propose(state["mean"], slice_t.white, slice_t.bin, first=False)
+        place = self.pinned.unsqueeze(0)
+        mean, density = take(state["mean"], place, self.batch_dims), state["density"].gather(0, place)
+        return self._pin(z, log_weights, self.kernel.pair.transition.noise, mean, density, slice_t.bin)
 
     def _pin(
-        self, state: State, log_weights: Tensor, noise: GaussianNoise, mean: Tensor, bin_t: Bin
+        self, z: Tensor, log_weights: Tensor, noise: GaussianNoise, mean: Tensor, density: Tensor, bin_t: Bin
     ) -> tuple[State, Tensor]:
-        """Put the path's latent in its place, with its weight."""
-        pair, z = self.kernel.pair, self._path[self._time].unsqueeze(0)
-        proposed = pair.proposal.distribution(noise, mean, bin_t.encoding).log_prob(z)
-        weight = bin_t.log_likelihood(pair.emission, z) + noise.log_prob(z - mean) - proposed
+        """Put the path's latent in its place, with its weight; `density` is that of its transition."""
+        latent = self._path[self._time].unsqueeze(0)
+        proposed = self.kernel.pair.proposal.distribution(noise, mean, bin_t.encoding).log_prob(latent)
+        weight = self._seen[self._time] + density - proposed
         place = self.pinned.unsqueeze(0)
-        latents = state["z"].scatter(0, place.unsqueeze(-1).expand_as(z), z)
-        return {**state, "z": latents}, log_weights.scatter(0, place, weight.to(log_weights.dtype))
+        latents = z.scatter(0, place.unsqueeze(-1).expand_as(latent), latent)
+        return {"z": latents}, log_weights.scatter(0, place, weight.to(log_weights.dtype))
 
     def succession(self, particles: Particles, scheme: Scheme, random: Tensor, batch_dims: int) -> Particles:
-        """Return the particles that go on, the pinned one among them."""
+        """Return the particles that go on, the pinned one among them, with the means of their next latents."""
+        mean = self.kernel.mean(particles.state["z"], self._inputs[self._time])
+        white = (self._path[self._time + 1] - mean) @ self._inverse
+        density = self.kernel.pair.transition.noise.standard_log_prob(white) - self._log_scale
         if self._samples_ancestors:
-            self.pinned = self._ancestor(particles)
+            self.pinned = self._ancestor(particles.log_weights + density)
         resampler = _Conditional(scheme.resampler, self.pinned)
-        chosen = resample(particles, replace(scheme, resampler=resampler), random, batch_dims)
+        moving = replace(particles, state={"mean": mean, "density": density})
+        chosen = resample(moving, replace(scheme, resampler=resampler), random, batch_dims)
         self.pinned = torch.where(chosen.resampled, resampler.pinned, self.pinned)
         return chosen
 
-    def _ancestor(self, particles: Particles) -> Tensor:
-        """Draw the particle that precedes the path's next latent, `trials`."""
-        after = {"z": self._path[self._time + 1].unsqueeze(0)}
-        logits = self._transitions.pairs(self._time, particles.state)(after)[0] + particles.log_weights.mT
-        cumulative = torch.softmax(logits, -1).cumsum(-1)
+    def _ancestor(self, logits: Tensor) -> Tensor:
+        """Draw the particle that precedes the path's next latent, `trials`, by log weights `particles x trials`."""
+        cumulative = torch.softmax(logits.mT, -1).cumsum(-1)
         uniform = torch.rand_like(cumulative[:, :1]) * cumulative[:, -1:]
         found = torch.searchsorted(cumulative, uniform, right=True).squeeze(-1).clamp(max=self.num_particles - 1)
         # Where no particle could have led there, by rounding, the path keeps its own past.
-        return torch.where(logits.isneginf().all(-1), self.pinned, found)
+        return torch.where(logits.isneginf().all(0), self.pinned, found)

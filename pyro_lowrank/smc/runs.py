@@ -163,7 +163,7 @@ class BuiltInRun:
             slices, store = kernel.slices(self.data, self._encoding), self.store or with_paths
             if self.reference is None:
                 return run_loop(kernel, slices, self.scheme, store=store)
-            pinned = ConditionalKernel(kernel, self.reference, self.data, self.backend)
+            pinned = ConditionalKernel(kernel, self.reference, self.data)
             return run_loop(pinned, slices, self.scheme, store=store, succession=pinned.succession)
         from pyro_lowrank.smc.compiled.run import run_compiled
 
