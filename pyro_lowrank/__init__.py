@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.mcmc.pmmh import PMMH as PMMH
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
+    from pyro_lowrank.models.priors import prior_table as prior_table
+    from pyro_lowrank.models.priors import with_priors as with_priors
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
@@ -137,8 +139,10 @@ _HOMES = {
     "load": "serialization",
     "load_smc_rnns": "interop.smc_rnns",
     "posterior_fixed_points": "dynamics.analysis",
+    "prior_table": "models.priors",
     "save": "serialization",
     "to_arviz": "export.posterior",
+    "with_priors": "models.priors",
 }
 
 __all__ = ["__version__", *_HOMES]
