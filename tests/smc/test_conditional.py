@@ -264,3 +264,23 @@ def test_models_of_the_users_own_are_told() -> None:
     smc = plr.SMCFilter(Delegate(model), Delegate(plr.OptimalGuide(model)), 6)
     with pytest.raises(ValueError, match="StateSpaceModel"):
         smc.run(y, reference=exact_draws(exact, chains=1))
+
+
+@pytest.mark.parametrize("freedom", [None, 3.0], ids=["gaussian", "heavy_tails"])
+def test_a_nonlinear_network_seen_through_counts(freedom: float | None) -> None:
+    """Of few particles, from draws of a filter of many: the same means and covariances."""
+    dynamics = plr.LowRankRNN(rank=2, units=8, noise="full", noise_scale=0.6, noise_freedom=freedom)
+    model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(rank=2, features=3))
+    y = model.simulate(1, 5).y.expand(4000, -1, -1).clone()
+    y[:, 2, 1] = torch.nan
+    z = plr.SMCFilter(model, plr.LaplaceGuide(model), 120, backend="plain").run(y).smooth(1)[0]
+    few = plr.SMCFilter(model, plr.BootstrapGuide(model), 4)
+    moved = z
+    for _ in range(4):
+        moved = few.run(y, reference=moved).smooth(1, method="genealogy")[0]
+    assert (moved != z).any(-1).double().mean() > 0.5
+    # Moments of second order of bounded functions, so that heavy tails have their central limit.
+    before, after = (each.flatten(1).double().tanh() for each in (z, moved))
+    features = [torch.cat([x, x[:, :-2] * x[:, 2:], x.square()], 1) for x in (before, after)]
+    error = (features[0].mean(0) - features[1].mean(0)) / ((features[0].var(0) + features[1].var(0)) / 4000).sqrt()
+    assert error.abs().max() < 4.5, error
