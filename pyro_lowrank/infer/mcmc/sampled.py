@@ -85,6 +85,9 @@ class Sampled:
         for parameter in (*self.program.parameters(), *its_guide.parameters()):
             # A constant: no entry of Pyro's parameter store, no gradient.
             parameter.requires_grad_(False)
+        # A density must not change from one look to the next, as it would with a user's dropout.
+        self.program.eval()
+        its_guide.eval()
         self.model, self.guide = copy.deepcopy((self.program, its_guide))
         self._init_strategy = init_strategy
         trace = self._trace({})

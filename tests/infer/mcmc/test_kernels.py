@@ -196,3 +196,26 @@ def test_how_often_the_first_latents_move_is_told() -> None:
     model = model_with_priors()
     mcmc = run(gibbs(model, None, 20, num_sweeps=2), *data(), num_samples=10)
     assert 0.5 < mcmc.diagnostics()["z_1 moved"]["chain 0"] <= 1.0
+
+
+class Own(plr.Dynamics):
+    """Dynamics of the user's own, with a plain torch module."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=2)
+        self.net = torch.nn.Linear(2, 2)
+
+    def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+        return 0.8 * z + 0.1 * torch.tanh(self.net(z))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_dynamics_of_the_users_own_are_sampled_without_a_warning(kernel: Any) -> None:
+    model = plr.StateSpaceModel(Own(), plr.GaussianObservation(rank=2, features=3))
+    y = model.simulate(2, 5).y
+    sampled = plr.with_priors(model, only=["observation.readout.bias"])
+    draws = run(kernel(sampled, plr.OptimalGuide(sampled), 10), y).get_samples()
+    assert draws["observation.readout.bias"].shape == (4, 3)
+    assert sampled.training
+    assert list(pyro.get_param_store().keys()) == []
