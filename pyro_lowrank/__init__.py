@@ -32,8 +32,12 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.gaussian import EKFEvidence as EKFEvidence
     from pyro_lowrank.infer.gaussian import ExtendedKalmanFilter as ExtendedKalmanFilter
     from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior as GaussianPosterior
+    from pyro_lowrank.infer.mcmc.particle_gibbs import ParticleGibbs as ParticleGibbs
+    from pyro_lowrank.infer.mcmc.pmmh import PMMH as PMMH
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
+    from pyro_lowrank.models.priors import prior_table as prior_table
+    from pyro_lowrank.models.priors import with_priors as with_priors
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.gradients import ScoreFunctionGradient as ScoreFunctionGradient
     from pyro_lowrank.smc.gradients import StopGradient as StopGradient
     from pyro_lowrank.smc.resampling import MultinomialResampling as MultinomialResampling
+    from pyro_lowrank.smc.resampling import NoConditionalForm as NoConditionalForm
     from pyro_lowrank.smc.resampling import NoResampling as NoResampling
     from pyro_lowrank.smc.resampling import Resampled as Resampled
     from pyro_lowrank.smc.resampling import Resampler as Resampler
@@ -103,9 +108,12 @@ _HOMES = {
     "MultinomialResampling": "smc.resampling",
     "NegativeBinomialObservation": "observations.negative_binomial",
     "NoCompiledForm": "errors",
+    "NoConditionalForm": "smc.resampling",
     "NoResampling": "smc.resampling",
     "Observation": "observations.base",
     "OptimalGuide": "guides.optimal",
+    "PMMH": "infer.mcmc.pmmh",
+    "ParticleGibbs": "infer.mcmc.particle_gibbs",
     "PathwiseGradient": "smc.gradients",
     "PiecewiseLinear": "piecewise",
     "PoissonObservation": "observations.poisson",
@@ -135,8 +143,10 @@ _HOMES = {
     "load": "serialization",
     "load_smc_rnns": "interop.smc_rnns",
     "posterior_fixed_points": "dynamics.analysis",
+    "prior_table": "models.priors",
     "save": "serialization",
     "to_arviz": "export.posterior",
+    "with_priors": "models.priors",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -104,7 +104,7 @@ def check_priors_are_handled(*modules: Any) -> None:
             return
     for module in modules:
         parts = module.named_modules() if isinstance(module, nn.Module) else ()
-        sampled = [f"{path}.{name}".removeprefix(".") for path, part in parts for name in _priors(part)]
+        sampled = [f"{path}.{name}".removeprefix(".") for path, part in parts for name in prior_names(part)]
         if sampled:
             raise ValueError(
                 f"{', '.join(sampled)} have priors (PyroSample), which a particle filter by itself would only draw "
@@ -114,7 +114,8 @@ def check_priors_are_handled(*modules: Any) -> None:
             )
 
 
-def _priors(part: nn.Module) -> Iterable[str]:
+def prior_names(part: nn.Module) -> Iterable[str]:
+    """Return the names of a module's own attributes that have priors (`PyroSample`)."""
     return part._pyro_samples if isinstance(part, PyroModule) else ()
 
 
@@ -125,7 +126,7 @@ def read_priors(*modules: Any) -> None:
     """
     for module in modules:
         for part in module.modules() if isinstance(module, nn.Module) else ():
-            for name in _priors(part):
+            for name in prior_names(part):
                 getattr(part, name)
 
 

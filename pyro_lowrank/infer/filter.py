@@ -19,6 +19,7 @@ from pyro_lowrank.models.state_space import StateSpaceModel, recalled
 from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
 from pyro_lowrank.observations.memory import Memory, Past
 from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.smc.conditional import Reference
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import FisherGradient
 from pyro_lowrank.smc.kernels import bind
@@ -225,21 +226,58 @@ class SMCFilter:
         return Past.after(memory, recording, recalled(memory, known)) if known else Past.of(memory, recording)
 
     @torch.no_grad()
-    def run(self, *args: Any, **kwargs: Any) -> SMCPosterior:
-        """Filter whole sequences, every tensor cut at its time dim -2: `run(y, u)`; the online state is left alone."""
+    def run(
+        self, *args: Any, reference: Tensor | None = None, ancestor_sampling: bool = True, **kwargs: Any
+    ) -> SMCPosterior:
+        r"""Filter whole sequences, every tensor cut at its time dim -2: `run(y, u)`; the online state is left alone.
+
+        With a reference the filter is a conditional one: a particle is pinned to that path, and a path drawn from the
+        result, `smooth(1, method="genealogy")[0]` or, by backward sampling, `smooth(1)[0]`, is the next state of a
+        Markov chain that keeps the smoothing distribution, :math:`p(z_{1:T} \mid y_{1:T})`, however few the particles
+        are (at least 2). The evidence of such a run is no unbiased estimate.
+
+        Args:
+            args: the data, as of the model.
+            reference: latents that one particle is pinned to, `trials x time x rank`; None for an ordinary filter.
+            ancestor_sampling: whether the past of the reference is drawn anew among all particles at each time bin;
+                without it, paths of the genealogy nearly always keep their early part.
+            kwargs: as `args`.
+
+        Raises:
+            SMCFailed: if all particles of a trial are dead, naming trial and time.
+            ValueError: if the data or the reference do not fit; if there is a reference and the backend is
+                `"compiled"`, the resampling has no conditional form, or the model is a user's own.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=2, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), observation)
+            >>> smc, y = SMCFilter(model, plr.OptimalGuide(model), 20), torch.randn(4, 10, 3)
+            >>> z = smc.run(y).smooth(1)[0]
+            >>> smc.run(y, reference=z).smooth(1, method="genealogy")[0].shape
+            torch.Size([4, 10, 2])
+
+        References:
+            Lindsten, Jordan and Schön (2014), J. Mach. Learn. Res. 15:2145.
+        """
         if isinstance(self.model, StateSpaceModel):
             self.model.check_data(*args, **kwargs)
+        pinned = None if reference is None else Reference(reference, ancestor_sampling)
+        transitions: BuiltInTransitions | ReplayedTransitions
         with own_values(self.model, self.guide):
             bound = self._bind()
-            transitions: BuiltInTransitions | ReplayedTransitions
             if isinstance(bound, Pair):
                 data, batch_dims = bound.read(*args, **kwargs), PlainKernel.batch_dims
-                history = BuiltInRun(bound, data, self.num_particles, self.scheme, self.backend, store=True).filter()
+                how = (self.num_particles, self.scheme, self.backend, True, pinned)
+                history = BuiltInRun(bound, data, *how).filter()
                 transitions = BuiltInTransitions.of(bound, data, self.backend).kept()
+            elif pinned is not None:
+                raise ValueError(f"A `reference` needs a StateSpaceModel and a built-in guide, got {self.model!r}.")
             else:
                 history = UsersRun(bound, (args, kwargs), self.scheme, self.backend, store=True).filter()
                 transitions, batch_dims = ReplayedTransitions(bound, bound.calls(*args, **kwargs)), bound.batch_dims
-        again = partial(self.run, *args, **kwargs)
+        again = partial(self.run, *args, reference=reference, ancestor_sampling=ancestor_sampling, **kwargs)
         return SMCPosterior.from_history(history, batch_dims, transitions, again)
 
     def _bind(self) -> Pair | EffectsKernel:

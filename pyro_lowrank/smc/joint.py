@@ -54,9 +54,14 @@ def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likeliho
     # Where features remember, the data that are left to be explained depend on parameters.
     if likelihood is not None and data.seen.log_volume is None:
         return likelihood(data.seen, data.v, z).sum(-1).mean(0)
+    return path_likelihood(pair, data, z).sum(-1).mean(0)
+
+
+def path_likelihood(pair: Pair, data: Sequences, z: Tensor) -> Tensor:
+    """Return log p(y_t | z_t) in nats along paths `paths x trials x time x rank`, `paths x trials x time`."""
     # Time in front: the batch dims of sampled parameters line up with paths and trials.
     v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
-    return Bin(data.seen.time_in_front(), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).sum(0).mean(0)
+    return Bin(data.seen.time_in_front(), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).movedim(0, -1)
 
 
 def _affine_gaussian(affine: AffineGaussian, seen: Observed, offset: Tensor, z: Tensor) -> Tensor:

@@ -261,9 +261,23 @@ def take(value: Tensor, ancestors: Tensor, batch_dims: int) -> Tensor:
     return taken.reshape(-1, *moved.shape[1:]).movedim(1, trial_dim)
 
 
-def advance(kernel: Kernel[SliceT], slice_t: SliceT, particles: Particles, scheme: Scheme, random: Tensor) -> Particles:
+class Succession(Protocol):
+    """Who goes on from one time bin to the next: `resample`, unless told otherwise."""
+
+    def __call__(self, particles: Particles, scheme: Scheme, random: Tensor, batch_dims: int) -> Particles:
+        """Return the particles that go on, with the weights they carry."""
+
+
+def advance(
+    kernel: Kernel[SliceT],
+    slice_t: SliceT,
+    particles: Particles,
+    scheme: Scheme,
+    random: Tensor,
+    succession: Succession = resample,
+) -> Particles:
     """Resample, move and weigh: the particles of the next time bin."""
-    chosen = resample(particles, scheme, random, kernel.batch_dims)
+    chosen = succession(particles, scheme, random, kernel.batch_dims)
     state, log_increments = kernel.step(chosen.state, slice_t)
     if log_increments.shape != chosen.log_weights.shape:
         raise ValueError(
@@ -287,7 +301,14 @@ def without_gradients(particles: Particles) -> Particles:
     return replace(particles, state=state, log_weights=particles.log_weights.detach())
 
 
-def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *, store: bool) -> History:
+def run_loop(
+    kernel: Kernel[SliceT],
+    slices: Sequence[SliceT],
+    scheme: Scheme,
+    *,
+    store: bool,
+    succession: Succession = resample,
+) -> History:
     """Run the particle filter over whole sequences.
 
     Args:
@@ -295,6 +316,7 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
         slices: what it needs of the data, one per time bin.
         scheme: when and how to resample.
         store: keep the particles, weights and ancestors of every time bin, not only of the last.
+        succession: who goes on from one time bin to the next.
 
     Raises:
         SMCFailed: if all particles of a trial are dead, naming trial and time.
@@ -308,7 +330,7 @@ def run_loop(kernel: Kernel[SliceT], slices: Sequence[SliceT], scheme: Scheme, *
     for t, (slice_t, random_t) in enumerate(zip(slices[1:], random, strict=True), start=1):
         if scheme.cut_every is not None and t % scheme.cut_every == 0:
             particles = without_gradients(particles)
-        particles = advance(kernel, slice_t, particles, scheme, random_t)
+        particles = advance(kernel, slice_t, particles, scheme, random_t, succession)
         bins.append(particles if store else replace(particles, state={}))
     history = History.of(bins, store=store)
     check_alive(history.increments, allow_dead=scheme.allow_dead)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics.means import Mean, compiled_mean
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Bin, LooksBack
+from pyro_lowrank.smc.conditional import ConditionalKernel, Reference, check_scheme
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.joint import log_joint, log_proposal
 from pyro_lowrank.smc.loop import History, Scheme, State, run_loop
@@ -92,9 +93,11 @@ class BuiltInRun:
         scheme: when and how to resample.
         backend: one of `BACKENDS`.
         store: keep the particles of every time bin.
+        reference: the path that one particle is pinned to, or None.
 
     Raises:
         NoCompiledForm: if the backend is `"compiled"` and there is none.
+        ValueError: if the path does not fit the data, or the scheme has no conditional form.
     """
 
     pair: Pair
@@ -103,9 +106,13 @@ class BuiltInRun:
     scheme: Scheme
     backend: str
     store: bool = False
+    reference: Reference | None = None
     compiled: CompiledPair | None = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.reference is not None:
+            self.reference.check(self.data, self.pair.transition.initial_mean)
+            check_scheme(self.scheme.resampler)
         # A guide that learns looks at the recording with gradients; the filter looks at the same.
         known = self.pair.learns and not self.scheme.gradient.along_particles and torch.is_grad_enabled()
         # Innovations have gradients of the model's parameters, which are none of the guide's business.
@@ -124,6 +131,8 @@ class BuiltInRun:
             return
         if self.data.seen.y.device.type != "cpu":
             raise NoCompiledForm(f"the data lie on {self.data.seen.y.device}")
+        if self.reference is not None:
+            raise NoCompiledForm("one particle is pinned to a reference path")
         gradient = self.scheme.gradient
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
@@ -152,8 +161,11 @@ class BuiltInRun:
     def _filter(self, *, with_paths: bool) -> History:
         kernel = PlainKernel(self.pair, self.num_particles, mean=self._mean())
         if self._loops is None:
-            slices = kernel.slices(self.data, self._encoding)
-            return run_loop(kernel, slices, self.scheme, store=self.store or with_paths)
+            slices, store = kernel.slices(self.data, self._encoding), self.store or with_paths
+            if self.reference is None:
+                return run_loop(kernel, slices, self.scheme, store=store)
+            pinned = ConditionalKernel(kernel, self.reference, self.data)
+            return run_loop(pinned, slices, self.scheme, store=store, succession=pinned.succession)
         from pyro_lowrank.smc.compiled.run import run_compiled
 
         white = kernel.draw_white(self.data.shape[1], self.data.shape[0])

@@ -84,3 +84,37 @@ def test_a_trial_of_dead_particles_leaves_the_others_alone(scheme: Resampler) ->
 
 def test_no_resampling_keeps_every_particle() -> None:
     assert NoResampling().ancestors(some_weights(8, 3, torch.float32), torch.empty(0, 3)) is None
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_ancestors_given_a_particle_drawn_by_its_weight_have_the_law_of_the_scheme(scheme: Resampler) -> None:
+    """The law of all ancestors, given that a particle survives, averages to the scheme's own over that particle."""
+    trials, num_particles = 200_000, 4
+    one = torch.tensor([[0.05], [0.5], [0.15], [0.3]], dtype=torch.float64)
+    log_weights = one.log().expand(-1, trials)
+    draws = [scheme.draw(1, num_particles, log_weights.shape[1:], dtype=torch.float64)[0] for _ in range(2)]
+    pinned = torch.multinomial(one[:, 0], trials, replacement=True)
+    found = scheme.conditional(log_weights, draws[0], pinned)
+    assert found is not None
+    ancestors, place = found
+    assert (ancestors.gather(0, place[None])[0] == pinned).all()
+    own = scheme.ancestors(log_weights, draws[1])
+    assert own is not None
+    digits = 4 ** torch.arange(num_particles)[:, None]
+    shares = [torch.bincount((each * digits).sum(0), minlength=256).double() / trials for each in (ancestors, own)]
+    error = (shares[0] - shares[1]).abs() / ((shares[0] + shares[1]) / trials + 1e-12).sqrt()
+    assert error.max() < 4.5
+    # Given all ancestors, any of those that the particle owns is its place.
+    for k in range(num_particles):
+        assert abs((place == k).double().mean() - 0.25) < 0.005
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+def test_a_pinned_particle_that_weighs_nothing_survives(scheme: Resampler, dtype: torch.dtype) -> None:
+    log_weights = torch.full((5, 300), -torch.inf, dtype=dtype)
+    log_weights[1] = 0.0
+    random = scheme.draw(1, 5, torch.Size((300,)), dtype=dtype)[0]
+    found = scheme.conditional(log_weights, random, torch.arange(300) % 5)
+    assert found is not None
+    ancestors, place = found
+    assert (ancestors.gather(0, place[None])[0] == torch.arange(300) % 5).all()

@@ -1,0 +1,1 @@
+"""Kernels for `pyro.infer.MCMC` that run a particle filter."""

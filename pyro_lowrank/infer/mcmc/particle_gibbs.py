@@ -1,0 +1,205 @@
+"""Particle Gibbs: latents by conditional sequential Monte Carlo, parameters given them by Hamiltonian Monte Carlo."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from pyro import poutine
+from pyro.infer.autoguide.initialization import init_to_sample
+from pyro.infer.mcmc import NUTS
+from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from pyro.infer.smcfilter import SMCFailed
+from torch import Tensor
+
+from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.infer.filter import SMCFilter
+from pyro_lowrank.infer.mcmc.sampled import STARTS, Sampled, Values, check_sampled, no_start, own_store
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.smc.conditional import check_scheme
+from pyro_lowrank.smc.resampling import Resampler
+
+SWEEPS = ("ancestor", "backward")
+
+
+class _GivenLatents:
+    """A model's program with its latents fixed to a path that changes from one sweep to the next."""
+
+    def __init__(self, program: StateSpaceModel, z: Tensor) -> None:
+        self.program, self.z = program, z
+
+    def __call__(self, y: Tensor, u: Tensor | None = None) -> Tensor:
+        with poutine.condition(data={"z": self.z}):
+            return self.program(y, u)
+
+
+class ParticleGibbs(MCMCKernel):
+    r"""Kernel of `pyro.infer.MCMC` for the latents and the parameters with priors of a state-space model.
+
+    .. math::
+
+        z_{1:T} &\sim p(z_{1:T} \mid \theta, y_{1:T}) \quad \text{by conditional sequential Monte Carlo} \\
+        \theta &\sim p(\theta \mid z_{1:T}, y_{1:T}) \quad \text{by the no-U-turn sampler}
+
+    in turn, each by a step that leaves it invariant, so that the posterior of both is kept exactly, however few the
+    particles are. What has a prior (`PyroSample`) is sampled; parameters without one stay as they are when the run
+    starts. The mass matrix and step size of the second step are adapted in the warm-up.
+
+    The draws, `mcmc.get_samples()`, are the parameters by their Pyro site names, and the latents `"z"`, `trials x time
+    x rank`. Chains start from draws of the prior.
+
+    Args:
+        model: the model, some of whose parameters have priors.
+        guide: a guide made from it; the bootstrap one if None.
+        num_particles: number of particles, that pinned to the latents before included.
+        sweep: how the past of a path is drawn: `"ancestor"` sampling, or `"backward"` simulation.
+        num_sweeps: how often the latents are drawn before the parameters are.
+        resampler: how ancestors are drawn; systematic if None.
+        ess_threshold: trials resample when their effective sample size falls below this share of the particles.
+        target_accept_prob: of the steps for parameters.
+        full_mass: whether the mass matrix is dense.
+        max_tree_depth: of the no-U-turn sampler: at most 2 to that power gradients for one draw.
+        init_strategy: how chains start, one of those of `pyro.infer.autoguide.initialization`.
+        backend: `"plain"` tensor operations, or `"auto"`: the network's means compiled where they can be.
+
+    Raises:
+        TypeError: if the model or guide is not built in.
+        ValueError: if no parameter has a prior, the data do not fit the model, the resampling has no conditional form,
+            or no start can be found.
+
+    Example::
+
+        >>> import pyro, pyro.distributions as dist, pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.GaussianObservation(rank=1, features=3))
+        >>> y = model.simulate(num_trials=2, num_steps=10).y
+        >>> model.dynamics.decay = pyro.nn.PyroSample(dist.Beta(9.0, 1.0))
+        >>> kernel = ParticleGibbs(model, plr.OptimalGuide(model), num_particles=10)
+        >>> mcmc = pyro.infer.MCMC(kernel, num_samples=3, warmup_steps=2, disable_progbar=True)
+        >>> mcmc.run(y)
+        >>> {name: tuple(value.shape) for name, value in sorted(mcmc.get_samples().items())}
+        {'dynamics.decay': (3,), 'z': (3, 2, 10, 1)}
+
+    References:
+        Andrieu, Doucet and Holenstein (2010), J. R. Stat. Soc. B 72:269; Lindsten, Jordan and Schön (2014), J. Mach.
+        Learn. Res. 15:2145; Hoffman and Gelman (2014), ibid. 1593.
+    """
+
+    def __init__(
+        self,
+        model: StateSpaceModel,
+        guide: Any = None,
+        num_particles: int = 50,
+        *,
+        sweep: str = "ancestor",
+        num_sweeps: int = 1,
+        resampler: Resampler | None = None,
+        ess_threshold: float = 0.5,
+        target_accept_prob: float = 0.8,
+        full_mass: bool = False,
+        max_tree_depth: int = 10,
+        init_strategy: Callable[[Any], Any] = init_to_sample,
+        backend: str = "auto",
+    ) -> None:
+        self.guide = check_sampled(model, guide)
+        self.model = model
+        self.num_particles = check_positive_int("num_particles", num_particles, minimum=2)
+        self.sweep = check_choice("sweep", sweep, SWEEPS)
+        self.num_sweeps = check_positive_int("num_sweeps", num_sweeps)
+        check_choice("backend", backend, ("auto", "plain"))
+        self._filter_options: dict[str, Any] = {
+            "resampler": resampler,
+            "ess_threshold": ess_threshold,
+            "backend": backend,
+        }
+        check_scheme(self._filter(model, self.guide).scheme.resampler)
+        self._nuts_options: dict[str, Any] = {
+            "target_accept_prob": target_accept_prob,
+            "full_mass": full_mass,
+            "max_tree_depth": check_positive_int("max_tree_depth", max_tree_depth),
+        }
+        self._init_strategy = init_strategy
+        self._initial_params: Values | None = None
+        self.transforms: dict[str, Any] | None = None
+        super().__init__()
+
+    def _filter(self, model: Any, guide: Any) -> SMCFilter:
+        return SMCFilter(model, guide, self.num_particles, **self._filter_options)
+
+    def setup(self, warmup_steps: int, y: Tensor, u: Tensor | None = None) -> None:
+        """Find where the chain starts: parameters by `init_strategy`, latents by a filter there."""
+        self.model.check_data(y, u)
+        self._data = (y, u)
+        with own_store():
+            self._sampled = Sampled(self.model, self.guide, self._init_strategy)
+            self.transforms = dict(self._sampled.transforms)
+            self._smc = self._filter(self._sampled.model, self._sampled.guide)
+            theta, z = self._start()
+            self._given = _GivenLatents(self._sampled.program, z)
+            self._nuts = NUTS(self._given, **self._nuts_options)
+            self._nuts.initial_params = theta
+            self._nuts.setup(warmup_steps, y, u)
+        self._initial_params = {**theta, "z": z}
+        self._moved, self._draws, self._warmup_steps = 0.0, 0, warmup_steps
+
+    def _start(self) -> tuple[Values, Tensor]:
+        """Return unconstrained parameters at which the filter lives, and latents there."""
+        given = self._initial_params
+        if given is not None:
+            self._sampled.check_start(given)
+        why: Exception | None = None
+        for _ in range(STARTS if given is None else 1):
+            theta = self._sampled.start() if given is None else {n: v for n, v in given.items() if n != "z"}
+            self._sampled.assign(theta)
+            try:
+                z = self._smc.run(*self._data).smooth(1)[0] if given is None or "z" not in given else given["z"]
+                if z.isfinite().all():
+                    return theta, z
+            except SMCFailed as failure:
+                why = failure
+        raise no_start(given, STARTS, why)
+
+    @property
+    def initial_params(self) -> Values | None:
+        """Where the chain starts: unconstrained parameters by name, and latents `"z"`."""
+        return self._initial_params
+
+    @initial_params.setter
+    def initial_params(self, params: Values) -> None:
+        self._initial_params = params
+
+    def sample(self, params: Values) -> Values:
+        """Draw the latents given the parameters, then these given the latents."""
+        theta = {name: value for name, value in params.items() if name != "z"}
+        with own_store():
+            self._sampled.assign(theta)
+            z = params["z"]
+            for _ in range(self.num_sweeps):
+                z = self._draw_latents(z)
+            self._draws += 1
+            first = (z[:, 0] != params["z"][:, 0]).any(-1).double().mean().item()
+            self._moved += (first - self._moved) / self._draws
+            self._given.z = z
+            # The density is another one now.
+            self._nuts.clear_cache()
+            theta = self._nuts.sample(theta)
+        return {**theta, "z": z}
+
+    def _draw_latents(self, z: Tensor) -> Tensor:
+        if self.sweep == "backward":
+            return self._smc.run(*self._data, reference=z, ancestor_sampling=False).smooth(1)[0]
+        return self._smc.run(*self._data, reference=z).smooth(1, method="genealogy")[0]
+
+    def logging(self) -> OrderedDict[str, str]:
+        """Return what is shown while it runs: step size, acceptance, how often the first latents move."""
+        return OrderedDict([*self._nuts.logging().items(), ("z_1 moved", f"{self._moved:.2f}")])
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return divergences and acceptance of the steps for parameters, and how often the first latents moved."""
+        return {**self._nuts.diagnostics(), "z_1 moved": self._moved}
+
+    def cleanup(self) -> None:
+        """Forget the chain."""
+        self._initial_params = None
+        for name in ("_data", "_sampled", "_smc", "_given", "_nuts"):
+            self.__dict__.pop(name, None)

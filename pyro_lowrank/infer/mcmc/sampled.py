@@ -1,0 +1,162 @@
+"""A model some of whose parameters have priors: unconstrained values of these, their density, and the model there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
+from torch import Tensor, nn
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+
+from pyro_lowrank.errors import check_same_type
+from pyro_lowrank.guides.base import Guide
+from pyro_lowrank.guides.bootstrap import BootstrapGuide
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.modules import prior_names
+from pyro_lowrank.smc.kernels import is_built_in
+
+Values = dict[str, Tensor]
+
+STARTS = 100
+"""How many draws of the prior a chain may try to start from."""
+
+
+def no_start(given: Values | None, tries: int, why: Exception | None) -> ValueError:
+    """Return the error of a chain that has nowhere to start from."""
+    where = f"{tries} draws of the prior" if given is None else "the `initial_params`"
+    reason = "" if why is None else f" ({why})"
+    return ValueError(
+        f"No start was found: at {where} the particles of some trial died or went to infinity{reason}. Use more "
+        "particles, a guide that looks at the data, or narrower priors; or pass initial_params to MCMC (unconstrained "
+        "values)."
+    )
+
+
+def check_sampled(model: Any, guide: Any) -> Guide:
+    """Return the guide, the bootstrap one if None, or raise unless the pair can be sampled.
+
+    Raises:
+        TypeError: if the model or guide is none of the library's.
+        ValueError: if no parameter has a prior, or parameters of the guide have some.
+    """
+    if isinstance(model, StateSpaceModel) and guide is None:
+        guide = BootstrapGuide(model)
+    if not is_built_in(model, guide):
+        raise TypeError(
+            "`model` must be a StateSpaceModel and `guide` a built-in guide that was made from it, got "
+            f"{type(model).__name__} and {type(guide).__name__}."
+        )
+    if not any(prior_names(part) for part in model.modules()):
+        raise ValueError(
+            "No parameter of the model has a prior, so that nothing but the latents would be sampled: give some one, "
+            "model.dynamics.decay = pyro.nn.PyroSample(dist.Beta(9., 1.)); or draw latents alone, SMCFilter(model, "
+            "guide, 100).run(y).smooth(100)."
+        )
+    named = sorted(name for part in guide.modules() for name in prior_names(part))
+    if named:
+        raise ValueError(f"Parameters of a guide have no posterior, and {named} of this one have priors: fix them.")
+    assert isinstance(guide, Guide)
+    return guide
+
+
+class Sampled:
+    """A model's parameters with priors, by the names of their Pyro sites; all other parameters stay as they are now.
+
+    Attributes:
+        program: a copy of the model, with its priors; its other parameters are constants.
+        model: a copy of the model whose parameters have the values given to `assign`, and no priors.
+        guide: of that copy.
+        transforms: from the constrained to the unconstrained values of each parameter.
+
+    Args:
+        model: the model.
+        guide: its guide.
+        init_strategy: how `start` draws, one of those of `pyro.infer.autoguide.initialization`.
+    """
+
+    def __init__(self, model: StateSpaceModel, guide: Guide, init_strategy: Callable[[Any], Any]) -> None:
+        self.program, its_guide = copy.deepcopy((model, guide))
+        for parameter in (*self.program.parameters(), *its_guide.parameters()):
+            # A constant: no entry of Pyro's parameter store, no gradient.
+            parameter.requires_grad_(False)
+        # A density must not change from one look to the next, as it would with a user's dropout.
+        self.program.eval()
+        its_guide.eval()
+        self.model, self.guide = copy.deepcopy((self.program, its_guide))
+        self._init_strategy = init_strategy
+        trace = self._trace({})
+        self.transforms: dict[str, Transform] = {}
+        like = next(model.parameters(), None)
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site["is_observed"]:
+                continue
+            if site["fn"].support.is_discrete:
+                raise ValueError(f"{name!r} has a discrete prior, {site['fn']}: only continuous ones are sampled.")
+            if like is not None:
+                check_same_type(f"A draw of the prior of {name}", site["value"], like)
+            self.transforms[name] = biject_to(site["fn"].support).inv
+        self._homes: dict[str, tuple[nn.Module, str]] = {}
+        for path, part in self.program.named_modules():
+            for attribute in prior_names(part):
+                name = part._pyro_get_fullname(attribute)
+                if name not in trace.nodes:
+                    raise ValueError(f"{name!r} has a prior, and the model does not read it: remove the prior.")
+                copied = self.model.get_submodule(path)
+                value = trace.nodes[name]["value"].detach().clone()
+                setattr(copied, attribute, nn.Parameter(value, requires_grad=False))
+                self._homes[name] = copied, attribute
+
+    def _trace(self, values: Mapping[str, Tensor]) -> Any:
+        """Run the priors, with some of their values given."""
+        return poutine.trace(poutine.condition(self.program.bind, data=dict(values))).get_trace()
+
+    @torch.no_grad()
+    def start(self) -> Values:
+        """Draw unconstrained values to start from."""
+        trace = poutine.trace(InitMessenger(self._init_strategy)(self.program.bind)).get_trace()
+        return {name: transform(trace.nodes[name]["value"]) for name, transform in self.transforms.items()}
+
+    def constrained(self, unconstrained: Mapping[str, Tensor]) -> Values:
+        """Return the values that unconstrained ones stand for."""
+        return {name: transform.inv(unconstrained[name]) for name, transform in self.transforms.items()}
+
+    @torch.no_grad()
+    def assign(self, unconstrained: Mapping[str, Tensor]) -> None:
+        """Give the parameters of `model` these values; what depends on them follows."""
+        trace = self._trace(self.constrained(unconstrained))
+        for name, (part, attribute) in self._homes.items():
+            part._parameters[attribute].copy_(trace.nodes[name]["value"])  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def log_prior(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
+        """Return the log prior density of unconstrained values, in nats."""
+        values = self.constrained(unconstrained)
+        total = self._trace(values).log_prob_sum()
+        for name, transform in self.transforms.items():
+            total = total - transform.log_abs_det_jacobian(values[name], unconstrained[name]).sum()
+        return torch.as_tensor(total)
+
+    def check_start(self, given: Mapping[str, Tensor]) -> None:
+        """Raise unless starting values given by the user are those of all parameters, unconstrained.
+
+        Raises:
+            ValueError: if there are others, or they have other shapes.
+        """
+        expected = {name: tuple(value.shape) for name, value in self.start().items()}
+        found = {name: tuple(value.shape) for name, value in given.items() if name != "z"}
+        if found != expected:
+            raise ValueError(
+                f"`initial_params` must hold unconstrained values of the parameters with priors, {expected}, and may "
+                f"hold latents 'z', got {found}."
+            )
+
+
+def own_store() -> Any:
+    """Return a context in which Pyro's parameter store is empty: a kernel leaves nothing there, and reads nothing."""
+    return pyro.get_param_store().scope()
