@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import check_one_draw
 from pyro_lowrank.infer.posterior import SMCPosterior
+from pyro_lowrank.infer.remembered import RememberedBin, bin_arguments, copies
 from pyro_lowrank.models.state_space import StateSpaceModel, recalled
 from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
 from pyro_lowrank.observations.memory import Memory, Past
@@ -30,17 +30,6 @@ from pyro_lowrank.smc.replayed import ReplayedTransitions
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun, compiled_pair, online_kernel
 from pyro_lowrank.smc.transitions import BuiltInTransitions
-
-
-@dataclass(frozen=True)
-class _Bin:
-    """What an online filter remembers of one time bin: the particles, what it was given, and what it knew before."""
-
-    particles: Particles
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    slice: Any
-    memory: State
 
 
 class SMCFilter:
@@ -112,7 +101,7 @@ class SMCFilter:
         self._memory: State = {}
         self._log_evidence: Tensor | None = None
         self._time = 0
-        self._bins: deque[_Bin] = deque(maxlen=self.lag + 1)
+        self._bins: deque[RememberedBin] = deque(maxlen=self.lag + 1)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: of the built-in kernel, the parameters that `init` read."""
@@ -134,7 +123,7 @@ class SMCFilter:
         The model's parameters are read now, and used until the next `init`.
         """
         self._check_bin(args, kwargs)
-        args, kwargs = _copies(args, kwargs)
+        args, kwargs = copies(args, kwargs)
         self._clear()
         with own_values(self.model, self.guide):
             self._kernel = self._make_online_kernel()
@@ -142,7 +131,7 @@ class SMCFilter:
             slice_t = self._slice(args, kwargs)
             self._particles = start(self._kernel, slice_t)
         check_alive(self._particles.increment[None])
-        self._bins.append(_Bin(self._particles, args, kwargs, slice_t, known))
+        self._bins.append(RememberedBin(self._particles, args, kwargs, slice_t, known))
         self._log_evidence = self._particles.increment
 
     @torch.no_grad()
@@ -151,7 +140,7 @@ class SMCFilter:
         if self._particles is None or self._log_evidence is None:
             raise RuntimeError("Call `init` with the first time bin before `step`.")
         self._check_bin(args, kwargs)
-        args, kwargs = _copies(args, kwargs)
+        args, kwargs = copies(args, kwargs)
         like = self._particles.increment
         random = self.scheme.resampler.draw(1, self.num_particles, like.shape, dtype=like.dtype, device=like.device)
         with own_values(self.model, self.guide):
@@ -166,7 +155,7 @@ class SMCFilter:
         check_alive(particles.increment[None], first_time=self._time)
         self._particles = particles
         self._log_evidence = self._log_evidence + particles.increment
-        self._bins.append(_Bin(particles, args, kwargs, slice_t, known))
+        self._bins.append(RememberedBin(particles, args, kwargs, slice_t, known))
 
     @torch.no_grad()
     def posterior(self) -> SMCPosterior:
@@ -204,12 +193,12 @@ class SMCFilter:
         start = self._time + 1 - len(bins)
         return SMCPosterior.from_history(history, kernel.batch_dims, self._transitions(bins), start=start)
 
-    def _transitions(self, bins: list[_Bin]) -> BuiltInTransitions | ReplayedTransitions:
+    def _transitions(self, bins: list[RememberedBin]) -> BuiltInTransitions | ReplayedTransitions:
         kernel = self._kernel
         if isinstance(kernel, EffectsKernel):
             return ReplayedTransitions(kernel, [Call(each.args, each.kwargs) for each in bins])
         assert isinstance(kernel, PlainKernel)
-        y, u = zip(*(_bin_arguments(*each.args, **each.kwargs) for each in bins), strict=True)
+        y, u = zip(*(bin_arguments(*each.args, **each.kwargs) for each in bins), strict=True)
         v = [each.slice.bin.v for each in bins]
         data = Sequences(
             Observed.joined([each.slice.bin.seen for each in bins]),
@@ -297,14 +286,14 @@ class SMCFilter:
         if isinstance(self._kernel, EffectsKernel):
             return Call(args, kwargs)
         assert self._kernel is not None
-        y_t, u_t = _bin_arguments(*args, **kwargs)
+        y_t, u_t = bin_arguments(*args, **kwargs)
         slice_t, self._memory = self._kernel.next_slice(y_t, u_t, self._memory, first=self._particles is None)
         return slice_t
 
     def _check_bin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not isinstance(self.model, StateSpaceModel):
             return
-        y_t, u_t = _bin_arguments(*args, **kwargs)
+        y_t, u_t = bin_arguments(*args, **kwargs)
         for name, value in (("y_t", y_t), ("u_t", u_t)):
             if value is not None and value.dim() != 2:
                 raise ValueError(
@@ -395,16 +384,3 @@ class SMCFilter:
         self._memory = memory
         self._log_evidence, self._time = rest.pop("log_evidence"), int(rest.pop("time"))
         self._particles = Particles(state=state, **rest)
-
-
-def _copies(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Copy what came: a caller may read the next time bin into the same tensors, and steps look back at them."""
-
-    def copied(value: Any) -> Any:
-        return value.clone() if isinstance(value, Tensor) else value
-
-    return tuple(map(copied, args)), {name: copied(value) for name, value in kwargs.items()}
-
-
-def _bin_arguments(y_t: Tensor, u_t: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    return y_t, u_t

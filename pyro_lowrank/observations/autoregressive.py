@@ -261,9 +261,9 @@ class Autoregression(Module):
 
         >>> memory = Autoregression(features=2, order=2)
         >>> memory.set_coefficients(torch.tensor([[1.5, -0.8], [0.5, 0.0]]))
-        >>> memory.coefficients
+        >>> memory.coefficients.detach()
         tensor([[ 1.5000, -0.8000],
-                [ 0.5000,  0.0000]], grad_fn=<CatBackward0>)
+                [ 0.5000,  0.0000]])
 
     References:
         Barndorff-Nielsen and Schou (1973), J. Multivar. Anal. 3:408; Monahan (1984), Biometrika 71:403.

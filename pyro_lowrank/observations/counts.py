@@ -80,9 +80,7 @@ class CountObservation(ScalarObservation):
     ) -> None:
         super().__init__(rank=rank, features=features, inputs=inputs, readout=readout, dtype=dtype, device=device)
         self.link = check_choice("link", link, LINKS)
-
-    def _link(self) -> Link | None:
-        return _LINKS[self.link]
+        self._set_link(_LINKS[self.link])
 
     def predictor_of_mean(self, mean: Tensor) -> Tensor:
         """Return the readout at which the expected counts are `mean`, `features`."""

@@ -208,7 +208,12 @@ class ScalarEmission:
 
     def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the mean of the observation, `... x features`."""
-        return ScalarDistribution(self.family, self.readout(z, v), self.parameters).mean
+        eta = self.readout(z, v)
+        if self.family.expected is None:
+            return ScalarDistribution(self.family, eta, self.parameters).mean
+        # Without a distribution, which torch.compile does not see through.
+        (x,) = self.family.predictor(eta)
+        return self.family.expected(x, *self.parameters)[0].expand(eta.shape)
 
     def distribution(self, z: Tensor, v: Tensor | None = None) -> dist.TorchDistribution:
         """Return the distribution of the observation, with event shape `features`."""

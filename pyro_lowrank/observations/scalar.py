@@ -136,14 +136,16 @@ class ScalarObservation(ReadoutObservation):
                 parameter(torch.full(shape, declared.start, dtype=dtype, device=device), declared.constraint),
             )
         _check_class(type(self))
-
-    def _link(self) -> Link | None:
-        """Return what stands between the readout and the class's functions; None for nothing."""
-        return None
+        # Kept: `torch.compile` looks through what only a cache remembers.
+        self._family = _family_of(type(self), None)
 
     def family(self) -> ScalarFamily:
         """Return what all observation models of the class with this link share."""
-        return _family_of(type(self), self._link())
+        return self._family
+
+    def _set_link(self, link: Link) -> None:
+        """Put something between the readout and the class's functions."""
+        self._family = _family_of(type(self), link)
 
     def bind(self, units: Any) -> ScalarEmission:
         """Return the observation model at the present parameter values."""

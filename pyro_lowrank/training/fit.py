@@ -148,7 +148,6 @@ def fit(
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs)
-    warn_of_units(model, data.y)
     recipe = Recipe.of(
         data.y,
         guide,
@@ -159,23 +158,21 @@ def fit(
         learning_rate=learning_rate,
         final_learning_rate=final_learning_rate,
     )
-    num_steps = recipe.num_steps
-    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
+    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
-    file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), num_steps, resume)
+    file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     _tell(recipe.chosen, progress)
 
     def begin() -> None:
         if start_at_data and isinstance(model, StateSpaceModel):
             _tell(start(model, data.y, data.u), progress)
 
-    interrupted = _run(steps, file, begin, num_steps, evaluate_every, checkpoint_every, progress, callback)
-    kept = keep_best and steps.best.put_back()
+    interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
-        kept_step=steps.best.step if kept else len(steps.history),
-        num_steps=num_steps,
+        kept_step=steps.best.step if keep_best and steps.best.put_back() else len(steps.history),
+        num_steps=recipe.num_steps,
         interrupted=interrupted,
         checkpoint=None if file is None else file.path,
         seconds=time.perf_counter() - started,
@@ -194,6 +191,7 @@ def _steps(
     seed: int,
 ) -> Steps:
     """Return the steps of a fit, none of which is taken."""
+    warn_of_units(model, data.y)
     return Steps(
         model,
         guide,
