@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import check_one_draw
 from pyro_lowrank.infer.posterior import SMCPosterior
-from pyro_lowrank.infer.remembered import RememberedBin, bin_arguments, copies
+from pyro_lowrank.infer.remembered import FilteredBin, bin_arguments, copies
 from pyro_lowrank.models.state_space import StateSpaceModel, recalled
 from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
 from pyro_lowrank.observations.memory import Memory, Past
@@ -101,7 +101,7 @@ class SMCFilter:
         self._memory: State = {}
         self._log_evidence: Tensor | None = None
         self._time = 0
-        self._bins: deque[RememberedBin] = deque(maxlen=self.lag + 1)
+        self._bins: deque[FilteredBin] = deque(maxlen=self.lag + 1)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: of the built-in kernel, the parameters that `init` read."""
@@ -131,7 +131,7 @@ class SMCFilter:
             slice_t = self._slice(args, kwargs)
             self._particles = start(self._kernel, slice_t)
         check_alive(self._particles.increment[None])
-        self._bins.append(RememberedBin(self._particles, args, kwargs, slice_t, known))
+        self._bins.append(FilteredBin(self._particles, args, kwargs, slice_t, known))
         self._log_evidence = self._particles.increment
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class SMCFilter:
         check_alive(particles.increment[None], first_time=self._time)
         self._particles = particles
         self._log_evidence = self._log_evidence + particles.increment
-        self._bins.append(RememberedBin(particles, args, kwargs, slice_t, known))
+        self._bins.append(FilteredBin(particles, args, kwargs, slice_t, known))
 
     @torch.no_grad()
     def posterior(self) -> SMCPosterior:
@@ -193,7 +193,7 @@ class SMCFilter:
         start = self._time + 1 - len(bins)
         return SMCPosterior.from_history(history, kernel.batch_dims, self._transitions(bins), start=start)
 
-    def _transitions(self, bins: list[RememberedBin]) -> BuiltInTransitions | ReplayedTransitions:
+    def _transitions(self, bins: list[FilteredBin]) -> BuiltInTransitions | ReplayedTransitions:
         kernel = self._kernel
         if isinstance(kernel, EffectsKernel):
             return ReplayedTransitions(kernel, [Call(each.args, each.kwargs) for each in bins])

@@ -11,7 +11,7 @@ from pyro_lowrank.smc.loop import Particles, State
 
 
 @dataclass(frozen=True)
-class RememberedBin:
+class FilteredBin:
     """One time bin: the particles, what the filter was given, and what it knew before."""
 
     particles: Particles

@@ -19,7 +19,7 @@ from pyro_lowrank.scalars.trace import traced
 ETA = name("eta")
 """What is read from the latents, in the expressions of densities; what is recorded is `y`."""
 
-AIM = name("aim")
+AIM = name("_aim")
 """Where the data would have eta, see `aims`."""
 
 # So near to the data the mean curvature on the way there is the one here, and rounding would spoil it.
@@ -140,7 +140,7 @@ class ScalarDensity:
 
     @cached_property
     def _curvatures(self) -> Callable[..., tuple[Tensor, ...]]:
-        return on_tensors([self.score, self.information, self.stiffness], [*self.arguments, "aim"])
+        return on_tensors([self.score, self.information, self.stiffness], [*self.arguments, "_aim"])
 
     def aims(self, y: Tensor, *parameters: Tensor) -> Tensor:
         """Return where data would have eta, of the shape that they and the parameters broadcast to."""

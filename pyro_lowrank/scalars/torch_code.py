@@ -58,6 +58,11 @@ _SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "less": "
 _LOGICAL = {"and": "&", "or": "|"}
 
 
+def variable(name: str) -> str:
+    """Return what a name is called in code, where it must be no function's nor that of a step of the computation."""
+    return f"v_{name}"
+
+
 def lines_of(
     expressions: Sequence[Expression], write: Callable[[Expression, list[str]], str]
 ) -> tuple[list[str], list[str]]:
@@ -71,7 +76,7 @@ def lines_of(
     lines: list[str] = []
     for each in parts(*expressions):
         if each.operation == "name":
-            called[each] = str(each.content)
+            called[each] = variable(str(each.content))
             continue
         written = write(each, [called[argument] for argument in each.arguments])
         if each.operation == "number":
@@ -86,7 +91,8 @@ def function_of(source_name: str, arguments: Sequence[str], lines: Sequence[str]
     """Return the function with these lines of code."""
     body = "".join(f"    {line}\n" for line in [*lines, f"return {result}"])
     namespace = dict(names)
-    exec(compile(f"def {source_name}({', '.join(arguments)}):\n{body}", f"<{source_name}>", "exec"), namespace)
+    header = f"def {source_name}({', '.join(map(variable, arguments))}):\n"
+    exec(compile(f"{header}{body}", f"<{source_name}>", "exec"), namespace)
     return namespace[source_name]
 
 
@@ -134,7 +140,7 @@ def on_tensors(expressions: Sequence[Expression], arguments: Sequence[str]) -> C
         for each, text in zip(expressions, results, strict=True)
     ]
     names = {**_FUNCTIONS, "torch": torch}
-    lines = [f"like = {arguments[0]}", *lines]
+    lines = [f"like = {variable(arguments[0])}", *lines]
     found: Callable[..., tuple[Tensor, ...]] = function_of(
         "traced", arguments, lines, "(" + "".join(f"{each}, " for each in written) + ")", names
     )

@@ -276,6 +276,31 @@ def test_parameters_may_be_set_by_the_class_itself() -> None:
     assert_close(observation.distribution(z).log_prob(y), expected.detach().double())
 
 
+class Awkward(plr.ScalarObservation):
+    """Parameters may be called as functions, and as steps of the computation."""
+
+    exp = plr.FeatureParameter(0.5, constraints.positive)
+    t0 = plr.FeatureParameter(0.1)
+    like = plr.FeatureParameter(0.2, shared=True)
+
+    def log_density(y: Any, eta: Any, exp: Any, t0: Any, like: Any) -> Any:
+        return -math.exp(-exp) * (y - eta - t0 * like) ** 2
+
+
+def test_parameters_may_have_any_name() -> None:
+    observation = Awkward(rank=2, features=3, dtype=torch.float64)
+    model = plr.StateSpaceModel(network(torch.float64), observation)
+    y, z = torch.randn(4, 5, 3, dtype=torch.float64), torch.randn(4, 5, 2, dtype=torch.float64)
+    error = y - observation.readout.bind(None)(z) - observation.t0 * observation.like
+    expected = -(torch.exp(-observation.exp) * error**2).sum(-1)
+    assert_close(observation.distribution(z).log_prob(y).detach(), expected.detach())
+    found = []
+    for backend in ("compiled", "plain"):
+        torch.manual_seed(0)
+        found.append(plr.SMC_ELBO(8, backend=backend).log_evidence(model, plr.LaplaceGuide(model), y).detach())
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
 def test_counts_whose_mass_does_not_end_are_refused() -> None:
     family = ScalarFamily.of(
         lambda y, eta: -2 * math.log(y + 1), (), support=constraints.nonnegative_integer, origin=(lambda: family, ())

@@ -49,12 +49,12 @@ class Likelihood:
         # One expression for both is as good where it says the same of zero.
         self._constants = on_tensors(free[1:] if at_zero(free[1]) is free[0] else free, ["y", *names])
         targets = [*bound, density.score, density.stiffness, density.information]
-        alone, rest = hoisted(targets, lambda found: found <= set(names), "parameter")
+        alone, rest = hoisted(targets, lambda found: found <= set(names), "_parameter")
         self.num_parameters = len(alone)
         self._of_parameters = on_tensors(alone, ["y", *names]) if alone else None
-        arguments = [f"parameter{i}" for i in range(len(alone))]
+        arguments = [f"_parameter{i}" for i in range(len(alone))]
         self.at_zero, self.log_density = (split([each], arguments) for each in rest[:2])
-        self.curvature = split(rest[2:], [*arguments, "aim"])
+        self.curvature = split(rest[2:], [*arguments, "_aim"])
         by = [ETA, *map(name, arguments)]
         slopes = [[derivative(each, argument) for argument in by] for each in rest[:2]]
         self.gradient_at_zero, self.gradient = (split(each, arguments) for each in slopes)

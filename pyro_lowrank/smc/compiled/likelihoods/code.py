@@ -11,7 +11,7 @@ import numpy as np
 
 from pyro_lowrank.dynamics.compiled.arithmetic import alike, scalar
 from pyro_lowrank.scalars.expression import ZERO, Expression, make, name, names_in, parts, replace
-from pyro_lowrank.scalars.torch_code import function_of, lines_of
+from pyro_lowrank.scalars.torch_code import function_of, lines_of, variable
 from pyro_lowrank.smc.compiled.likelihoods.functions import FUNCTIONS
 
 Function = Callable[..., Any]
@@ -38,8 +38,8 @@ class Split:
 
 def split(expressions: Sequence[Expression], parameters: Sequence[str]) -> Split:
     """Return the functions that compute expressions of `y`, `eta` and parameters."""
-    once, rest = hoisted(expressions, lambda names: "eta" not in names, "known")
-    known = [f"known{i}" for i in range(len(once))]
+    once, rest = hoisted(expressions, lambda names: "eta" not in names, "_known")
+    known = [f"_known{i}" for i in range(len(once))]
     return Split(
         _compiled("prepare", ["y", *parameters], once),
         _compiled("finish", ["eta", *known], rest),
@@ -54,7 +54,7 @@ def hoisted(
     Args:
         expressions: to be split.
         is_known: of the names that a part depends on, whether it is known first.
-        prefix: of the names that the parts get, as in `known0`.
+        prefix: of the names that the parts get, as in `_known0`.
     """
     found: dict[Expression, Expression] = {}
     seen: set[Expression] = set()
@@ -75,7 +75,7 @@ def hoisted(
 
 
 def _compiled(called: str, arguments: Sequence[str], results: Sequence[Expression]) -> Function:
-    like = arguments[0]
+    like = variable(arguments[0])
     constants: dict[str, Any] = {}
 
     def write(each: Expression, texts: list[str]) -> str:
