@@ -124,19 +124,34 @@ def run(seed: int, settings: Settings) -> dict[str, float]:
     return row
 
 
+def _said(name: str) -> str:
+    """Return what a row of the picture is called."""
+    words = name.removeprefix("evidence_")
+    if words.startswith("of_"):
+        return words.removeprefix("of_")
+    frozen, words = words.startswith("frozen_"), words.removeprefix("frozen_")
+    number = words.partition("_")[0]
+    return f"network, {number} factors" + (", frozen" if frozen else "")
+
+
+def _named(kind: str) -> str:
+    """Return what a line of the picture is called."""
+    kinds = {"persistence": "the last bin", "own_past": "each channel's own past"}
+    return kinds.get(kind, f"network, {kind.partition('_')[0]} factors")
+
+
 def draw(figure, record: dict) -> None:
     """Draw evidence and errors of forecasts."""
     left, right = figure.subplots(1, 2)
     rows = record["rows"]
-    names = [name for name in rows[0] if name.startswith("evidence_")]
+    names = sorted((name for name in rows[0] if name.startswith("evidence_")), key=lambda name: rows[0][name])
     for place, name in enumerate(names):
-        left.scatter([row[name] for row in rows], [place] * len(rows), s=18, color="C0")
-    left.set(yticks=range(len(names)), yticklabels=[name.removeprefix("evidence_").replace("_", " ") for name in names])
-    # Independent channels, far below all others, would leave these no room.
-    left.set(xlabel="nats per held-out bin", xlim=(-25, None))
+        left.scatter([row[name] for row in rows], [place] * len(rows), s=18, color="0.5" if "_of_" in name else "C0")
+    left.set(yticks=range(len(names)), yticklabels=[_said(name) for name in names], xlabel="nats per held-out bin")
+    left.grid(axis="y", color="0.9")
     kinds = ["persistence", "own_past", *(f"{number}_factors" for number in record["settings"]["noise_factors"])]
     for kind in kinds:
         medians = [np.median([row[f"error_{kind}_{h}_bins"] for row in rows]) for h in HORIZONS]
-        right.plot(HORIZONS, medians, marker="o", ms=3, label=kind.replace("_", " "))
+        right.plot(HORIZONS, medians, marker="o", ms=3, label=_named(kind))
     right.set(xscale="log", xlabel="bins ahead (1/160 s)", ylabel="mean squared error")
-    right.legend(frameon=False)
+    right.legend(frameon=False, fontsize=7, loc="lower right")
