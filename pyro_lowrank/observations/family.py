@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.density import ScalarDensity
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
-from pyro_lowrank.observations.tabulated import COUNTS, ZERO_OR_ONE, Moments, draw, moments
+from pyro_lowrank.observations.tabulated import COUNTS, ZERO_OR_ONE, Moments, draw, inside, moments
 from pyro_lowrank.scalars.torch_code import on_tensors
 from pyro_lowrank.scalars.trace import traced
 
@@ -221,5 +221,7 @@ class ScalarEmission:
 
     def curvature(self, z: Tensor, v: Tensor | None, y: Tensor) -> Curvature:
         """Return score and information at latents `... x rank` for observations `... x features`."""
+        # What is missing came as zero, which may have no density.
+        y = inside(y, str(self.family.support))
         score, information, stiffness = self.density.curvature(y, self.readout(z, v), *self.parameters)
         return Curvature(score, information, weight_of(self.readout), stiffness)

@@ -108,12 +108,21 @@ def draw(distribution: Any, support: str) -> Tensor:
         way = 1 - (reached - position * cumulative[:, -1:]) / table.shares.mT.gather(-1, index).clamp(min=1e-300)
         low, high = 0.5 * (start + end), 0.5 * (end + after)
         found.append((low + way.clamp(0, 1) * (high - low)).squeeze(-1))
-    drawn = torch.cat(found).to(distribution.eta.dtype).reshape(distribution.batch_shape)
-    # The ends of an open range have no density.
-    limits = torch.finfo(drawn.dtype)
+    return inside(torch.cat(found).to(distribution.eta.dtype).reshape(distribution.batch_shape), support)
+
+
+def inside(values: Tensor, support: str) -> Tensor:
+    """Return values with those at the ends of an open range, where there is no density, moved into it.
+
+    Example::
+
+        >>> inside(torch.tensor([0.0, 2.0]), str(constraints.positive)) > 0
+        tensor([True, True])
+    """
+    limits = torch.finfo(values.dtype)
     if support == str(constraints.unit_interval):
-        return drawn.clamp(limits.tiny, 1 - limits.eps)
-    return drawn.clamp(min=limits.tiny) if support == str(constraints.positive) else drawn
+        return values.clamp(limits.tiny, 1 - limits.eps)
+    return values.clamp(min=limits.tiny) if support == str(constraints.positive) else values
 
 
 @torch.no_grad()

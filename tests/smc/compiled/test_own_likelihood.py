@@ -19,7 +19,7 @@ from tests.observations.test_scalar import GammaRates, Inflated, LaplaceNoise, R
 from tests.smc.compiled.test_equals_plain import assert_equal
 
 
-@pytest.mark.parametrize("kind", [Inflated, GammaRates])
+@pytest.mark.parametrize("kind", [Inflated, GammaRates, Shares])
 @pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
 def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any, kind: Any) -> None:
     torch.manual_seed(3)
@@ -33,7 +33,7 @@ def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any, k
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [LaplaceNoise, Shares])
+@pytest.mark.parametrize("kind", [LaplaceNoise])
 @pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
 def test_others_are_compiled_too(guide_of: Any, kind: Any) -> None:
     test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of, kind)

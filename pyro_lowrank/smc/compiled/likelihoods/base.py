@@ -49,7 +49,8 @@ class Likelihood:
         # One expression for both is as good where it says the same of zero.
         self._constants = on_tensors(free[1:] if at_zero(free[1]) is free[0] else free, ["y", *names])
         targets = [*bound, density.score, density.stiffness, density.information]
-        alone, rest = hoisted(targets, lambda found: found <= set(names), "_parameter")
+        # Numbers alone stay where they are: log(0) is no parameter, to be multiplied by how often it counts.
+        alone, rest = hoisted(targets, lambda found: bool(found) and found <= set(names), "_parameter")
         self.num_parameters = len(alone)
         self._of_parameters = on_tensors(alone, ["y", *names]) if alone else None
         arguments = [f"_parameter{i}" for i in range(len(alone))]
