@@ -16,11 +16,8 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK, am_i_wrapped
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
-from pyro_lowrank.observations.gaps import WithGaps
-from pyro_lowrank.observations.joint_distribution import JointDistribution
-from pyro_lowrank.observations.memory import RememberedBin, RememberedRecording
+from pyro_lowrank.observations.gaps import KnowsMarginals, WithGaps
 from pyro_lowrank.observations.recording import Recording
-from pyro_lowrank.observations.shared_noise import SharedNormal
 from pyro_lowrank.shapes import time_in_front
 
 TRIALS = "trials"
@@ -213,11 +210,7 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
         return Recording(leave_out(distribution.bins, time_in_front(missing, len(distribution.batch_shape))))
     if isinstance(distribution, torch.distributions.Independent):
         return leave_out(distribution.base_dist, missing).to_event(distribution.reinterpreted_batch_ndims)
-    if isinstance(distribution, JointDistribution):
-        return distribution.map(leave_out, missing)
-    if isinstance(distribution, SharedNormal):
-        return distribution.leave_out(missing)
-    if isinstance(distribution, (RememberedBin, RememberedRecording)):
+    if isinstance(distribution, KnowsMarginals):
         return distribution.leave_out(missing, leave_out)
     event_dim = distribution.event_dim
     if event_dim == 0:

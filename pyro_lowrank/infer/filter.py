@@ -258,8 +258,8 @@ class SMCFilter:
             bound = self._bind()
             if isinstance(bound, Pair):
                 data, batch_dims = bound.read(*args, **kwargs), PlainKernel.batch_dims
-                how = (self.num_particles, self.scheme, self.backend, True, pinned)
-                history = BuiltInRun(bound, data, *how).filter()
+                asked: dict[str, Any] = {"store": True, "reference": pinned}
+                history = BuiltInRun(bound, data, self.num_particles, self.scheme, self.backend, **asked).filter()
                 transitions = BuiltInTransitions.of(bound, data, self.backend).kept()
             elif pinned is not None:
                 raise ValueError(f"A `reference` needs a StateSpaceModel and a built-in guide, got {self.model!r}.")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.errors import check_choice
-from pyro_lowrank.observations.family import Link
+from pyro_lowrank.observations.density import Link
 from pyro_lowrank.observations.readout import Readout
 from pyro_lowrank.observations.scalar import ScalarObservation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -30,6 +30,25 @@ _NEAR = 1e-2
 _LARGEST_DEFICIT = 1e7
 
 
+def _itself(eta: Any) -> Any:
+    return eta
+
+
+@dataclass(frozen=True)
+class Link:
+    """What stands between a readout and the functions of a family.
+
+    Attributes:
+        function: of eta, what the functions take for it.
+        aim: as of `ScalarDensity.of`, of a family that has none.
+        reach: score and information are taken no farther above the aim.
+    """
+
+    function: Callable[..., Any] = _itself
+    aim: Callable[..., Any] | None = None
+    reach: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class ScalarDensity:
     r"""log p(y | eta, parameters) as an expression, with what a Gauss-Newton step needs of it.
@@ -41,7 +60,6 @@ class ScalarDensity:
         information: what stands for minus its second derivative; not negative.
         stiffness: the mean curvature on the way to `aim`, where the data would have eta; not negative.
         aim: of tensors (y, *parameters), that; sought if None.
-        is_stiff: whether the stiffness is another one than the information, so that the aim matters.
         of_counts: whether the data are whole numbers from 0 on.
     """
 
@@ -51,7 +69,6 @@ class ScalarDensity:
     information: Expression
     stiffness: Expression
     aim: Callable[..., tuple[Tensor, ...]] | None
-    is_stiff: bool
     of_counts: bool
 
     @classmethod
@@ -62,8 +79,7 @@ class ScalarDensity:
         *,
         information: Callable[..., Any] | None = None,
         aim: Callable[..., Any] | None = None,
-        link: Callable[..., Any] | None = None,
-        reach: float | None = None,
+        link: Link | None = None,
         of_counts: bool = False,
     ) -> ScalarDensity:
         """Return that of functions of numbers.
@@ -74,15 +90,15 @@ class ScalarDensity:
             information: of (y, x, *parameters), per unit of x, which says by itself how far a step goes if there is no
                 `aim`; minus the second derivative, at least zero, if None.
             aim: of (y, *parameters), the eta at which y is most likely.
-            link: of eta, what `log_density` and `information` take for x; eta itself if None.
-            reach: score and information are taken no farther above the aim.
+            link: what `log_density` and `information` take for x; eta itself if None.
             of_counts: whether the data are whole numbers from 0 on.
 
         Raises:
             TypeError: if a function cannot be traced.
         """
-        names = tuple(parameters)
-        x = ETA if link is None else traced(link, ["eta"])[0]
+        names, link = tuple(parameters), link or Link()
+        aim = aim or link.aim
+        (x,) = traced(link.function, ["eta"])
         density = replace(traced(log_density, ["y", "eta", *names])[0], {ETA: x})
         score = derivative(density, ETA)
         if information is None:
@@ -92,12 +108,12 @@ class ScalarDensity:
             own = replace(traced(information, ["y", "eta", *names])[0], {ETA: x})
             curved = make("multiply", own, make("multiply", slope, slope))
         if aim is None and information is not None:
-            return cls(names, density, score, curved, curved, None, False, of_counts)
+            return cls(names, density, score, curved, curved, None, of_counts)
         way = make("subtract", AIM, ETA)
         near = make("less", make("absolute", way), number(_NEAR))
         start = replace(score, {ETA: AIM})
-        if reach is not None:
-            farthest = make("add", AIM, number(reach))
+        if link.reach is not None:
+            farthest = make("add", AIM, number(link.reach))
             held = {ETA: make("where", make("less", farthest, ETA), farthest, ETA)}
             score, curved = replace(score, held), replace(curved, held)
         rise = make("subtract", score, start)
@@ -112,7 +128,12 @@ class ScalarDensity:
         share = make("where", is_over, make("divide", number(_LARGEST_DEFICIT), large), ONE)
         score, curved, stiff = (make("multiply", share, each) for each in (score, curved, stiff))
         sought = None if aim is None else on_tensors(traced(aim, ["y", *names]), ["y", *names])
-        return cls(names, density, score, curved, stiff, sought, True, of_counts)
+        return cls(names, density, score, curved, stiff, sought, of_counts)
+
+    @property
+    def is_stiff(self) -> bool:
+        """Whether the stiffness is another one than the information, so that the aim matters."""
+        return self.stiffness is not self.information
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -122,21 +143,6 @@ class ScalarDensity:
     @cached_property
     def _values(self) -> Callable[..., tuple[Tensor, ...]]:
         return on_tensors([self.log_density], self.arguments)
-
-    @cached_property
-    def _gradients(self) -> list[Callable[..., tuple[Tensor, ...]]]:
-        """By each of the arguments: the data, too, which may be latents of a larger model."""
-        return [self._gradient_by(each) for each in self.arguments]
-
-    def _gradient_by(self, argument: str) -> Callable[..., tuple[Tensor, ...]]:
-        found: list[Callable[..., tuple[Tensor, ...]]] = []
-
-        def gradient(*values: Tensor) -> tuple[Tensor, ...]:
-            if not found:
-                found.append(on_tensors([derivative(self.log_density, name(argument))], self.arguments))
-            return found[0](*values)
-
-        return gradient
 
     @cached_property
     def _curvatures(self) -> Callable[..., tuple[Tensor, ...]]:
@@ -167,6 +173,12 @@ class ScalarDensity:
         return score.expand(shape), information.expand(shape), stiffness.expand(shape)
 
 
+@cache
+def _slope(density: ScalarDensity, argument: str) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the derivative of a log density by an argument; the data, too, may be latents of a larger model."""
+    return on_tensors([derivative(density.log_density, name(argument))], density.arguments)
+
+
 class _LogDensity(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -184,13 +196,17 @@ class _LogDensity(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad,) = grad_outputs
-        pieces = zip(ctx.density._gradients, ctx.needs_input_grad[1:], strict=True)
+        density, values = ctx.density, ctx.saved_tensors
+        wanted = zip(density.arguments, ctx.needs_input_grad[1:], strict=True)
+        slopes = [_slope(density, argument)(*values)[0] if is_wanted else None for argument, is_wanted in wanted]
         # What is masked may have no density, as missing numbers of a likelihood of numbers above zero.
-        slopes = [gradient(*ctx.saved_tensors)[0] if wanted else None for gradient, wanted in pieces]
         return None, *(None if each is None else torch.where(grad == 0, 0.0, grad * each) for each in slopes)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        pieces = zip(ctx.density._gradients, tangents[1:], strict=True)
-        moved = [gradient(*ctx.saved_tensors)[0] * way for gradient, way in pieces if way is not None]
-        return torch.stack(torch.broadcast_tensors(*moved)).sum(0).expand(ctx.saved_tensors[0].shape)
+        density, values = ctx.density, ctx.saved_tensors
+        ways = [
+            (argument, way) for argument, way in zip(density.arguments, tangents[1:], strict=True) if way is not None
+        ]
+        moved = [_slope(density, argument)(*values)[0] * way for argument, way in ways]
+        return torch.stack(torch.broadcast_tensors(*moved)).sum(0).expand(values[0].shape)

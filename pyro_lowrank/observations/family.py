@@ -12,30 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.observations.curvature import Curvature, weight_of
-from pyro_lowrank.observations.density import ScalarDensity
+from pyro_lowrank.observations.density import Link, ScalarDensity
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
 from pyro_lowrank.observations.tabulated import COUNTS, ZERO_OR_ONE, Moments, draw, inside, moments
 from pyro_lowrank.scalars.torch_code import on_tensors
 from pyro_lowrank.scalars.trace import traced
-
-
-def _itself(eta: Any) -> Any:
-    return eta
-
-
-@dataclass(frozen=True)
-class Link:
-    """What stands between a readout and the functions of a family.
-
-    Attributes:
-        function: of eta, what the functions take for it.
-        aim: of a family that has none, see `ScalarDensity.of`.
-        reach: likewise.
-    """
-
-    function: Callable[..., Any]
-    aim: Callable[..., Any] | None = None
-    reach: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +73,10 @@ class ScalarFamily:
         Raises:
             TypeError: if one cannot be traced.
         """
-        through = link or Link(_itself)
+        link = link or Link()
+        of_counts = str(support) in (COUNTS, ZERO_OR_ONE)
         density = ScalarDensity.of(
-            log_density,
-            parameters,
-            information=information,
-            aim=through.aim if aim is None else aim,
-            link=through.function,
-            reach=through.reach,
-            of_counts=str(support) in (COUNTS, ZERO_OR_ONE),
+            log_density, parameters, information=information, aim=aim, link=link, of_counts=of_counts
         )
 
         def on(function: Callable[..., Any], arguments: Sequence[str]) -> Callable[..., tuple[Tensor, ...]]:
@@ -111,7 +87,7 @@ class ScalarFamily:
             density,
             support,
             mean_name,
-            on(through.function, ["eta"]),
+            on(link.function, ["eta"]),
             None if expected is None else on(expected, arguments),
             None if variance is None else on(variance, arguments),
             sample,

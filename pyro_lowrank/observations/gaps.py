@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -11,6 +12,14 @@ from torch import Tensor
 from torch.distributions import constraints
 
 _AROUND_A_LOCATION = (dist.Normal, dist.StudentT, dist.Laplace, dist.Cauchy)
+
+
+@runtime_checkable
+class KnowsMarginals(Protocol):
+    """A distribution of time bins that integrates single entries out itself."""
+
+    def leave_out(self, missing: Tensor, marginal: Callable[[Any, Tensor], Any]) -> TorchDistribution:
+        """Return the distribution of the entries that are not missing; `marginal` does that of its parts."""
 
 
 def filled_in(distribution: Any, y: Tensor, missing: Tensor) -> Tensor:

@@ -50,6 +50,12 @@ class JointDistribution(TorchDistribution):
         pieces = value.split(self.sizes, -1)
         return JointDistribution([function(part, piece) for part, piece in zip(self.parts, pieces, strict=True)])
 
+    def leave_out(
+        self, missing: Tensor, marginal: Callable[[TorchDistribution, Tensor], TorchDistribution]
+    ) -> JointDistribution:
+        """Return the distribution of the entries that are not missing; `marginal` leaves out those of a part."""
+        return self.map(marginal, missing)
+
     def expand(
         self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: JointDistribution | None = None
     ) -> JointDistribution:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.observations.base import ReadoutObservation
-from pyro_lowrank.observations.family import Link, ScalarDistribution, ScalarEmission, ScalarFamily
+from pyro_lowrank.observations.density import Link
+from pyro_lowrank.observations.family import ScalarDistribution, ScalarEmission, ScalarFamily
 from pyro_lowrank.observations.readout import Readout
 from pyro_lowrank.observations.tabulated import SUPPORTS, typical_values
 from pyro_lowrank.parameters import parameter

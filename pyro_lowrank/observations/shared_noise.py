@@ -126,8 +126,8 @@ class SharedNormal(TorchDistribution):
     def _precision(self) -> Precision:
         return Precision.of(self.scale.square(), self.factors, self.missing)
 
-    def leave_out(self, missing: Tensor) -> SharedNormal:
-        """Return the distribution of the entries that are not missing."""
+    def leave_out(self, missing: Tensor, marginal: Any = None) -> SharedNormal:
+        """Return the distribution of the entries that are not missing; it has no parts to be asked."""
         return SharedNormal(self.loc, self.scale, self.factors, missing)
 
     def expand(

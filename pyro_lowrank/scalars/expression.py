@@ -13,7 +13,8 @@ class Expression:
     """A number, a name, or an operation on expressions; two that are equal are the same object.
 
     Attributes:
-        operation: `"number"`, `"name"`, or one of `FUNCTIONS`, `OPERATORS` and `CONDITIONS`.
+        operation: `"number"`, `"name"`, one of `FUNCTIONS` and `CONDITIONS`, or `"add"`, `"subtract"`, `"multiply"`,
+            `"divide"`, `"negative"`, `"where"` or `"log_rising"`, lgamma(x + n) - lgamma(x) without the cancellation.
         arguments: what it is applied to.
         content: the number or the name.
 
@@ -44,8 +45,6 @@ FUNCTIONS = (
     *("lgamma", "digamma", "trigamma", "erf", "absolute", "sign", "sin", "cos"),
 )
 """Functions of one number."""
-OPERATORS = ("add", "subtract", "multiply", "divide", "negative", "log_rising", "where")
-"""Functions of numbers beside these; `log_rising` is lgamma(x + n) - lgamma(x), without the cancellation."""
 CONDITIONS = ("less", "less_equal", "equal", "and", "or", "not")
 
 _known: WeakValueDictionary[tuple[str, tuple[int, ...], str], Expression] = WeakValueDictionary()

@@ -5,9 +5,7 @@ Run with `python -m pytest tests/benchmarks/test_memory.py -m benchmark -s`.
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ import torch
 
 import pyro_lowrank as plr
 from tests.benchmarks.test_optimiser_step import optimiser_step
+from tests.benchmarks.timing import milliseconds
 
 KINDS: dict[str, dict[str, Any]] = {
     "white": {},
@@ -22,20 +21,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "8 noise factors": {"noise_factors": 8},
     "both": {"noise": "autoregressive", "order": 4, "noise_factors": 8},
 }
-
-
-def milliseconds_of_work(steps: Sequence[Callable[[], object]], rounds: int = 25, in_a_row: int = 5) -> list[float]:
-    """Return the median time of each step that the process was at work: what others do on the machine is left out."""
-    for step in (*steps, *steps, *steps):
-        step()
-    times: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds):
-        for step, taken in zip(steps, times, strict=True):
-            start = time.process_time()
-            for _ in range(in_a_row):
-                step()
-            taken.append(1e3 * (time.process_time() - start) / in_a_row)
-    return [statistics.median(taken) for taken in times]
 
 
 @pytest.mark.benchmark
@@ -53,7 +38,7 @@ def test_optimiser_step(particles: int, gaps: bool) -> None:
         model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=3, features=64, **options))
         guide = plr.OptimalGuide(model)
         steps.append(optimiser_step(model, guide, y, particles, [*model.parameters()]))
-    times = milliseconds_of_work(steps)
+    times = milliseconds(steps, rounds=25, in_a_row=5, clock=time.process_time)
     print(f"\n{particles} particles, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, ms in zip(KINDS, times, strict=True):
         print(f"  {name:24s} {ms:6.2f} ms, {ms / times[0]:.2f} times white")

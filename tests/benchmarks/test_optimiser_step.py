@@ -5,11 +5,9 @@ Run with `python -m pytest tests/benchmarks -m benchmark -s`. Values and gradien
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,8 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
+from tests.benchmarks.timing import milliseconds
 from tests.smc.test_effects import Delegate
-
-
-def milliseconds(steps: Sequence[Callable[[], object]], rounds: int = 15, in_a_row: int = 1) -> list[float]:
-    """Return the median time of each step; the steps take turns, so that a drifting machine is fair to all."""
-    for step in (*steps, *steps, *steps):
-        step()
-    times: list[list[float]] = [[] for _ in steps]
-    for _ in range(rounds):
-        for step, taken in zip(steps, times, strict=True):
-            start = time.perf_counter()
-            for _ in range(in_a_row):
-                step()
-            taken.append(1e3 * (time.perf_counter() - start) / in_a_row)
-    return [statistics.median(taken) for taken in times]
 
 
 def gaussian() -> tuple[Any, Any, Tensor]:

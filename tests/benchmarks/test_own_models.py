@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pyro
@@ -19,6 +19,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 import pyro_lowrank as plr
+from tests.benchmarks.timing import milliseconds
 
 RANK, UNITS, FEATURES, PARTICLES = 3, 512, 64, 64
 
@@ -82,19 +83,6 @@ class Drift(plr.Dynamics):
         return network.decay * z + rates @ network.right.mT
 
 
-def processor_milliseconds(steps: Sequence[Callable[[], object]], rounds: int = 15) -> list[float]:
-    """Return the least processor time of each step; the steps take turns."""
-    for step in (*steps, *steps):
-        step()
-    best = [math.inf] * len(steps)
-    for _ in range(rounds):
-        for i, step in enumerate(steps):
-            start = time.process_time()
-            step()
-            best[i] = min(best[i], 1e3 * (time.process_time() - start))
-    return best
-
-
 def step_of(model: Any, guide: Any, y: Tensor) -> Callable[[], None]:
     loss = plr.SMC_ELBO(PARTICLES)(model, guide)
     return lambda: loss(y).backward()
@@ -120,7 +108,7 @@ def test_own_models_beside_built_in_ones() -> None:
         "built-in network, OptimalGuide": (gaussian, plr.OptimalGuide(gaussian), numbers),
         "drift in torch, OptimalGuide": (drift, plr.OptimalGuide(drift), numbers),
     }
-    found = processor_milliseconds([step_of(*case) for case in cases.values()])
+    found = milliseconds([step_of(*case) for case in cases.values()], clock=time.process_time)
     print(f"\n10 trials x 50 bins x {FEATURES} features, {UNITS} units, {PARTICLES} particles, milliseconds")
     against = 0.0
     for called, taken in zip(cases, found, strict=True):

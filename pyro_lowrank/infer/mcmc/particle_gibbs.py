@@ -9,13 +9,12 @@ from typing import Any
 from pyro import poutine
 from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.mcmc import NUTS
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
-from pyro_lowrank.infer.filter import SMCFilter
-from pyro_lowrank.infer.mcmc.sampled import STARTS, Sampled, Values, check_sampled, no_start, own_store
+from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
+from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.conditional import check_scheme
 from pyro_lowrank.smc.resampling import Resampler
@@ -34,7 +33,7 @@ class _GivenLatents:
             return self.program(y, u)
 
 
-class ParticleGibbs(MCMCKernel):
+class ParticleGibbs(FilteringKernel):
     r"""Kernel of `pyro.infer.MCMC` for the latents and the parameters with priors of a state-space model.
 
     .. math::
@@ -85,6 +84,9 @@ class ParticleGibbs(MCMCKernel):
         Learn. Res. 15:2145; Hoffman and Gelman (2014), ibid. 1593.
     """
 
+    least_particles = 2
+    backends = ("auto", "plain")
+
     def __init__(
         self,
         model: StateSpaceModel,
@@ -101,39 +103,29 @@ class ParticleGibbs(MCMCKernel):
         init_strategy: Callable[[Any], Any] = init_to_sample,
         backend: str = "auto",
     ) -> None:
-        self.guide = check_sampled(model, guide)
-        self.model = model
-        self.num_particles = check_positive_int("num_particles", num_particles, minimum=2)
+        super().__init__(
+            model,
+            guide,
+            num_particles,
+            resampler=resampler,
+            ess_threshold=ess_threshold,
+            init_strategy=init_strategy,
+            backend=backend,
+        )
         self.sweep = check_choice("sweep", sweep, SWEEPS)
         self.num_sweeps = check_positive_int("num_sweeps", num_sweeps)
-        check_choice("backend", backend, ("auto", "plain"))
-        self._filter_options: dict[str, Any] = {
-            "resampler": resampler,
-            "ess_threshold": ess_threshold,
-            "backend": backend,
-        }
-        check_scheme(self._filter(model, self.guide).scheme.resampler)
+        check_scheme(self._scheme.resampler)
         self._nuts_options: dict[str, Any] = {
             "target_accept_prob": target_accept_prob,
             "full_mass": full_mass,
             "max_tree_depth": check_positive_int("max_tree_depth", max_tree_depth),
         }
-        self._init_strategy = init_strategy
-        self._initial_params: Values | None = None
-        self.transforms: dict[str, Any] | None = None
-        super().__init__()
-
-    def _filter(self, model: Any, guide: Any) -> SMCFilter:
-        return SMCFilter(model, guide, self.num_particles, **self._filter_options)
 
     def setup(self, warmup_steps: int, y: Tensor, u: Tensor | None = None) -> None:
         """Find where the chain starts: parameters by `init_strategy`, latents by a filter there."""
         self.model.check_data(y, u)
-        self._data = (y, u)
         with own_store():
-            self._sampled = Sampled(self.model, self.guide, self._init_strategy)
-            self.transforms = dict(self._sampled.transforms)
-            self._smc = self._filter(self._sampled.model, self._sampled.guide)
+            self._begin(y, u)
             theta, z = self._start()
             self._given = _GivenLatents(self._sampled.program, z)
             self._nuts = NUTS(self._given, **self._nuts_options)
@@ -145,11 +137,8 @@ class ParticleGibbs(MCMCKernel):
     def _start(self) -> tuple[Values, Tensor]:
         """Return unconstrained parameters at which the filter lives, and latents there."""
         given = self._initial_params
-        if given is not None:
-            self._sampled.check_start(given)
         why: Exception | None = None
-        for _ in range(STARTS if given is None else 1):
-            theta = self._sampled.start() if given is None else {n: v for n, v in given.items() if n != "z"}
+        for theta in self._starts():
             self._sampled.assign(theta)
             try:
                 z = self._smc.run(*self._data).smooth(1)[0] if given is None or "z" not in given else given["z"]
@@ -159,18 +148,9 @@ class ParticleGibbs(MCMCKernel):
                 why = failure
         raise no_start(given, STARTS, why)
 
-    @property
-    def initial_params(self) -> Values | None:
-        """Where the chain starts: unconstrained parameters by name, and latents `"z"`."""
-        return self._initial_params
-
-    @initial_params.setter
-    def initial_params(self, params: Values) -> None:
-        self._initial_params = params
-
     def sample(self, params: Values) -> Values:
         """Draw the latents given the parameters, then these given the latents."""
-        theta = {name: value for name, value in params.items() if name != "z"}
+        theta = without_latents(params)
         with own_store():
             self._sampled.assign(theta)
             z = params["z"]
@@ -200,6 +180,6 @@ class ParticleGibbs(MCMCKernel):
 
     def cleanup(self) -> None:
         """Forget the chain."""
-        self._initial_params = None
-        for name in ("_data", "_sampled", "_smc", "_given", "_nuts"):
+        super().cleanup()
+        for name in ("_given", "_nuts"):
             self.__dict__.pop(name, None)

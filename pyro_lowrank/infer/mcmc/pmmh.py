@@ -9,20 +9,19 @@ from typing import Any
 
 import torch
 from pyro.infer.autoguide.initialization import init_to_sample
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
-from pyro_lowrank.errors import check_choice, check_positive, check_positive_int
-from pyro_lowrank.infer.filter import SMCFilter
-from pyro_lowrank.infer.mcmc.sampled import STARTS, Sampled, Values, check_sampled, no_start, own_store
+from pyro_lowrank.errors import check_positive
+from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
+from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
 from pyro_lowrank.infer.mcmc.walk import AdaptiveWalk
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.resampling import Resampler
 from pyro_lowrank.smc.runs import BACKENDS
 
 
-class PMMH(MCMCKernel):
+class PMMH(FilteringKernel):
     r"""Kernel of `pyro.infer.MCMC` that moves the parameters with priors by a random walk and never sees the latents.
 
     Unconstrained parameters are proposed, and accepted with probability
@@ -73,6 +72,8 @@ class PMMH(MCMCKernel):
         Andrieu and Thoms (2008), Stat. Comput. 18:343.
     """
 
+    backends = BACKENDS
+
     def __init__(
         self,
         model: StateSpaceModel,
@@ -86,51 +87,37 @@ class PMMH(MCMCKernel):
         init_strategy: Callable[[Any], Any] = init_to_sample,
         backend: str = "auto",
     ) -> None:
-        self.guide = check_sampled(model, guide)
-        self.model = model
-        self.num_particles = check_positive_int("num_particles", num_particles)
+        super().__init__(
+            model,
+            guide,
+            num_particles,
+            resampler=resampler,
+            ess_threshold=ess_threshold,
+            init_strategy=init_strategy,
+            backend=backend,
+        )
         self.step_size = check_positive("step_size", step_size)
         self.target_accept_prob = check_positive("target_accept_prob", target_accept_prob)
         if self.target_accept_prob >= 1:
             raise ValueError(f"`target_accept_prob` must be below 1, got {target_accept_prob}.")
-        check_choice("backend", backend, BACKENDS)
-        self._filter_options: dict[str, Any] = {
-            "resampler": resampler,
-            "ess_threshold": ess_threshold,
-            "backend": backend,
-        }
-        self._filter(model, self.guide)
-        self._init_strategy = init_strategy
-        self._initial_params: Values | None = None
-        self.transforms: dict[str, Any] | None = None
-        super().__init__()
-
-    def _filter(self, model: Any, guide: Any) -> SMCFilter:
-        return SMCFilter(model, guide, self.num_particles, **self._filter_options)
 
     def setup(self, warmup_steps: int, y: Tensor, u: Tensor | None = None) -> None:
         """Find where the chain starts: parameters by `init_strategy` at which the filter lives."""
         self.model.check_data(y, u)
-        self._data, self._warmup_steps = (y, u), warmup_steps
+        self._warmup_steps = warmup_steps
         with own_store():
-            self._sampled = Sampled(self.model, self.guide, self._init_strategy)
-            self.transforms = dict(self._sampled.transforms)
-            self._smc = self._filter(self._sampled.model, self._sampled.guide)
+            self._begin(y, u)
             theta, self._log_joint, z = self._start()
         self._walk = AdaptiveWalk(theta, self.step_size, self.target_accept_prob)
         self._draws, self._accepted, self._mean_accept_prob = 0, 0, 0.0
         self._initial_params = {**theta, "z": z}
 
     def _start(self) -> tuple[Values, float, Tensor]:
-        given = self._initial_params
-        if given is not None:
-            self._sampled.check_start(given)
-        for _ in range(STARTS if given is None else 1):
-            theta = self._sampled.start() if given is None else {n: v for n, v in given.items() if n != "z"}
+        for theta in self._starts():
             log_joint, z = self._evaluate(theta)
             if z is not None:
                 return theta, log_joint, z
-        raise no_start(given, STARTS, None)
+        raise no_start(self._initial_params, STARTS, None)
 
     def _evaluate(self, theta: Values) -> tuple[float, Tensor | None]:
         """Return the estimate of log p(theta, y), -inf where the filter dies, and latents drawn from the filter."""
@@ -147,19 +134,10 @@ class PMMH(MCMCKernel):
             return -math.inf, None
         return log_joint, posterior.smooth(1, method="genealogy")[0]
 
-    @property
-    def initial_params(self) -> Values | None:
-        """Where the chain starts: unconstrained parameters by name, and latents `"z"`."""
-        return self._initial_params
-
-    @initial_params.setter
-    def initial_params(self, params: Values) -> None:
-        self._initial_params = params
-
     @torch.no_grad()
     def sample(self, params: Values) -> Values:
         """Propose parameters, run the filter at them, and accept them or not."""
-        theta, z = {name: value for name, value in params.items() if name != "z"}, params["z"]
+        theta, z = without_latents(params), params["z"]
         proposed = self._walk.propose(theta)
         with own_store():
             log_joint, path = self._evaluate(proposed)
@@ -188,6 +166,5 @@ class PMMH(MCMCKernel):
 
     def cleanup(self) -> None:
         """Forget the chain."""
-        self._initial_params = None
-        for name in ("_data", "_sampled", "_smc", "_walk"):
-            self.__dict__.pop(name, None)
+        super().cleanup()
+        self.__dict__.pop("_walk", None)

@@ -19,7 +19,7 @@ from tests.observations.test_scalar import GammaRates, Inflated, LaplaceNoise, R
 from tests.smc.compiled.test_equals_plain import assert_equal
 
 
-@pytest.mark.parametrize("kind", [Inflated, GammaRates, Shares])
+@pytest.mark.parametrize("kind", [Inflated, GammaRates, Shares, pytest.param(LaplaceNoise, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
 def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any, kind: Any) -> None:
     torch.manual_seed(3)
@@ -30,13 +30,6 @@ def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any, k
     y = model.simulate(num_trials=3, num_steps=12).y.clone()
     y[0, 3, 1] = y[1, 5] = torch.nan
     assert_equal(model, guide_of(model), y)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [LaplaceNoise])
-@pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
-def test_others_are_compiled_too(guide_of: Any, kind: Any) -> None:
-    test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of, kind)
 
 
 @pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
@@ -53,6 +46,20 @@ def test_a_built_in_likelihood_written_again_gives_its_numbers(guide_of: Any, gr
         found.append([loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))])
     for own, theirs in zip(*found, strict=True):
         torch.testing.assert_close(own, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_encoders_and_the_gaussian_filter_serve_it_too() -> None:
+    torch.manual_seed(3)
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=9, noise_scale=0.3), Inflated(rank=1, features=20))
+    y = model.simulate(num_trials=3, num_steps=12).y.clone()
+    y[0, 3, 1] = y[1, 5] = torch.nan
+    reference = plr.SMCFilter(model, plr.LaplaceGuide(model), 20_000).run(y)
+    encoder = plr.EncoderGuide(model, plr.ConvEncoder(features=20, rank=1, kernel_sizes=(3, 1), channels=(8,)))
+    by_encoder = plr.SMCFilter(model, encoder, 20_000).run(y).log_evidence
+    torch.testing.assert_close(by_encoder, reference.log_evidence, rtol=0, atol=0.3)
+    gaussian = plr.ExtendedKalmanFilter(model).run(y)
+    torch.testing.assert_close(gaussian.log_evidence, reference.log_evidence, rtol=0, atol=1.0)
+    torch.testing.assert_close(gaussian.filtered_mean, reference.mean(), rtol=0, atol=0.15)
 
 
 FUNCTIONS = {
