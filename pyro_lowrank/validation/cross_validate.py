@@ -17,8 +17,9 @@ from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.tensors import Trials
-from pyro_lowrank.validation.job import FitOptions
-from pyro_lowrank.validation.plan import Factory, Initialise, Plan
+from pyro_lowrank.validation.executors import Executor, check_executor
+from pyro_lowrank.validation.job import FitOptions, Initialise
+from pyro_lowrank.validation.plan import Factory, Plan
 from pyro_lowrank.validation.result import CrossValidation
 
 
@@ -41,6 +42,7 @@ def cross_validate(
     num_draws: int = 100,
     folder: str | os.PathLike[str] | None = None,
     num_workers: int = 1,
+    executor: Executor | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> CrossValidation:
@@ -71,9 +73,11 @@ def cross_validate(
         num_filter_particles: of the filter that scores; too few make the evidence of all ranks too low.
         num_draws: smoothed paths that a prediction averages over.
         folder: where a small file for each rank and fold is kept. What is there already is not computed again.
-        num_workers: number of processes. The model, its guide and the data must then be able to go to another process:
-            classes of your own have to be importable, and a script has to call this under
-            `if __name__ == "__main__":`. They end when this one does, even if it is killed.
+        num_workers: number of processes of this machine, by loky; they end when this one does, even if it is killed.
+        executor: what runs the fits in their place: anything with `submit(function, *arguments)` whose result has
+            `done()` and `result()`, such as a Dask `Client` or a submitit executor; one fit at a time in a process.
+            Fits write their records themselves, so that a lost worker costs what it was at; workers on other machines
+            need a `folder` that they share with this one.
         seed: of the folds, models, fits and scores.
         progress: show a progress bar.
 
@@ -84,7 +88,9 @@ def cross_validate(
     Raises:
         ValueError: if an argument or the data do not fit, or `folder` holds records that are damaged or of other
             settings; before any fit.
-        SMCFailed: if a fit fails; RuntimeError with its traceback if it fails in another process.
+        SMCFailed: if a fit fails; RuntimeError with its traceback if it fails elsewhere.
+        TypeError: if an executor cannot send models or data to its workers.
+        RuntimeError: if workers are lost again and again; after all other fits are done.
 
     Example::
 
@@ -119,10 +125,13 @@ def cross_validate(
         seed=seed,
     )
     check_positive_int("num_workers", num_workers)
+    check_executor(executor)
+    if executor is not None and num_workers > 1:
+        raise ValueError(f"Pass `executor` or `num_workers`, not both: got num_workers={num_workers}.")
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         place.mkdir(parents=True, exist_ok=True)
-        records, interrupted = plan.run(place, num_workers, progress)
+        records, interrupted = plan.run(place, executor, num_workers, progress)
     return CrossValidation.of(
         records,
         plan.ranks,

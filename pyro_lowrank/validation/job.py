@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.metrics.prediction import spike_gains, variance_gains
 from pyro_lowrank.training.fit import fit
 from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
+from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
 from pyro_lowrank.validation.records import Record, record_path, write_record
+
+Initialise = Callable[[Any, Recording], object]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Job:
         fold: number of the fold.
         model: to be fitted, in place.
         guide: its guide.
+        initialise: called with the model and what it is fitted to, or None.
         train: what it is fitted to.
         held_out: what it is scored on.
         options: how it is fitted.
@@ -71,6 +76,7 @@ class Job:
     fold: int
     model: Any
     guide: Any
+    initialise: Initialise | None
     train: Recording
     held_out: Recording
     options: FitOptions
@@ -79,14 +85,20 @@ class Job:
     folder: Path
     settings: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return f"rank {self.rank}, fold {self.fold}"
+
     def run(self) -> None:
-        """Fit, score and write the record.
+        """Start, fit, score and write the record.
 
         Raises:
             KeyboardInterrupt: if Ctrl-C ended the fit; then there is no record.
         """
         started = time.perf_counter()
         options = self.options
+        if self.initialise is not None:
+            with seeded(self.model, self.seed, f"initialise/{self.rank}", self.fold):
+                self.initialise(self.model, self.train)
         fitted = fit(
             self.model,
             self.guide,
@@ -136,3 +148,13 @@ class Job:
         target, guess = (x[..., hidden].double().cpu().numpy() for x in (y, predicted))
         gain, weight = gains(target, guess, self.scoring.null)
         return gain.tolist(), weight.tolist()
+
+
+def seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
+    """Return a context in which torch's generators are seeded, and after which they are as they were."""
+    parameters = [] if model is None else list(parameters_of(model, None, trainable=True).values())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    stack = ExitStack()
+    stack.enter_context(own_generators(device))
+    seed_generators(device, seed_of(seed, purpose, number))
+    return stack

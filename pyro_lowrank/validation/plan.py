@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -20,17 +19,14 @@ from pyro_lowrank.data.splits import Split, split_features
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.serialization import describe
 from pyro_lowrank.smc.kernels import is_built_in
-from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
-from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
-from pyro_lowrank.validation.job import FitOptions, Job, Scoring
+from pyro_lowrank.validation.executors import Executor, run_jobs
+from pyro_lowrank.validation.job import FitOptions, Initialise, Job, Scoring, seeded
 from pyro_lowrank.validation.records import Record, read_record
-from pyro_lowrank.validation.workers import run_jobs
 
 logger = logging.getLogger(__name__)
 
 Factory = Callable[[int], tuple[Any, Any]]
-Initialise = Callable[[Any, Recording], object]
 
 
 @dataclass
@@ -48,16 +44,22 @@ class Plan:
     seed: int
     measure: str = "R²"
 
-    def run(self, folder: Path, num_workers: int, progress: bool) -> tuple[dict[tuple[int, int], Record], bool]:
+    def run(
+        self, folder: Path, executor: Executor | None, num_workers: int, progress: bool
+    ) -> tuple[dict[tuple[int, int], Record], bool]:
         """Fit what has no record yet; return all records, by rank and fold, and whether Ctrl-C came before the end."""
         jobs, records = self.prepare(folder)
         done = len(records)
         bar = tqdm(total=done + len(jobs), initial=done, desc="cross-validation", disable=not progress)
         try:
-            with bar, closing(run_jobs(self.ready(jobs), num_workers)) as finished:
+            with bar, closing(run_jobs(jobs, executor, num_workers)) as finished:
                 for job in finished:
                     record = read_record(folder, job.rank, job.fold, job.held_out.trial_names, job.settings)
-                    assert record is not None
+                    if record is None:
+                        raise RuntimeError(
+                            f"{job} is done, and there is no record of it in {folder.resolve()}: workers on other "
+                            "machines need a `folder` on a file system that they share with this one."
+                        )
                     records[job.rank, job.fold] = record
                     bar.set_postfix_str(f"rank {job.rank}: {sum(record.evidence) / sum(record.bins):.2f} nats/bin")
                     bar.update()
@@ -93,20 +95,26 @@ class Plan:
                 if record is not None:
                     records[rank, fold] = record
                     continue
-                parts = (model, guide, split.train, split.held_out, self.options, scoring, self.seed, folder)
-                jobs.append(Job(rank, fold, *parts, settings=settings))
+                jobs.append(
+                    Job(
+                        rank=rank,
+                        fold=fold,
+                        model=model,
+                        guide=guide,
+                        initialise=self.initialise,
+                        train=split.train,
+                        held_out=split.held_out,
+                        options=self.options,
+                        scoring=scoring,
+                        seed=self.seed,
+                        folder=folder.resolve(),
+                        settings=settings,
+                    )
+                )
         return jobs, records
 
-    def ready(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Yield jobs whose models start at what they are to be fitted to."""
-        for job in jobs:
-            if self.initialise is not None:
-                with _seeded(job.model, self.seed, f"initialise/{job.rank}", job.fold):
-                    self.initialise(job.model, job.train)
-            yield job
-
     def _build(self, rank: int, fold: int) -> tuple[Any, Any]:
-        with _seeded(None, self.seed, f"model/{rank}", fold):
+        with seeded(None, self.seed, f"model/{rank}", fold):
             built = self.factory(rank)
         if not isinstance(built, tuple) or len(built) != 2:
             raise TypeError(f"`factory({rank})` must return (model, guide), got {type(built).__name__}.")
@@ -139,16 +147,6 @@ class Plan:
 
 def _check_data(model: StateSpaceModel, part: Recording) -> None:
     model.check_data(*as_tensors(part, model))
-
-
-def _seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
-    """Return a context in which torch's generators are seeded, and after which they are as they were."""
-    parameters = [] if model is None else list(parameters_of(model, None, trainable=True).values())
-    device = parameters[0].device if parameters else torch.device("cpu")
-    stack = ExitStack()
-    stack.enter_context(own_generators(device))
-    seed_generators(device, seed_of(seed, purpose, number))
-    return stack
 
 
 def _form(model: Any, guide: Any) -> dict[str, str]:
