@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
-from torch import Tensor, optim
+from torch import optim
 from tqdm.auto import tqdm
 
-from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import (
     check_positive,
     check_positive_int,
@@ -23,7 +22,7 @@ from pyro_lowrank.errors import (
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches
+from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.initialise import start
@@ -34,7 +33,6 @@ from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.scales import scales_of, warn_of_units
 from pyro_lowrank.training.steps import Steps, parameters_of
-from pyro_lowrank.training.tensors import Trials
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +43,8 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remain
 def fit(
     model: Any,
     guide: Any,
-    y: Tensor | Recording | Trials,
-    u: Tensor | Trials | None = None,
+    y: Any,
+    u: Any = None,
     *,
     num_steps: int | None = None,
     batch_size: int | None = None,
@@ -58,8 +56,8 @@ def fit(
     final_learning_rate: float | None = None,
     optimizer: Callable[..., optim.Optimizer] | None = None,
     max_grad_norm: float | None = 10.0,
-    held_out: Tensor | Recording | Trials | None = None,
-    held_out_inputs: Tensor | Trials | None = None,
+    held_out: Any = None,
+    held_out_inputs: Any = None,
     evaluate_every: int | None = None,
     keep_best: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -93,8 +91,10 @@ def fit(
         model: a `StateSpaceModel`, or any module with `init(state, ...)` and `step(state, ...)`.
         guide: its guide; None to propose all latents from the model.
         y: recording, `trials x time x features`, NaN where missing; or a `pyro_lowrank.data.Recording` with its inputs;
-            or a list of trials, `time x features` each, of different lengths.
-        u: inputs, `trials x time x inputs`, or a list of them.
+            or a list of trials, `time x features` each, of different lengths. What is too large for memory stays where
+            it is and is read a batch at a time: an array of any number type (memory-mapped, zarr, HDF5, dask, xarray;
+            `time x features` of one trial will do), or a map-style `Dataset` of trials.
+        u: inputs, `trials x time x inputs`, or a list of them, or an array likewise; in a `Dataset` items are (y, u).
         num_steps: steps in all, those before a resumption included; 2,000 if None.
         batch_size: trials, or windows, per step; some 1,000 time bins together if None, or all trials if they are less.
         window: train on windows of this many time bins, with random trials and starts; None for whole trials. Each
@@ -111,7 +111,8 @@ def fit(
             given the parameters and their gradients as they are; RAdam in the units of the data if None.
         max_grad_norm: longer gradients, of nats per time bin, are shortened to this norm; None leaves them. (RAdam's
             first steps are plain gradient steps: from far away they would throw the parameters further away.)
-        held_out: recording that is not trained on, evaluated with all its time bins at once.
+        held_out: recording that is not trained on, evaluated with all its time bins at once; one that stays on disk and
+            has more than 10 million numbers in parts of 1,000 bins, each as a trial that begins there.
         held_out_inputs: its inputs.
         evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.
         keep_best: end with the parameters that had the most held-out evidence, if there are held-out data; the
@@ -149,7 +150,7 @@ def fit(
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs)
     recipe = Recipe.of(
-        data.y,
+        data.observed,
         guide,
         num_steps=num_steps,
         window=window,
@@ -162,12 +163,9 @@ def fit(
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
-    _tell(recipe.chosen, progress)
+    _tell((*recipe.chosen, *_sizes(data, held_out_data)), progress)
 
-    def begin() -> None:
-        if start_at_data and isinstance(model, StateSpaceModel):
-            _tell(start(model, data.y, data.u), progress)
-
+    begin = partial(_begin, model, data, progress) if start_at_data else None
     interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
@@ -179,19 +177,30 @@ def fit(
     )
 
 
+def _begin(model: Any, data: Data, progress: bool) -> None:
+    if isinstance(model, StateSpaceModel):
+        _tell(start(model, data.sample), progress)
+
+
+def _sizes(data: Data, held_out: Data | None) -> tuple[str, ...]:
+    """Return what is to be said of data that are too large for memory."""
+    return data.told(evaluated=False) + (() if held_out is None else held_out.told(evaluated=True))
+
+
 def _steps(
     model: Any,
     guide: Any,
     objective: Objective,
-    data: Batch,
-    held_out: Batch | None,
+    data: Data,
+    held_out: Data | None,
     recipe: Recipe,
     optimizer: Callable[..., optim.Optimizer] | None,
     max_grad_norm: float | None,
     seed: int,
 ) -> Steps:
     """Return the steps of a fit, none of which is taken."""
-    warn_of_units(model, data.y)
+    sample = data.sample
+    warn_of_units(model, sample.y)
     return Steps(
         model,
         guide,
@@ -202,14 +211,14 @@ def _steps(
         decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),
         max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
         seed=seed,
-        scales=scales_of(model, data) if optimizer is None else {},
+        scales=scales_of(model, sample) if optimizer is None else {},
     )
 
 
 def _run(
     steps: Steps,
     file: CheckpointFile | None,
-    begin: Callable[[], None],
+    begin: Callable[[], None] | None,
     num_steps: int,
     evaluate_every: int,
     checkpoint_every: int,
@@ -225,7 +234,8 @@ def _run(
         with bar, own_generators(steps.device), interrupts_kept() as noted:
             if first == 0:
                 # Not before: another thread may be at a fit of the same model.
-                begin()
+                if begin is not None:
+                    begin()
                 if file is not None:
                     file.write(steps.history, num_steps, steps.best)
             while True:
@@ -286,10 +296,10 @@ def _tell(lines: Iterable[str], progress: bool) -> None:
             tqdm.write(f"fit: {line}", file=sys.stderr)
 
 
-def _batches(data: Batch, recipe: Recipe, seed: int) -> Batches:
+def _batches(data: Data, recipe: Recipe, seed: int) -> Batches:
     if recipe.window is None:
-        return TrialBatches(data.y, data.u, batch_size=recipe.batch_size, seed=seed)
-    return WindowBatches(data.y, data.u, window=recipe.window, batch_size=recipe.batch_size, seed=seed)
+        return TrialBatches(data, batch_size=recipe.batch_size, seed=seed)
+    return WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed)
 
 
 def _optimizer(
@@ -313,11 +323,8 @@ def _optimizer(
     return built
 
 
-def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
+def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:
     """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
-    digest = hashlib.sha256()
-    for value in data.arguments:
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     # What is off is left out: another release of torch may know more that is off.
     options = {name: value for name, value in sorted(steps.optimizer.defaults.items()) if value not in (None, False)}
     options.pop("lr", None)
@@ -330,7 +337,7 @@ def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
         "optimizer_options": str(options),
         "max_grad_norm": str(steps.max_grad_norm),
         "trained": sorted(parameters_of(steps.model, steps.guide, trainable=True)),
-        "data": [list(data.y.shape), str(data.y.dtype), digest.hexdigest()],
+        "data": [list(data.shape), str(data.dtype), data.digest],
         "learning_rate": recipe.learning_rate,
         "final_learning_rate": recipe.final_learning_rate,
     }

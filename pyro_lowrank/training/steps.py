@@ -13,12 +13,13 @@ from torch import Tensor, nn, optim
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.smc.loop import ParticlesDied
-from pyro_lowrank.training.batches import Batch, Batches, observed_bins
+from pyro_lowrank.training.batches import Batch, Batches, Data
 from pyro_lowrank.training.best import Best
 from pyro_lowrank.training.failures import gradient_failure, loss_failure
 from pyro_lowrank.training.interrupts import interrupts_deferred
 from pyro_lowrank.training.randomness import seed_generators, seed_of
 from pyro_lowrank.training.result import History
+from pyro_lowrank.training.totals import Totals
 
 _FAILURES = (ParticlesDied, torch.linalg.LinAlgError)
 
@@ -59,7 +60,7 @@ class Steps:
         elbo: SMC_ELBO | EKFEvidence,
         optimizer: optim.Optimizer,
         batches: Batches,
-        held_out: Batch | None,
+        held_out: Data | None,
         *,
         decay: float,
         max_grad_norm: float | None,
@@ -89,7 +90,7 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
         reseed()
         with torch.enable_grad():
-            loss, evidence, ess = self._evaluate(batch, step, "y")
+            loss, totals = self._evaluate(batch, step, "y")
             # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many the trials are.
             (loss / batch.size).backward()
             for parameter, scale in self.scaled:
@@ -106,8 +107,8 @@ class Steps:
             with torch.no_grad():
                 for parameter, scale in self.scaled:
                     parameter.mul_(scale)
-            self.history.evidence.append(evidence)
-            self.history.ess.append(ess)
+            self.history.evidence.append(totals.evidence_per_bin)
+            self.history.ess.append(totals.share_of_particles(self.elbo.num_particles))
             self.history.gradient_norm.append(norm)
             self.history.learning_rate.append(float(self.optimizer.param_groups[0]["lr"]))
 
@@ -117,14 +118,15 @@ class Steps:
             return
         seed_generators(self.device, seed_of(self.seed, "held_out", 0))
         with torch.no_grad():
-            _, evidence, _ = self._evaluate(self.held_out, len(self.history), "held_out")
+            found = [self._evaluate(piece, len(self.history), "held_out")[1] for piece in self.held_out.pieces()]
+        evidence = Totals.of_all(found).evidence_per_bin
         with interrupts_deferred():
             self.history.held_out_steps.append(len(self.history))
             self.history.held_out_evidence.append(evidence)
             self.best.see(evidence, step=len(self.history))
 
-    def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, float, float]:
-        """Return the loss, and per observed time bin the evidence and the share of effective particles."""
+    def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, Totals]:
+        """Return the loss, and what was observed on the way."""
         try:
             loss, history = self.elbo.loss_and_history(self.model, self.guide, *batch.arguments)
         except _FAILURES as error:
@@ -133,9 +135,4 @@ class Steps:
             # Pyro makes a plain `nn.Parameter` of a `PyroModule` trainable when it is read.
             for parameter in self.frozen:
                 parameter.requires_grad_(False)
-        observed = observed_bins(batch.y).mT.to(history.ess.dtype)
-        num_bins = observed.sum().clamp(min=1)
-        evidence = history.increments.detach().sum() / num_bins
-        weight = observed if history.ess.dim() == 2 else torch.ones_like(history.ess)
-        ess = (history.ess * weight).sum() / weight.sum().clamp(min=1) / self.elbo.num_particles
-        return loss, float(evidence), float(ess)
+        return loss, Totals.of(batch, history)
