@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,24 +15,28 @@ from pyro_lowrank.training.batches import Batch, Data, observed_bins
 from pyro_lowrank.training.silence import Silence
 from pyro_lowrank.training.sources import ArraySource, DatasetSource, is_stored, source_of
 from pyro_lowrank.training.steps import parameters_of
-from pyro_lowrank.training.stored import StoredData
+from pyro_lowrank.training.stored import StoredData, sample_of
 from pyro_lowrank.training.tensors import unpack
 
+Tell = Callable[[list[str]], None]
 
-def check_data(model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any) -> tuple[Data, Data | None]:
+
+def check_data(
+    model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any, tell: Tell
+) -> tuple[Data, Data | None]:
     """Return the data to train on and those held out, or raise if they do not fit the model."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("A fit takes gradients, and there are none under torch.inference_mode(): call it outside.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
-    data = _data("y", model, guide, y, u)
+    data = _data("y", model, guide, y, u, tell)
     if isinstance(model, StateSpaceModel):
         _check_memory(model, data.shape[1])
     if held_out is None:
         if held_out_inputs is not None:
             raise ValueError("`held_out_inputs` came without `held_out`.")
         return data, None
-    return data, _data("held_out", model, guide, held_out, held_out_inputs)
+    return data, _data("held_out", model, guide, held_out, held_out_inputs, tell)
 
 
 def stored_data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> StoredData:
@@ -45,10 +49,20 @@ def stored_data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> Stor
     return data
 
 
-def _data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> Data:
+def sample_of_data(model: nn.Module, y: Any, u: Any) -> Batch:
+    """Return what statistics of data that are not in memory are taken of: of an array no more than that is read."""
+    like = next(model.parameters(), torch.zeros(()))
+    source = source_of("y", y, u, like)
+    if isinstance(source, ArraySource):
+        return sample_of(source, [source.num_steps] * len(source))
+    return stored_data("y", model, None, source, None).sample
+
+
+def _data(name: str, model: nn.Module, guide: Any, y: Any, u: Any, tell: Tell) -> Data:
     if isinstance(y, StoredData):
         return y
     if isinstance(y, ArraySource | DatasetSource) or is_stored(y) or is_stored(u):
+        tell([f"Looking through `{name}` once, which stays where it is."])
         data = stored_data(name, model, guide, y, u)
         _check_some(name, data.observed)
         if name == "y":

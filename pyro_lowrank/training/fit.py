@@ -148,7 +148,8 @@ def fit(
     started = time.perf_counter()
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
-    data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs)
+    tell = partial(_tell, progress=progress)
+    data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
     recipe = Recipe.of(
         data.observed,
         guide,
@@ -163,7 +164,7 @@ def fit(
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
-    _tell((*recipe.chosen, *_sizes(data, held_out_data)), progress)
+    tell((*recipe.chosen, *_sizes(data, held_out_data)))
 
     begin = partial(_begin, model, data, progress) if start_at_data else None
     interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)

@@ -24,7 +24,7 @@ from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.observations.scalar import ScalarObservation
 from pyro_lowrank.parameters import is_as_drawn
 from pyro_lowrank.training.batches import Batch
-from pyro_lowrank.training.checks import stored_data
+from pyro_lowrank.training.checks import sample_of_data
 from pyro_lowrank.training.factors import factor_analysis, slowest_first
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.sources import is_stored
@@ -77,7 +77,7 @@ def initialise_from_data(model: StateSpaceModel, y: Any, u: Any = None) -> None:
         tensor(True)
     """
     if is_stored(y) or is_stored(u):
-        sample = stored_data("y", model, None, y, u).sample
+        sample = sample_of_data(model, y, u)
         y, u = sample.y, sample.u
     data, inputs = unpack("y", model, y, u)
     model.check_data(data, inputs)

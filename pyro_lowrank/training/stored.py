@@ -39,25 +39,26 @@ class StoredData:
         if not len(source):
             raise ValueError(f"`{name}` holds no trial: a recording needs at least one.")
         self.name, self.source = name, source
-        seen: list[Tensor] = []
+        # One buffer: small tensors that stay, between large ones that go, would keep these from being freed.
+        seen, self._lengths = bytearray(), []
         digests = hashlib.sha256(), hashlib.sha256()
         self.silence = Silence()
         for trial in range(len(source)):
-            parts = []
             start = 0
             for y, u in source.blocks(trial):
                 self._check(trial, start, y, u, check)
                 for digest, value in zip(digests, (y, u), strict=True):
                     digest.update(b"" if value is None else value.cpu().contiguous().numpy().data)
-                parts.append(observed_bins(y).cpu())
+                seen += observed_bins(y).cpu().numpy().tobytes()
                 self.silence.see(trial, y)
                 start += len(y)
-            seen.append(torch.cat(parts))
+            self._lengths.append(start)
         digests[0].update(digests[1].digest() if u is not None else b"")
         self.digest = digests[0].hexdigest()
-        self._lengths = [len(bins) for bins in seen]
-        self.observed = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True, padding_value=False)
-        self.shape = (len(seen), int(self.observed.shape[1]), int(y.shape[-1]))
+        whole = torch.frombuffer(seen, dtype=torch.bool)
+        bins = whole.split(self._lengths)
+        self.observed = torch.nn.utils.rnn.pad_sequence(list(bins), batch_first=True, padding_value=False)
+        self.shape = (len(self._lengths), max(self._lengths), int(y.shape[-1]))
         self.dtype = y.dtype
 
     def _check(
@@ -101,9 +102,7 @@ class StoredData:
     @property
     def sample(self) -> Batch:
         """All of it, or parts that lie evenly in it, as many as may be in memory at once."""
-        if self.is_small:
-            return self.of_trials(torch.arange(self.shape[0]))
-        return self._read(spread_evenly(self._tiles, AT_ONCE // (self._tile * self.shape[-1])), self._tile)
+        return sample_of(self.source, self._lengths)
 
     def pieces(self) -> Iterator[Batch]:
         """Yield all of it, in parts of trials where they would not be in memory together."""
@@ -126,8 +125,7 @@ class StoredData:
             long = max(self._lengths) > PIECE
             how = f"of {PIECE} time bins, each filtered as a trial that begins there" if long else "of some trials"
             return (f"`{self.name}` is evaluated in parts {how}: it is too large to be in memory at once.",)
-        sample = self.sample
-        bins = sample.y.shape[0] * sample.y.shape[1]
+        bins = self._tile * len(spread_evenly(self._tiles, AT_ONCE // (self._tile * self.shape[-1])))
         return (
             f"Start and units are those of {bins} of {sum(self._lengths)} time bins that lie evenly in `{self.name}`: "
             "it is too large to be in memory at once.",
@@ -150,6 +148,16 @@ def spread_evenly(places: Sequence[tuple[int, int]], number: int) -> list[tuple[
     number = min(len(places), max(1, number))
     chosen = torch.linspace(0, len(places) - 1, number, dtype=torch.float64).round().long()
     return [places[place] for place in chosen.tolist()]
+
+
+def sample_of(source: Source, lengths: Sequence[int]) -> Batch:
+    """Return all of a source whose trials have these lengths, or as many parts of it as may be in memory at once."""
+    source.check_unchanged()
+    longest, features = max(lengths), source.read(0, 0, 1)[0].shape[-1]
+    if len(lengths) * longest * features <= AT_ONCE:
+        return read_parts(source, [(trial, 0) for trial in range(len(lengths))], longest, lengths)
+    tile = min(PIECE, longest)
+    return read_parts(source, spread_evenly(tiles(lengths), AT_ONCE // (tile * features)), tile, lengths)
 
 
 def read_parts(source: Source, places: Sequence[tuple[int, int]], length: int, lengths: Sequence[int]) -> Batch:
