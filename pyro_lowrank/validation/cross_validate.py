@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from pyro_lowrank.data.folds import time_folds, trial_folds
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.tensors import Trials
-from pyro_lowrank.validation.executors import Executor, check_executor
+from pyro_lowrank.validation.engine import scored
+from pyro_lowrank.validation.executors import Executor
 from pyro_lowrank.validation.job import FitOptions, Initialise
-from pyro_lowrank.validation.plan import Factory, Plan
+from pyro_lowrank.validation.points import Point, built_by_rank
 from pyro_lowrank.validation.result import CrossValidation
+
+Factory = Callable[[int], tuple[Any, Any]]
 
 
 def cross_validate(
@@ -111,36 +110,26 @@ def cross_validate(
         Geisser (1975), J. Am. Stat. Assoc. 70:320; Pei, Ye et al. (2021), "Neural Latents Benchmark '21", NeurIPS
         Datasets and Benchmarks.
     """
-    options = FitOptions(num_steps, batch_size, window, num_particles, learning_rate, final_learning_rate)
-    check_positive_int("num_steps", num_steps)
-    plan = Plan(
-        factory=factory,
+    points = tuple(Point({"rank": rank}) for rank in _checked_ranks(ranks))
+    found = scored(
+        partial(built_by_rank, factory),
+        points,
+        data,
+        u,
+        folds=folds,
+        options=FitOptions(num_steps, batch_size, window, num_particles, learning_rate, final_learning_rate),
+        halving=None,
         initialise=initialise,
-        ranks=_checked_ranks(ranks),
-        splits=_splits(_recording(data, u), folds, check_positive_int("seed", seed, minimum=0)),
-        options=options,
-        num_filter_particles=check_positive_int("num_filter_particles", num_filter_particles),
-        num_draws=check_positive_int("num_draws", num_draws),
         hidden=hidden,
+        num_filter_particles=num_filter_particles,
+        num_draws=num_draws,
+        folder=folder,
+        num_workers=num_workers,
+        executor=executor,
         seed=seed,
+        progress=progress,
     )
-    check_positive_int("num_workers", num_workers)
-    check_executor(executor)
-    if executor is not None and num_workers > 1:
-        raise ValueError(f"Pass `executor` or `num_workers`, not both: got num_workers={num_workers}.")
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
-        place.mkdir(parents=True, exist_ok=True)
-        records, interrupted = plan.run(place, executor, num_workers, progress)
-    return CrossValidation.of(
-        records,
-        plan.ranks,
-        [split.held_out.trial_names for split in plan.splits],
-        measure=plan.measure,
-        hidden=hidden is not None,
-        interrupted=interrupted,
-        folder=None if folder is None else place,
-    )
+    return CrossValidation(**found, ranks=tuple(point.values["rank"] for point in points))
 
 
 def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
@@ -148,32 +137,3 @@ def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
     if not checked or len(set(checked)) < len(checked):
         raise ValueError(f"`ranks` must hold at least one rank, and none twice, got {list(ranks)}.")
     return checked
-
-
-def _recording(data: Any, u: Any) -> Recording:
-    """Return data in any of the forms that `plr.fit` takes as a recording."""
-    if isinstance(data, Recording):
-        if u is not None:
-            raise ValueError("Inputs came with `data`, a Recording, which holds its own: make them part of it.")
-        return data
-    if isinstance(data, Tensor):
-        return Recording(_array(data), None if u is None else _array(u))
-    if not isinstance(data, Sequence):
-        raise TypeError(f"`data` must be a Recording, a tensor or a list of trials, got {type(data).__name__}.")
-    return Recording.from_trials([_array(y) for y in data], None if u is None else [_array(each) for each in u])
-
-
-def _array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-
-
-def _splits(recording: Recording, folds: int | Sequence[Split], seed: int) -> tuple[Split, ...]:
-    if not isinstance(folds, Sequence):
-        several = len(set(recording.trial_names)) > 1
-        return trial_folds(recording, folds, seed=seed) if several else time_folds(recording, folds)
-    splits = tuple(folds)
-    if len(splits) < 2 or not all(isinstance(split, Split) for split in splits):
-        raise TypeError(
-            "`folds` must be a number, or at least two splits, as `data.trial_folds` and `data.time_folds` return them."
-        )
-    return splits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 from pyro_lowrank.data.recording import Floats, Integers, Recording
 from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.metrics.prediction import spike_gains, variance_gains
+from pyro_lowrank.training.checkpoint import steps_in
 from pyro_lowrank.training.fit import fit
 from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
+from pyro_lowrank.training.result import StepReport
 from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
-from pyro_lowrank.validation.records import Record, record_path, write_record
+from pyro_lowrank.validation.records import Record, write_record
 
 Initialise = Callable[[Any, Recording], object]
 
@@ -52,12 +54,18 @@ class Scoring:
     null: Floats
     num_draws: int
 
+    def without_hidden(self) -> Scoring:
+        """Return the same, by the evidence alone."""
+        return replace(self, hidden=self.hidden[:0], null=self.null[:0])
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """All that one fit needs, so that it can run in a process of its own.
 
     Args:
+        name: of the point of the grid, as files are called by it and people read it.
+        label: what its random numbers depend on, beside seed and fold.
         rank: of the model.
         fold: number of the fold.
         model: to be fitted, in place.
@@ -68,10 +76,14 @@ class Job:
         options: how it is fitted.
         scoring: how it is scored.
         seed: of the cross-validation; the numbers depend on it, the rank and the fold alone.
-        folder: where the record goes.
+        stop_after: after how many steps it is scored, to go on later; None for all.
+        path: where the record goes.
+        checkpoint: from which it goes on, or None.
         settings: what determines the numbers.
     """
 
+    name: str
+    label: str
     rank: int
     fold: int
     model: Any
@@ -82,11 +94,13 @@ class Job:
     options: FitOptions
     scoring: Scoring
     seed: int
-    folder: Path
+    stop_after: int | None
+    path: Path
+    checkpoint: Path | None
     settings: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"rank {self.rank}, fold {self.fold}"
+        return f"{self.name}, fold {self.fold}"
 
     def run(self) -> None:
         """Start, fit, score and write the record.
@@ -96,8 +110,11 @@ class Job:
         """
         started = time.perf_counter()
         options = self.options
+        if self.checkpoint is not None and self.stop_after is not None and steps_in(self.checkpoint) >= self.stop_after:
+            # It ended between its last step and its record.
+            self.checkpoint.unlink()
         if self.initialise is not None:
-            with seeded(self.model, self.seed, f"initialise/{self.rank}", self.fold):
+            with seeded(self.model, self.seed, f"initialise/{self.label}", self.fold):
                 self.initialise(self.model, self.train)
         fitted = fit(
             self.model,
@@ -109,14 +126,18 @@ class Job:
             num_particles=options.num_particles,
             learning_rate=options.learning_rate,
             final_learning_rate=options.final_learning_rate,
-            seed=seed_of(self.seed, f"fit/{self.rank}", self.fold),
+            seed=seed_of(self.seed, f"fit/{self.label}", self.fold),
             progress=False,
+            checkpoint=self.checkpoint,
+            checkpoint_every=max(1, options.num_steps // 10),
+            resume=self.checkpoint is not None,
+            callback=self._stop,
         )
-        if fitted.interrupted:
+        if fitted.interrupted and fitted.steps != self.stop_after:
             raise KeyboardInterrupt
         arguments = as_tensors(self.held_out, self.model)
         with torch.no_grad(), own_generators(arguments[0].device):
-            seed_generators(arguments[0].device, seed_of(self.seed, f"score/{self.rank}", self.fold))
+            seed_generators(arguments[0].device, seed_of(self.seed, f"score/{self.label}", self.fold))
             evidence = self._filter(*arguments).log_evidence.reshape(-1)
             gains, weights = self._predict(*arguments)
         record = Record(
@@ -130,7 +151,13 @@ class Job:
             train_evidence=float(fitted.evidence[-max(1, fitted.steps // 10) :].mean()),
             seconds=time.perf_counter() - started,
         )
-        write_record(record_path(self.folder, self.rank, self.fold), record, self.settings)
+        write_record(self.path, record, self.settings)
+        if self.checkpoint is not None and self.stop_after is None:
+            self.checkpoint.unlink(missing_ok=True)
+
+    def _stop(self, report: StepReport) -> None:
+        if report.step == self.stop_after:
+            raise KeyboardInterrupt
 
     def _filter(self, *arguments: Tensor) -> Any:
         return SMCFilter(self.model, self.guide, self.scoring.num_particles).run(*arguments)
