@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.randomness import seed_of
+from pyro_lowrank.training.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,13 @@ class Data(Protocol):
 
 
 class Batches(Protocol):
-    """Minibatches by step: what a step sees depends on its number and the seed alone."""
+    """Minibatches by step: what a step sees depends on its number and the seed alone.
+
+    Attributes:
+        batch_size: trials, or windows, of a step, those of all processes together.
+    """
+
+    batch_size: int
 
     def draw(self, step: int) -> Batch:
         """Return the minibatch of a step, 0, 1, 2, ..."""
@@ -149,6 +156,7 @@ class TrialBatches:
         data: the recording.
         batch_size: trials per step; all if None.
         seed: of the order.
+        team: the processes of the fit, each of which sees its share.
 
     Raises:
         ValueError: if there are fewer trials than `batch_size`.
@@ -160,7 +168,7 @@ class TrialBatches:
         [0, 1, 2, 3, 4, 5]
     """
 
-    def __init__(self, data: Data, *, batch_size: int | None, seed: int) -> None:
+    def __init__(self, data: Data, *, batch_size: int | None, seed: int, team: Team = ALONE) -> None:
         num_trials = data.shape[0]
         self.batch_size = num_trials if batch_size is None else check_positive_int("batch_size", batch_size)
         if self.batch_size > num_trials:
@@ -168,17 +176,18 @@ class TrialBatches:
             raise ValueError(
                 f"`batch_size` must be at most the number of trials, {num_trials}, got {self.batch_size}{hint}."
             )
-        self.data, self.seed = data, seed
+        team.check_batch(self.batch_size)
+        self.data, self.seed, self.share = data, seed, team.share(self.batch_size)
 
     def draw(self, step: int) -> Batch:
         """Return the trials of a step."""
         num_trials = self.data.shape[0]
         if self.batch_size == num_trials:
-            return self.data.of_trials(torch.arange(num_trials))
+            return self.data.of_trials(torch.arange(num_trials)[self.share])
         epoch, position = divmod(step, num_trials // self.batch_size)
         order = torch.randperm(num_trials, generator=_generator(self.seed, epoch))
         trials = order[position * self.batch_size : (position + 1) * self.batch_size]
-        return self.data.of_trials(trials)
+        return self.data.of_trials(trials[self.share])
 
 
 class WindowBatches:
@@ -192,6 +201,7 @@ class WindowBatches:
         window: time bins per window.
         batch_size: windows per step; 10 if None.
         seed: of the windows.
+        team: the processes of the fit, each of which sees its share.
 
     Raises:
         ValueError: if the recording is shorter than `window`.
@@ -205,7 +215,7 @@ class WindowBatches:
         (torch.Size([2, 5, 1]), True)
     """
 
-    def __init__(self, data: Data, *, window: int, batch_size: int | None, seed: int) -> None:
+    def __init__(self, data: Data, *, window: int, batch_size: int | None, seed: int, team: Team = ALONE) -> None:
         self.window = check_positive_int("window", window)
         self.batch_size = 10 if batch_size is None else check_positive_int("batch_size", batch_size)
         if window > data.shape[1]:
@@ -213,14 +223,15 @@ class WindowBatches:
                 f"`window` must be at most the number of time bins, {data.shape[1]}, got {window}; leave it out to "
                 "train on whole trials."
             )
-        self.data, self.seed = data, seed
+        team.check_batch(self.batch_size)
+        self.data, self.seed, self.share = data, seed, team.share(self.batch_size)
         self.places = _window_places(data.observed, window)
 
     def draw(self, step: int) -> Batch:
         """Return the windows of a step."""
         chosen = torch.randint(len(self.places), (self.batch_size,), generator=_generator(self.seed, step))
         trials, starts = self.places[chosen].unbind(-1)
-        return self.data.of_windows(trials, starts, self.window)
+        return self.data.of_windows(trials[self.share], starts[self.share], self.window)
 
 
 def observed_bins(y: Tensor) -> Tensor:

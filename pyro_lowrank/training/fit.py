@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
-from torch import optim
+from torch import device, nn, optim
 from tqdm.auto import tqdm
 
 from pyro_lowrank.errors import (
@@ -33,8 +33,11 @@ from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.scales import scales_of, warn_of_units
 from pyro_lowrank.training.steps import Steps, parameters_of
+from pyro_lowrank.training.team import Team
 
 logger = logging.getLogger(__name__)
+
+CPU = device("cpu")
 
 # Without tqdm's own rate, evidence and effective size fit beside the bar in 80 columns.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -79,6 +82,11 @@ def fit(
     with learning rate :math:`\eta_k` at step k of K. What is not asked for is chosen from the size of the recording and
     from the guide, and said: in the log, and above the progress bar. The default optimiser works in units of the
     recording's and inputs' standard deviations, so that a fit through an affine readout does not depend on the units.
+
+    Under `torchrun`, or where torch.distributed has been started, each process takes its share of every batch, and
+    gradients are summed: all end in the numbers of one process, up to rounding. The first one logs, evaluates and
+    saves. A checkpoint may be gone on from with another number of processes. Drawn apart are the numbers of models of
+    the user's own and of noise with heavy tails, whose fits are right but other ones.
 
     The parameters that require a gradient are trained. All random
     numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that
@@ -148,6 +156,8 @@ def fit(
     started = time.perf_counter()
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
+    team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
+    progress = progress and team.leads
     tell = partial(_tell, progress=progress)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
     recipe = Recipe.of(
@@ -162,7 +172,7 @@ def fit(
     )
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
-    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
+    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
 
@@ -198,6 +208,7 @@ def _steps(
     optimizer: Callable[..., optim.Optimizer] | None,
     max_grad_norm: float | None,
     seed: int,
+    team: Team,
 ) -> Steps:
     """Return the steps of a fit, none of which is taken."""
     sample = data.sample
@@ -207,12 +218,13 @@ def _steps(
         guide,
         objective,
         _optimizer(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
-        _batches(data, recipe, seed),
+        _batches(data, recipe, seed, team),
         held_out,
         decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),
         max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
         seed=seed,
         scales=scales_of(model, sample) if optimizer is None else {},
+        team=team,
     )
 
 
@@ -237,14 +249,14 @@ def _run(
                 # Not before: another thread may be at a fit of the same model.
                 if begin is not None:
                     begin()
-                if file is not None:
-                    file.write(steps.history, num_steps, steps.best)
+                steps.agree()
+                _write(file, steps, num_steps)
             while True:
                 taken = len(steps.history)
                 if taken % evaluate_every == 0 or taken == num_steps:
                     steps.evaluate()
-                if file is not None and taken > first and (taken % checkpoint_every == 0 or taken == num_steps):
-                    file.write(steps.history, num_steps, steps.best)
+                if taken > first and (taken % checkpoint_every == 0 or taken == num_steps):
+                    _write(file, steps, num_steps)
                 if taken > first:
                     report = _report(steps, num_steps)
                     _show(bar, report)
@@ -256,14 +268,17 @@ def _run(
                 if noted.came:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
-        told = "without a checkpoint"
-        if file is not None:
-            file.write(steps.history, num_steps, steps.best)
-            told = f"go on from {file.path} with resume=True"
+        _write(file, steps, num_steps)
+        told = "without a checkpoint" if file is None else f"go on from {file.path} with resume=True"
         logger.warning("Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
         return True
     finally:
         steps.optimizer.zero_grad(set_to_none=True)
+
+
+def _write(file: CheckpointFile | None, steps: Steps, num_steps: int) -> None:
+    if file is not None and steps.team.leads:
+        file.write(steps.history, num_steps, steps.best)
 
 
 def _report(steps: Steps, num_steps: int) -> StepReport:
@@ -297,10 +312,10 @@ def _tell(lines: Iterable[str], progress: bool) -> None:
             tqdm.write(f"fit: {line}", file=sys.stderr)
 
 
-def _batches(data: Data, recipe: Recipe, seed: int) -> Batches:
+def _batches(data: Data, recipe: Recipe, seed: int, team: Team) -> Batches:
     if recipe.window is None:
-        return TrialBatches(data, batch_size=recipe.batch_size, seed=seed)
-    return WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed)
+        return TrialBatches(data, batch_size=recipe.batch_size, seed=seed, team=team)
+    return WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed, team=team)
 
 
 def _optimizer(
@@ -345,6 +360,15 @@ def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:
 
 
 def _open_checkpoint(
+    path: str | os.PathLike[str] | None, steps: Steps, settings: dict[str, Any], num_steps: int, resume: bool
+) -> CheckpointFile | None:
+    steps.team.check_alike({**settings, "num_steps": num_steps})
+    # None begins to write before all have looked.
+    with steps.team.together(steps.device):
+        return _opened(path, steps, settings, num_steps, resume)
+
+
+def _opened(
     path: str | os.PathLike[str] | None, steps: Steps, settings: dict[str, Any], num_steps: int, resume: bool
 ) -> CheckpointFile | None:
     if path is None:

@@ -19,6 +19,7 @@ from pyro_lowrank.training.failures import gradient_failure, loss_failure
 from pyro_lowrank.training.interrupts import interrupts_deferred
 from pyro_lowrank.training.randomness import seed_generators, seed_of
 from pyro_lowrank.training.result import History
+from pyro_lowrank.training.team import Team
 from pyro_lowrank.training.totals import Totals
 
 _FAILURES = (ParticlesDied, torch.linalg.LinAlgError)
@@ -51,6 +52,7 @@ class Steps:
         max_grad_norm: longer gradients are shortened to it; None leaves them as they are.
         seed: of the minibatches and particles.
         scales: of parameters by name, see `scales_of`: the optimiser sees these divided by them.
+        team: the processes that take them together.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class Steps:
         max_grad_norm: float | None,
         seed: int,
         scales: Mapping[str, Tensor],
+        team: Team,
     ) -> None:
         self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
         self.batches, self.held_out = batches, held_out
-        self.decay, self.seed = decay, seed
+        self.decay, self.seed, self.team = decay, seed, team
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         named = parameters_of(model, guide, trainable=True)
@@ -79,6 +82,11 @@ class Steps:
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
         self.history = History()
         self.best = Best(model, guide)
+
+    def agree(self) -> None:
+        """Give all processes of the team the parameters of the one that leads."""
+        modules = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
+        self.team.lead_(value.data for part in modules for value in (*part.parameters(), *part.buffers()))
 
     def take(self) -> None:
         """Take the next step; raise `SMCFailed`, with nothing changed, if the loss or its gradient is not finite."""
@@ -90,9 +98,12 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
         reseed()
         with torch.enable_grad():
-            loss, totals = self._evaluate(batch, step, "y")
-            # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many the trials are.
-            (loss / batch.size).backward()
+            number = self.batches.batch_size
+            with self.team.together(self.device), self.team.draws(number):
+                loss, totals = self._evaluate(batch, step, "y")
+                # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many trials are.
+                (loss / (number * batch.y.shape[1])).backward()
+            self._gather(totals)
             for parameter, scale in self.scaled:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale)
@@ -112,18 +123,36 @@ class Steps:
             self.history.gradient_norm.append(norm)
             self.history.learning_rate.append(float(self.optimizer.param_groups[0]["lr"]))
 
+    def _gather(self, totals: Totals) -> None:
+        """Sum gradients and what was observed over the processes of the team."""
+        if self.team.size > 1:
+            for parameter in self.parameters:
+                # A parameter that has none here may have one elsewhere.
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self.team.sum_(parameter.grad for parameter in self.parameters if parameter.grad is not None)
+        self.team.sum_(totals)
+
     def evaluate(self) -> None:
         """Record the evidence of the held-out data; always with the same random numbers, so that values compare."""
         if self.held_out is None or len(self.history) in self.history.held_out_steps[-1:]:
             return
-        seed_generators(self.device, seed_of(self.seed, "held_out", 0))
-        with torch.no_grad():
-            found = [self._evaluate(piece, len(self.history), "held_out")[1] for piece in self.held_out.pieces()]
-        evidence = Totals.of_all(found).evidence_per_bin
+        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        with self.team.together(self.device):
+            if self.team.leads:
+                value += self._held_out(self.held_out)
+        self.team.lead_([value])
+        evidence = float(value)
         with interrupts_deferred():
             self.history.held_out_steps.append(len(self.history))
             self.history.held_out_evidence.append(evidence)
             self.best.see(evidence, step=len(self.history))
+
+    def _held_out(self, data: Data) -> float:
+        """Return the evidence of data per observed time bin."""
+        seed_generators(self.device, seed_of(self.seed, "held_out", 0))
+        with torch.no_grad():
+            found = [self._evaluate(piece, len(self.history), "held_out")[1] for piece in data.pieces()]
+        return Totals.of_all(found).evidence_per_bin
 
     def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, Totals]:
         """Return the loss, and what was observed on the way."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,9 @@ class Totals:
         """Return those of several parts together."""
         names = ("evidence", "bins", "ess", "weight")
         return cls(**{name: torch.stack([getattr(part, name) for part in parts]).sum() for name in names})
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (self.evidence, self.bins, self.ess, self.weight)
 
     @property
     def evidence_per_bin(self) -> float:
