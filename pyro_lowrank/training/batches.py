@@ -41,6 +41,11 @@ class Batch:
         """The number of trials times time bins, padding included."""
         return self.y.shape[0] * self.y.shape[1]
 
+    def part(self, first: int, number: int) -> Batch:
+        """Return some of its rows."""
+        rows = slice(first, first + number)
+        return Batch(self.y[rows], None if self.u is None else self.u[rows], self.trials[rows], self.starts[rows])
+
     @classmethod
     def whole(cls, y: Tensor, u: Tensor | None) -> Batch:
         """Return all data as one batch."""

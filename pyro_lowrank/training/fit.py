@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from pyro_lowrank.errors import (
     check_positive,
     check_positive_int,
-    check_trackable,
 )
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
@@ -26,8 +25,9 @@ from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBat
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.initialise import start
-from pyro_lowrank.training.interrupts import interrupts_kept
+from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
+from pyro_lowrank.training.optimizer import optimizer_of
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
@@ -51,6 +51,7 @@ def fit(
     *,
     num_steps: int | None = None,
     batch_size: int | None = None,
+    parts: int = 1,
     window: int | Literal["auto"] | None = "auto",
     num_particles: int | None = None,
     elbo: SMC_ELBO | EKFEvidence | None = None,
@@ -105,6 +106,8 @@ def fit(
         u: inputs, `trials x time x inputs`, or a list of them, or an array likewise; in a `Dataset` items are (y, u).
         num_steps: steps in all, those before a resumption included; 2,000 if None.
         batch_size: trials, or windows, per step; some 1,000 time bins together if None, or all trials if they are less.
+        parts: a batch is gone through in so many parts, one after the other, in as much less memory; gradients are
+            summed, and the numbers are those of the whole up to rounding.
         window: train on windows of this many time bins, with random trials and starts; None for whole trials. Each
             starts as a trial does: from the initial distribution, with unfiltered inputs. `"auto"` trains on windows of
             100 time bins where trials have more than 300.
@@ -172,10 +175,9 @@ def fit(
     )
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
-    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team)
+    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
-
     begin = partial(_begin, model, data, progress) if start_at_data else None
     interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
@@ -209,6 +211,7 @@ def _steps(
     max_grad_norm: float | None,
     seed: int,
     team: Team,
+    parts: int,
 ) -> Steps:
     """Return the steps of a fit, none of which is taken."""
     sample = data.sample
@@ -217,7 +220,7 @@ def _steps(
         model,
         guide,
         objective,
-        _optimizer(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
+        optimizer_of(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
         _batches(data, recipe, seed, team),
         held_out,
         decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),
@@ -225,6 +228,7 @@ def _steps(
         seed=seed,
         scales=scales_of(model, sample) if optimizer is None else {},
         team=team,
+        parts=parts,
     )
 
 
@@ -267,10 +271,11 @@ def _run(
                 steps.take()
                 if noted.came:
                     raise KeyboardInterrupt
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as reason:
         _write(file, steps, num_steps)
         told = "without a checkpoint" if file is None else f"go on from {file.path} with resume=True"
-        logger.warning("Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
+        level = logging.INFO if isinstance(reason, Stopped) else logging.WARNING
+        logger.log(level, "Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
         return True
     finally:
         steps.optimizer.zero_grad(set_to_none=True)
@@ -316,27 +321,6 @@ def _batches(data: Data, recipe: Recipe, seed: int, team: Team) -> Batches:
     if recipe.window is None:
         return TrialBatches(data, batch_size=recipe.batch_size, seed=seed, team=team)
     return WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed, team=team)
-
-
-def _optimizer(
-    declared: Callable[..., optim.Optimizer], model: Any, guide: Any, learning_rate: float
-) -> optim.Optimizer:
-    parameters = list(parameters_of(model, guide, trainable=True).values())
-    if not parameters:
-        raise ValueError("Nothing to train: no parameter of the model or guide has requires_grad=True.")
-    for parameter in parameters:
-        check_trackable("A parameter of the model or guide", parameter)
-    if not callable(declared):
-        raise TypeError(
-            f"`optimizer` must be a torch optimiser class or a function of (parameters, lr), got {declared!r}; the fit "
-            "builds it, as optimizer(parameters, lr=learning_rate)."
-        )
-    built = declared(parameters, lr=learning_rate)
-    if not isinstance(built, optim.Optimizer) or isinstance(built, optim.LBFGS):
-        raise TypeError(
-            f"`optimizer` must build a torch.optim.Optimizer for noisy gradients, got {type(built).__name__}."
-        )
-    return built
 
 
 def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:

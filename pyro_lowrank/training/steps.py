@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyro_lowrank.training.failures import gradient_failure, loss_failure
 from pyro_lowrank.training.interrupts import interrupts_deferred
 from pyro_lowrank.training.randomness import seed_generators, seed_of
 from pyro_lowrank.training.result import History
-from pyro_lowrank.training.team import Team
+from pyro_lowrank.training.team import Team, draws, rows_of_parts
 from pyro_lowrank.training.totals import Totals
 
 _FAILURES = (ParticlesDied, torch.linalg.LinAlgError)
@@ -53,6 +53,7 @@ class Steps:
         seed: of the minibatches and particles.
         scales: of parameters by name, see `scales_of`: the optimiser sees these divided by them.
         team: the processes that take them together.
+        parts: a process goes through its share of a batch in so many.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Steps:
         seed: int,
         scales: Mapping[str, Tensor],
         team: Team,
+        parts: int,
     ) -> None:
         self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
         self.batches, self.held_out = batches, held_out
         self.decay, self.seed, self.team = decay, seed, team
+        self.rows = rows_of_parts(team, batches.batch_size, parts)
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         named = parameters_of(model, guide, trainable=True)
@@ -96,14 +99,8 @@ class Steps:
         for group, first_rate in zip(self.optimizer.param_groups, self.first_rates, strict=True):
             group["lr"] = first_rate * self.decay**step
         self.optimizer.zero_grad(set_to_none=True)
-        reseed()
         with torch.enable_grad():
-            number = self.batches.batch_size
-            with self.team.together(self.device), self.team.draws(number):
-                loss, totals = self._evaluate(batch, step, "y")
-                # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many trials are.
-                (loss / (number * batch.y.shape[1])).backward()
-            self._gather(totals)
+            totals = self._differentiate(batch, step, reseed)
             for parameter, scale in self.scaled:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale)
@@ -123,14 +120,30 @@ class Steps:
             self.history.gradient_norm.append(norm)
             self.history.learning_rate.append(float(self.optimizer.param_groups[0]["lr"]))
 
-    def _gather(self, totals: Totals) -> None:
-        """Sum gradients and what was observed over the processes of the team."""
+    def _differentiate(self, batch: Batch, step: int, reseed: Callable[[], None]) -> Totals:
+        """Add up gradients, and what was observed, over the parts of this process and over all processes."""
+        number, found = self.batches.batch_size, []
+        with self.team.together(self.device):
+            for rows in self.rows:
+                reseed()
+                part = (
+                    batch
+                    if len(self.rows) == 1
+                    else batch.part(rows.start - self.rows[0].start, rows.stop - rows.start)
+                )
+                with draws(rows, number):
+                    loss, totals = self._evaluate(part, step, "y")
+                    # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many trials are.
+                    (loss / (number * batch.y.shape[1])).backward()
+                found.append(totals)
+        totals = found[0] if len(found) == 1 else Totals.of_all(found)
         if self.team.size > 1:
             for parameter in self.parameters:
                 # A parameter that has none here may have one elsewhere.
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         self.team.sum_(parameter.grad for parameter in self.parameters if parameter.grad is not None)
         self.team.sum_(totals)
+        return totals
 
     def evaluate(self) -> None:
         """Record the evidence of the held-out data; always with the same random numbers, so that values compare."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from pyro_lowrank.errors import check_positive_int
 
 
 class Team:
@@ -74,10 +76,6 @@ class Team:
                 "settings, of which each takes its share by itself."
             )
 
-    def draws(self, number: int) -> TorchFunctionMode | _Nothing:
-        """Return a context in which random numbers of this process's rows are those that one process would draw."""
-        return _Nothing() if self.size == 1 else _DrawsOfAll(self.share(number), number)
-
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors, the same of every process, by their sums over processes."""
         if self.size == 1:
@@ -114,12 +112,28 @@ class Team:
 ALONE = Team()
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        return
+def rows_of_parts(team: Team, number: int, parts: int) -> list[slice]:
+    """Return the rows of a batch of each part of this process's share.
 
-    def __exit__(self, *reason: object) -> None:
-        return
+    Raises:
+        ValueError: if there are more parts than rows.
+
+    Example::
+
+        >>> rows_of_parts(Team(1, 2), 10, 2)
+        [slice(5, 8, None), slice(8, 10, None)]
+    """
+    share = team.share(number)
+    own = share.stop - share.start
+    if check_positive_int("parts", parts) > own:
+        raise ValueError(f"`parts` must be at most the trials, or windows, of a step in a process, {own}, got {parts}.")
+    found = [Team(part, parts).share(own) for part in range(parts)]
+    return [slice(share.start + rows.start, share.start + rows.stop) for rows in found]
+
+
+def draws(rows: slice, number: int) -> AbstractContextManager[Any]:
+    """Return a context in which random numbers of some rows of a batch are those that the whole batch would have."""
+    return nullcontext() if rows.stop - rows.start == number else _DrawsOfAll(rows, number)
 
 
 class _DrawsOfAll(TorchFunctionMode):

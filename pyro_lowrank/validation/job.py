@@ -17,6 +17,7 @@ from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.metrics.prediction import spike_gains, variance_gains
 from pyro_lowrank.training.checkpoint import steps_in
 from pyro_lowrank.training.fit import fit
+from pyro_lowrank.training.interrupts import Stopped
 from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
 from pyro_lowrank.training.result import StepReport
 from pyro_lowrank.training.steps import parameters_of
@@ -157,7 +158,7 @@ class Job:
 
     def _stop(self, report: StepReport) -> None:
         if report.step == self.stop_after:
-            raise KeyboardInterrupt
+            raise Stopped
 
     def _filter(self, *arguments: Tensor) -> Any:
         return SMCFilter(self.model, self.guide, self.scoring.num_particles).run(*arguments)

@@ -165,7 +165,8 @@ def sweep(
 
         >>> import torch, pyro_lowrank as plr
         >>> def factory(rank, units):
-        ...     model = plr.StateSpaceModel(plr.LowRankRNN(rank=rank, units=units), plr.PoissonObservation(rank, 6))
+        ...     observation = plr.PoissonObservation(rank=rank, features=6)
+        ...     model = plr.StateSpaceModel(plr.LowRankRNN(rank=rank, units=units), observation)
         ...     return model, plr.BootstrapGuide(model)
         >>> y = factory(1, 20)[0].simulate(num_trials=6, num_steps=20).y
         >>> grid = {"rank": [1, 2], "units": [20], "learning_rate": [0.01, 0.1]}
