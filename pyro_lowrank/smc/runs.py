@@ -132,7 +132,9 @@ class BuiltInRun:
         if self.data.seen.y.device.type != "cpu":
             raise NoCompiledForm(f"the data lie on {self.data.seen.y.device}")
         if self.reference is not None:
-            raise NoCompiledForm("one particle is pinned to a reference path")
+            from pyro_lowrank.smc.compiled.run import check_reference
+
+            check_reference(self.compiled, self.scheme.resampler)
         gradient = self.scheme.gradient
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
@@ -177,6 +179,7 @@ class BuiltInRun:
             store=self.store,
             with_paths=with_paths,
             encoding=self._encoding,
+            reference=self.reference,
         )
 
     def _mean(self) -> Mean | None:
@@ -190,9 +193,12 @@ class BuiltInRun:
         like, last = history.increments, self.data.last
         uniforms = torch.rand(steps, num_paths, trials, dtype=like.dtype, device=like.device)
         if history.compiled is not None and self._loops is not None:
-            from pyro_lowrank.smc.compiled.run import compiled_paths
+            from pyro_lowrank.smc.compiled.run import backward_paths as compiled_paths
 
-            return Paths(*compiled_paths(self._loops, history.compiled, last, uniforms))
+            out = history.compiled
+            arrays = [torch.from_numpy(each) for each in (out.z, out.means, out.log_weights)]
+            _, z, means = compiled_paths(self.pair.transition, *arrays, last, uniforms)
+            return Paths(z, means)
         assert history.states is not None
         assert history.log_weights is not None
         transitions = BuiltInTransitions.of(self.pair, self.data, self.backend)
