@@ -196,9 +196,9 @@ class BuiltInRun:
             from pyro_lowrank.smc.compiled.run import backward_paths as compiled_paths
 
             out = history.compiled
-            arrays = [torch.from_numpy(each) for each in (out.z, out.means, out.log_weights)]
-            _, z, means = compiled_paths(self.pair.transition, *arrays, last, uniforms)
-            return Paths(z, means)
+            latents, means, log_weights = map(torch.from_numpy, (out.z, out.means, out.log_weights))
+            _, *found = compiled_paths(self.pair.transition, latents, means, log_weights, last, uniforms)
+            return Paths(*found)
         assert history.states is not None
         assert history.log_weights is not None
         transitions = BuiltInTransitions.of(self.pair, self.data, self.backend)

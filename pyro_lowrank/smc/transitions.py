@@ -96,8 +96,8 @@ class BuiltInTransitions:
         from pyro_lowrank.smc.compiled.run import backward_paths
 
         ends = torch.full(z.shape[1:2], z.shape[2] - 1)
-        arrays = [each.permute(1, 2, 3, 0) for each in (z, mean(z, self.data.v))]
-        index, _, _ = backward_paths(self.transition, *arrays, log_weights.permute(2, 0, 1), ends, uniforms)
+        latents, means = (each.permute(1, 2, 3, 0) for each in (z, mean(z, self.data.v)))
+        index, _, _ = backward_paths(self.transition, latents, means, log_weights.permute(2, 0, 1), ends, uniforms)
         return index
 
     def matched(self, time: int, before: State, after: State) -> Tensor:

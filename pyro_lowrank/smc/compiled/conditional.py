@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import types
 from torch import Tensor
 
 from pyro_lowrank.compilation import compiled, first_class
-from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO
 from pyro_lowrank.dynamics.compiled.arrays import array
-from pyro_lowrank.dynamics.compiled.units import FAST, floats
+from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.smc.compiled.pair import CompiledPair
 from pyro_lowrank.smc.compiled.paths import fill_shares, pick, whiten
+from pyro_lowrank.smc.compiled.records import Signatures
 from pyro_lowrank.smc.conditional import Reference
 from pyro_lowrank.smc.resampling import (
     MultinomialResampling,
@@ -91,8 +91,7 @@ _THROUGH: dict[Any, Callable[..., Any]] = {
 
 @cache
 def _compiled_through(function: Callable[..., Any], dtype: Any) -> Any:
-    vector = floats(dtype, 1)
-    return first_class(types.int64(vector, vector.dtype, vector.dtype))(function)
+    return first_class(Signatures.of(dtype).through)(function)
 
 
 def through_of(resampler: Resampler, dtype: Any) -> Any:
@@ -101,8 +100,8 @@ def through_of(resampler: Resampler, dtype: Any) -> Any:
     Raises:
         NoCompiledForm: if the scheme is the user's own.
     """
-    kind = type(resampler)
-    found = None
+    kind: Any = type(resampler)
+    found: Callable[..., Any] | None = None
     if isinstance(resampler, NoResampling):
         # Where nothing is resampled it is never called.
         found = _multinomial
