@@ -13,7 +13,7 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding, Proposal
 from pyro_lowrank.observations.observed import Observed
-from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood
+from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood
 from pyro_lowrank.smc.compiled.records import Tables
 
 
@@ -32,7 +32,7 @@ class CompiledProposal(ABC):
     needs_curvature = False
     """Whether it asks the likelihood for scores and curvature."""
 
-    def __init__(self, proposal: Any, transition: Transition, likelihood: CompiledLikelihood | None) -> None:
+    def __init__(self, proposal: Any, transition: Transition, likelihood: AnyLikelihood | None) -> None:
         self.proposal, self.transition, self.likelihood = proposal, transition, likelihood
 
     @abstractmethod
@@ -54,6 +54,15 @@ class CompiledProposal(ABC):
         """
         return white, None
 
+    def tails(self, recorded: Tensor) -> Tensor:
+        r"""Return the log density of a draw e, if it asks for it, `trials x time x 3`: a, p and nu of
+
+        .. math:: a - p \log(1 + e^2 / \nu), \quad \text{or, where } \nu = 0, \quad a - e^2 / 2
+
+        `recorded` tells where there are data, `trials x time`.
+        """
+        return torch.zeros(*recorded.shape, 0, dtype=self.transition.initial_mean.dtype)
+
     def num_rows(self) -> int:
         """Return how many rows of scratch it needs, of `lanes.WIDTH` numbers or as many as there are particles."""
         return 2
@@ -72,9 +81,7 @@ def register(proposal: type) -> Callable[[type[CompiledProposal]], type[Compiled
     return decorate
 
 
-def compiled_form(
-    proposal: Proposal, transition: Transition, likelihood: CompiledLikelihood | None
-) -> CompiledProposal:
+def compiled_form(proposal: Proposal, transition: Transition, likelihood: AnyLikelihood | None) -> CompiledProposal:
     """Return the compiled form of a proposal.
 
     Raises:

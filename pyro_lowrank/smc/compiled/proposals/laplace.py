@@ -37,7 +37,7 @@ from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
 from pyro_lowrank.smc.compiled.lanes import WIDTH, at, lanes_of
-from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood
+from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood
 from pyro_lowrank.smc.compiled.proposals.base import CompiledProposal, first_or_rest, register
 from pyro_lowrank.smc.compiled.records import Signatures, Tables
 
@@ -155,9 +155,7 @@ class LaplaceForm(CompiledProposal):
 
     needs_curvature = True
 
-    def __init__(
-        self, proposal: LaplaceProposal, transition: Transition, likelihood: CompiledLikelihood | None
-    ) -> None:
+    def __init__(self, proposal: LaplaceProposal, transition: Transition, likelihood: AnyLikelihood | None) -> None:
         super().__init__(proposal, transition, likelihood)
         readout = getattr(proposal.emission, "readout", None)
         if likelihood is None or not isinstance(readout, AffineMap):
@@ -188,3 +186,13 @@ class LaplaceForm(CompiledProposal):
         x, log_density = self.proposal.draw(noise, white, recorded.unsqueeze(1))
         # The loops leave out the constant of the transition's density.
         return x, log_density + 0.5 * self.transition.rank * math.log(2 * math.pi)
+
+    def tails(self, recorded: Tensor) -> Tensor:
+        """Return the log density of a draw as that of `draw`, given by three numbers."""
+        rank, freedom = self.transition.rank, self.proposal.freedom
+        gaussian = self.transition.initial_mean.new_zeros(3)
+        if freedom is None:
+            return gaussian.expand(*recorded.shape, 3)
+        peak = self.proposal.law(self.transition.noise).standard_log_prob(gaussian.new_zeros(rank))
+        heavy = torch.stack([peak + 0.5 * rank * math.log(2 * math.pi), 0.5 * (freedom + rank), freedom])
+        return torch.where(recorded.unsqueeze(-1), heavy, gaussian)
