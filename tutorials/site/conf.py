@@ -43,6 +43,7 @@ napoleon_custom_sections = [("Shapes", "params_style"), ("Shape", "params_style"
 maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
@@ -53,6 +54,7 @@ html_static_path = ["_static"]
 html_extra_path = ["_root"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "navigation_with_keys": True,

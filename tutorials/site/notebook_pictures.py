@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
-from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -33,15 +32,14 @@ class NotebookPictures(SphinxDirective):
         folder = Path(self.env.doctreedir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         page = Path(self.env.doc2path(self.env.docname)).parent
+        address = self.env.app.builder.get_relative_uri(self.env.docname, path.stem)
         box = nodes.container(classes=["pictures"])
         for number, (heading, picture) in enumerate(pictures(path)):
             file = folder / f"{path.stem}-{number}.png"
             file.write_bytes(picture)
             uri = Path(os.path.relpath(file, page)).as_posix()
-            link = addnodes.pending_xref(
-                "", refdomain="std", reftype="doc", reftarget=f"/{path.stem}", refexplicit=True, refwarn=True
-            )
-            link += nodes.image(uri=uri, alt=heading, candidates={"?": uri})
+            link = nodes.reference("", "", internal=True, refuri=address)
+            link += nodes.image(uri=uri, alt=heading)
             box += nodes.paragraph("", "", link)
         return [box]
 
