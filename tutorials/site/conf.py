@@ -58,6 +58,10 @@ html_show_copyright = False
 html_copy_source = False
 html_theme_options = {
     "navigation_with_keys": True,
-    "light_css_variables": {"color-brand-primary": "#24567a", "color-brand-content": "#24567a"},
+    "light_css_variables": {
+        "code-font-size": "78%",
+        "color-brand-primary": "#24567a",
+        "color-brand-content": "#24567a",
+    },
     "dark_css_variables": {"color-brand-primary": "#8fc1e3", "color-brand-content": "#8fc1e3"},
 }
