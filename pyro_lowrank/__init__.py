@@ -74,7 +74,10 @@ if TYPE_CHECKING:
     from pyro_lowrank.validation.baselines import Baselines as Baselines
     from pyro_lowrank.validation.baselines import baselines as baselines
     from pyro_lowrank.validation.cross_validate import cross_validate as cross_validate
+    from pyro_lowrank.validation.halving import Halving as Halving
     from pyro_lowrank.validation.result import CrossValidation as CrossValidation
+    from pyro_lowrank.validation.sweep import Sweep as Sweep
+    from pyro_lowrank.validation.sweep import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -100,6 +103,7 @@ _HOMES = {
     "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
     "GaussianPosterior": "infer.gaussian_posterior",
+    "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",
@@ -129,6 +133,7 @@ _HOMES = {
     "StopGradient": "smc.gradients",
     "StratifiedResampling": "smc.resampling",
     "StudentTObservation": "observations.student_t",
+    "Sweep": "validation.sweep",
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
@@ -145,6 +150,7 @@ _HOMES = {
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
     "save": "serialization",
+    "sweep": "validation.sweep",
     "to_arviz": "export.posterior",
     "with_priors": "models.priors",
 }

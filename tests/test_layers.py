@@ -52,11 +52,16 @@ ONLY = {
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
 COMPILED = {f"dynamics/compiled/{name}.py" for name in ("arithmetic", "units")}
 COMPILED |= {f"smc/compiled/{name}.py" for name in ("records", "likelihoods/base")}
-AT_TOP = {"arviz": {"export/arviz.py"}, "numba": COMPILED, "xarray": {"export/arviz.py"}}
+AT_TOP = {
+    "arviz": {"export/arviz.py"},
+    "numba": COMPILED,
+    "xarray": {"export/arviz.py"},
+}
 DEFERRED: dict[str, set[str]] = {
     "arviz": set(),
     "h5netcdf": {"data"},
     "h5py": {"data"},
+    "loky": {"validation"},
     "matplotlib": {"plots"},
     "mne": {"data"},
     "numba": {"compilation"},

@@ -71,7 +71,22 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("fixed-points", help=about, description=about)
     _add_analysis(command)
     command.set_defaults(module="pyro_lowrank.cli.analysis")
+    _add_sweep(commands)
     return parser
+
+
+def _add_sweep(commands: Any) -> None:
+    about = "fit a grid of models, scored on held-out data; any number of copies share the fits by files"
+    command = commands.add_parser("sweep", help=about, description=about)
+    command.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with a file sweep.py that defines `factory`, `grid` and `data` (or the path of a recording) as "
+        "pyro_lowrank.sweep takes them, and its further arguments in a dict `options`, if any; records go to "
+        "FOLDER/records",
+    )
+    command.set_defaults(module="pyro_lowrank.cli.sweeping")
 
 
 def _add_analysis(command: Any) -> None:
