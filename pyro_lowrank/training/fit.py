@@ -74,8 +74,8 @@ def fit(
     r"""Fit a model and its guide to a recording, in place, by variational sequential Monte Carlo.
 
     Each step follows an estimate of the gradient of the log evidence on a minibatch, per trial and time bin: along
-    smoothed paths (`FisherGradient`), for a user's own model along the particles (`PathwiseGradient`), or as `elbo`
-    says:
+    smoothed paths (`FisherGradient`), along the particles where a model of your own cannot be run along paths
+    (`PathwiseGradient`), or as `elbo` says:
 
     .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} \log p_\theta(y^b_{1:T}),
        \qquad \eta_k = \eta_0 (\eta_{\mathrm{end}} / \eta_0)^{k / (K - 1)}
