@@ -74,6 +74,14 @@ def check_positive(name: str, value: Any) -> float:
     return number
 
 
+def check_share(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise if it is not a number above zero and below one."""
+    number = check_positive(name, value)
+    if number >= 1:
+        raise ValueError(f"`{name}` must be a share, above 0 and below 1, got {number}.")
+    return number
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """Return `value`, or raise with the list of choices if it is not one of them."""
     if value not in choices:

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_lowrank.training.advice import advice_on
+
 Array = NDArray[np.float64]
 
 
@@ -137,6 +139,11 @@ class FitResult:
         """The number of steps taken, those before a resumption included."""
         return len(self.evidence)
 
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to change in the next fit, in words; empty if nothing stands out."""
+        return advice_on(self)
+
     def __str__(self) -> str:
         state = ", interrupted" if self.interrupted else ""
         lines = [f"FitResult: {self.steps} of {self.num_steps} steps in {self.seconds:.1f} s{state}"]
@@ -155,4 +162,4 @@ class FitResult:
             lines.append(f"  effective size  {100 * self.ess[-tenth:].mean():.0f} % of the particles")
         if self.checkpoint is not None:
             lines.append(f"  checkpoint      {self.checkpoint}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  ! {line}" for line in self.advice)])
