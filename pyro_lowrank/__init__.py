@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_lowrank import data as data
     from pyro_lowrank import metrics as metrics
+    from pyro_lowrank import plots as plots
     from pyro_lowrank.dynamics.activations import Activation as Activation
     from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.base import Dynamics as Dynamics
@@ -153,7 +154,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "metrics"):
+    if name in ("data", "metrics", "plots"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

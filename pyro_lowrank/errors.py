@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import warnings
@@ -155,3 +156,27 @@ def check_no_infinities(name: str, value: Tensor) -> None:
             f"`{name}` holds {int(infinite.sum())} infinite values, the first at index {where}; "
             "replace them (NaN marks a missing entry)."
         )
+
+
+def require(library: str, extra: str, purpose: str) -> Any:
+    """Import and return an optional library, or raise with the extra that brings it.
+
+    Args:
+        library: its name, as it is imported.
+        extra: the extra of this package that has it.
+        purpose: what it is needed for, to begin the message with.
+
+    Raises:
+        ModuleNotFoundError: if it is not installed.
+
+    Example:
+        >>> require("numpy", "numbers", "Counting").__name__
+        'numpy'
+    """
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{purpose} needs {library}, and {error.name} is not installed: pip install "pyro-lowrank[{extra}]".',
+            name=error.name,
+        ) from error

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from pyro_lowrank.plots.recorded import as_array, time_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Array = NDArray[np.floating[Any]]
 
 
 def plot_latents(
@@ -61,7 +61,7 @@ def plot_latents(
         # Above the axes: over time there is no empty corner.
         panels[0].legend(frameon=False, fontsize="small", ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     panels[0].set_title(title, loc="left")
-    panels[-1].set_xlabel("time (bins)" if bin_size is None else "time (s)")
+    panels[-1].set_xlabel(time_label(bin_size))
     return axes
 
 
@@ -99,7 +99,7 @@ def plot_ess(
         axes.axhline(ess_threshold * num_particles, color="black", linestyle=":", label="resamples below")
     axes.set_yscale("log")
     axes.set_ylim(0.9, 1.1 * num_particles)
-    axes.set(xlabel="time (bins)" if bin_size is None else "time (s)")
+    axes.set(xlabel=time_label(bin_size))
     axes.set_ylabel(f"effective particles (of {num_particles:,})")
     axes.set_title(title, loc="left")
     axes.margins(x=0)
@@ -137,8 +137,3 @@ def plot_calibration(axes: Axes, pit: ArrayLike, *, num_bins: int = 20, title: s
     axes.set_ylim(0, 1.25 * max(1 + spread, float(counts.max()) / len(values) * num_bins))
     axes.legend(frameon=False, fontsize="small", loc="upper right")
     return axes
-
-
-def as_array(value: Any) -> Array:
-    """An array of a tensor or of anything else that holds numbers."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64)

@@ -166,7 +166,7 @@ def fit(
             _tell(start(model, data.y, data.u), progress)
 
     interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
-    result = FitResult.of(
+    return FitResult.of(
         steps.history,
         kept_step=steps.best.step if keep_best and steps.best.put_back() else len(steps.history),
         num_steps=recipe.num_steps,
@@ -174,9 +174,6 @@ def fit(
         checkpoint=None if file is None else file.path,
         seconds=time.perf_counter() - started,
     )
-    for line in result.advice:
-        logger.info(line)
-    return result
 
 
 def _steps(

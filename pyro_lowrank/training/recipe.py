@@ -67,7 +67,8 @@ class Recipe:
         if num_steps is not None:
             return replace(self, num_steps=check_positive_int("num_steps", num_steps))
         return self._told(
-            f"num_steps={NUM_STEPS}: enough for most of the networks that it was tried on; pass more if held-out evidence still rises."
+            f"num_steps={NUM_STEPS}: enough for most of the networks that it was tried on; pass more where "
+            "held-out evidence still rises."
         )
 
     def _with_batches(self, y: Tensor, window: int | Literal["auto"] | None, batch_size: int | None) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_lowrank.training.advice import advice_on
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
@@ -119,8 +122,8 @@ class FitResult:
         checkpoint: Path | None,
         seconds: float,
     ) -> FitResult:
-        """Return the result of a fit with that history."""
-        return cls(
+        """Return the result of a fit with that history, after logging what it advises."""
+        result = cls(
             evidence=np.array(history.evidence, dtype=np.float64),
             ess=np.array(history.ess, dtype=np.float64),
             gradient_norm=np.array(history.gradient_norm, dtype=np.float64),
@@ -133,6 +136,9 @@ class FitResult:
             checkpoint=checkpoint,
             seconds=seconds,
         )
+        for line in result.advice:
+            logger.info(line)
+        return result
 
     @property
     def steps(self) -> int:
