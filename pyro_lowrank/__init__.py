@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.sessions import MultiSession as MultiSession
     from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
+    from pyro_lowrank.reports.report import report as report
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
     from pyro_lowrank.smc.gradients import FisherGradient as FisherGradient
@@ -145,6 +146,7 @@ _HOMES = {
     "load_smc_rnns": "interop.smc_rnns",
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
+    "report": "reports.report",
     "save": "serialization",
     "to_arviz": "export.posterior",
     "with_priors": "models.priors",

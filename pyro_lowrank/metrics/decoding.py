@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -99,7 +101,7 @@ def decode(
 
 def _checked(
     x: ArrayLike, targets: ArrayLike, folds: int, penalties: ArrayLike, groups: ArrayLike | None
-) -> tuple[Floats, Floats, NDArray[np.generic], Floats, list[NDArray[np.generic]]]:
+) -> tuple[Floats, Floats, NDArray[Any], Floats, list[NDArray[Any]]]:
     """Inputs, targets, a label per trial, penalties, and the labels of each fold."""
     inputs, outputs = as_trials("x", x), as_trials("targets", targets)
     check_complete("x", inputs)

@@ -62,7 +62,10 @@ def new_space(*, width: float = 6, height: float = 5) -> tuple[Figure, Any]:
     """
     figure, axes = new_figure(1, 1, width=width, height=height)
     axes[0, 0].remove()
-    return figure, figure.add_subplot(projection="3d")
+    space = figure.add_subplot(projection="3d")
+    # At the default zoom the name of the third axis is cut off.
+    space.set_box_aspect(None, zoom=0.85)
+    return figure, space
 
 
 def plot_flow(
@@ -255,13 +258,15 @@ def _draw_sets(axes: Any, result: Analysed) -> None:
 def _scatter(axes: Any, points: Array, stability: NDArray[np.str_], limits: tuple[Array, Array]) -> None:
     """Draw points by stability; of those outside the picture the legend alone tells."""
     low, high = limits
+    # In space markers would fade with their distance, those in the legend too.
+    solid = {"depthshade": False} if hasattr(axes, "get_zlim") else {}
     near = ((points[:, : len(low)] >= low) & (points[:, : len(low)] <= high)).all(1)
     for label, style in MARKERS.items():
         chosen = points[(stability == label) & near]
         outside = int(((stability == label) & ~near).sum())
         if len(chosen) or outside:
             told = f"{label} ({len(chosen)}" + f", {outside} outside" * bool(outside) + ")"
-            axes.scatter(*chosen.T, **style, s=40, linewidth=1.2, zorder=5, label=told)
+            axes.scatter(*chosen.T, **style, **solid, s=40, linewidth=1.2, zorder=5, label=told)
 
 
 def _around(corners: Array) -> Array:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.floating[Any]]
 
-# A first held-out point this many times as far below the curve as that is high is told in words.
-_FAR = 3.0
+# What lies further off than this many times the height of the curves is told in words.
+_FAR = 1.0
 
 
 def plot_evidence(
@@ -26,7 +26,8 @@ def plot_evidence(
 ) -> Axes:
     """Draw the log evidence of the minibatches, their running mean, and the evidence of held-out data.
 
-    All of the held-out curve is in view, but for a first point far below the others, which an arrow tells of.
+    All of the held-out curve is in view, but for a first point far below the others; of that, and of a reference that
+    is far off, words tell.
 
     Args:
         axes: to draw on.
@@ -47,24 +48,29 @@ def plot_evidence(
         axes.axhline(reference, color="C3", linestyle="--", linewidth=1.2, label="without dynamics")
     axes.set(xlabel="step", ylabel="log evidence (nats per time bin)")
     curve = held_out_evidence[np.isfinite(held_out_evidence)]
-    always = np.concatenate([curve[1:] if len(curve) > 1 else curve, [] if reference is None else [reference]])
-    late = evidence[len(evidence) // 20 :]
     # The first steps and single hard windows would squeeze everything else; the held-out curve is never cut.
-    shown = np.concatenate([np.percentile(late, [2, 100]) if len(late) else [], always])
-    if len(shown):
-        low, high = shown.min(), shown.max()
-        first = curve[:1][curve[:1] < low]
-        if len(first) and low - first[0] <= _FAR * (high - low):
-            low = first[0]
-        elif len(first):
-            told = f"held out, before training: {first[0]:.4g}"
-            arrow = {"arrowstyle": "->", "color": "C1"}
-            axes.annotate(
-                told, (0.02, 0.0), (0.04, 0.06), "axes fraction", color="C1", fontsize="small", arrowprops=arrow
-            )
-        axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.1 * (high - low) + 1e-6)
-    axes.legend(frameon=False, fontsize="small")
+    late = evidence[len(evidence) // 20 :]
+    shown = np.concatenate([np.percentile(late, [2, 100]) if len(late) else [], curve[1:] if len(curve) > 1 else curve])
+    beside = {"held out, before training": curve[0]} if len(curve) else {}
+    beside |= {} if reference is None else {"without dynamics": reference}
+    _limit(axes, shown, beside)
+    # Above the axes: over steps there is no empty corner.
+    axes.legend(frameon=False, fontsize="small", ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     return axes
+
+
+def _limit(axes: Axes, shown: Array, beside: dict[str, float]) -> None:
+    """Show some numbers, and others beside them if they are not far off; words tell of those that are."""
+    if not len(shown):
+        return
+    low, high = float(shown.min()), float(shown.max())
+    reach = _FAR * (high - low) + 1e-6
+    near = [value for value in beside.values() if low - reach <= value <= high + reach]
+    far = [f"{name}: {value:.4g}" for name, value in beside.items() if value < low - reach or value > high + reach]
+    low, high = min([low, *near]), max([high, *near])
+    axes.set_ylim(low - 0.1 * (high - low) - 1e-6, high + 0.1 * (high - low) + 1e-6)
+    if far:
+        axes.text(0.03, 0.03, "\n".join([*far, "(beyond the axis)"]), transform=axes.transAxes, fontsize="small")
 
 
 def plot_effective_size(axes: Axes, ess: Array) -> Axes:
