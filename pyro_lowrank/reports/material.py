@@ -19,7 +19,6 @@ from pyro_lowrank.infer.latents import LEVEL, Latents
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.independent import features_like, independent_evidence
-from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.tensors import as_tensors
 
 logger = logging.getLogger(__name__)
@@ -104,9 +103,8 @@ def gather(
     *,
     num_particles: int | None,
     num_draws: int,
-    seed: int,
 ) -> Material:
-    """Run the filter and the smoother, generate, look for fixed points."""
+    """Run the filter and the smoother, generate, look for fixed points; the generators are the caller's."""
     shown, left_out = _part(recording)
     y, u = (*as_tensors(shown, model), None)[:2]
     assert y is not None
@@ -115,44 +113,42 @@ def gather(
     wanted = 1000 if guide is None or type(guide).__name__ == "BootstrapGuide" else 200
     particles = min(wanted, most) if num_particles is None else check_positive_int("num_particles", num_particles)
     check_positive_int("num_draws", num_draws)
-    with own_generators(y.device), torch.no_grad():
-        seed_generators(y.device, seed)
-        logger.info("Report: filtering %d trials x %d time bins with %d particles.", trials, time, particles)
-        smc = SMCFilter(model, guide, particles)
-        runs = tuple(smc.run(y, u) for _ in range(_RUNS))
-        posterior = runs[0]
-        draws = posterior.smooth(num_draws)
-        lengths = torch.as_tensor(shown.trial_lengths, device=y.device)
-        within = (torch.arange(time, device=y.device) < lengths.unsqueeze(-1)).unsqueeze(-1)
-        logger.info("Report: generating as much as was recorded.")
-        copies = max(1, min(20, _MOST_DRAWN // y.numel()))
-        repeated = torch.cat([_masked(_simulated(model, y, u), within) for _ in range(copies)])
-        seen = max(1, round(_SHARE_SEEN * time))
-        begun = y.clone()
-        begun[:, seen:] = torch.nan
-        began = smc.run(begun, u)
-        continued = _masked(began.replicate(began.smooth(1)).y[0], within)
-        fixed_points, why_none = _fixed_points(model)
-        return Material(
-            model=model,
-            guide=guide,
-            recording=shown,
-            left_out=left_out,
-            posterior=posterior,
-            draws=draws.cpu().numpy(),
-            latents=Latents.of_draws(draws, LEVEL, lengths),
-            expected=_masked(posterior.predict(draws), within).cpu().numpy(),
-            generated=repeated[:trials].cpu().numpy(),
-            repeated=repeated.cpu().numpy(),
-            continued=continued.cpu().numpy(),
-            seen=seen,
-            diagnosis=diagnose(runs),
-            runs=runs,
-            fixed_points=fixed_points,
-            why_none=why_none,
-            evidence=float(posterior.log_evidence.sum() / (~y.isnan()).any(-1).sum()),
-            without_dynamics=reference_of(model, y),
-        )
+    logger.info("Report: filtering %d trials x %d time bins with %d particles.", trials, time, particles)
+    smc = SMCFilter(model, guide, particles)
+    runs = tuple(smc.run(y, u) for _ in range(_RUNS))
+    posterior = runs[0]
+    draws = posterior.smooth(num_draws)
+    lengths = torch.as_tensor(shown.trial_lengths, device=y.device)
+    within = (torch.arange(time, device=y.device) < lengths.unsqueeze(-1)).unsqueeze(-1)
+    logger.info("Report: generating as much as was recorded.")
+    copies = max(1, min(20, _MOST_DRAWN // y.numel()))
+    repeated = torch.cat([_masked(_simulated(model, y, u), within) for _ in range(copies)])
+    seen = max(1, round(_SHARE_SEEN * time))
+    begun = y.clone()
+    begun[:, seen:] = torch.nan
+    began = smc.run(begun, u)
+    continued = _masked(began.replicate(began.smooth(1)).y[0], within)
+    fixed_points, why_none = _fixed_points(model)
+    return Material(
+        model=model,
+        guide=guide,
+        recording=shown,
+        left_out=left_out,
+        posterior=posterior,
+        draws=draws.cpu().numpy(),
+        latents=Latents.of_draws(draws, LEVEL, lengths),
+        expected=_masked(posterior.predict(draws), within).cpu().numpy(),
+        generated=repeated[:trials].cpu().numpy(),
+        repeated=repeated.cpu().numpy(),
+        continued=continued.cpu().numpy(),
+        seen=seen,
+        diagnosis=diagnose(runs),
+        runs=runs,
+        fixed_points=fixed_points,
+        why_none=why_none,
+        evidence=float(posterior.log_evidence.sum() / (~y.isnan()).any(-1).sum()),
+        without_dynamics=reference_of(model, y),
+    )
 
 
 def reference_of(model: StateSpaceModel, y: Tensor) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.reports import activity, fitted, latent
 from pyro_lowrank.reports.material import Array, Material, gather
 from pyro_lowrank.reports.parts import Page
+from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.result import FitResult
 
 logger = logging.getLogger(__name__)
@@ -88,21 +90,24 @@ def report(
     targets = _behaviour(behaviour, recording)
     names = _names(behaviour_names, targets)
     check_writable(path)
-    material = gather(model, guide, recording, num_particles=num_particles, num_draws=num_draws, seed=seed)
-    logger.info("Report: drawing.")
-    found = [
-        fitted.the_model(material, settings or {}),
-        fitted.the_fit(material, fit, without_dynamics),
-        activity.inferred(material),
-        latent.over_time(material),
-        latent.by_condition(material),
-        latent.flow(material),
-        activity.generated(material),
-        activity.psths(material),
-        latent.behaviour(material, targets, names),
-        fitted.the_filter(material),
-        fitted.the_summary(material),
-    ]
+    device = next(model.parameters()).device
+    with own_generators(device), torch.no_grad():
+        seed_generators(device, seed)
+        material = gather(model, guide, recording, num_particles=num_particles, num_draws=num_draws)
+        logger.info("Report: drawing.")
+        found = [
+            fitted.the_model(material, settings or {}),
+            fitted.the_fit(material, fit, without_dynamics),
+            activity.inferred(material),
+            latent.over_time(material),
+            latent.by_condition(material),
+            latent.flow(material),
+            activity.generated(material),
+            activity.psths(material),
+            latent.behaviour(material, targets, names),
+            fitted.the_filter(material),
+            fitted.the_summary(material),
+        ]
     page = Page(
         title=title or f"{type(model.dynamics).__name__} of rank {model.dynamics.rank}",
         facts=_facts(material, fit, without_dynamics),
