@@ -14,8 +14,8 @@ from pyro_lowrank.plots.phase import new_space
 
 # Inches of a picture: it fills a phone in its width, and stands beside others on a screen.
 WIDTH, HEIGHT, DOTS = 4.4, 3.1, 150
-# So few colours look as all of them do, in a third of the size.
-_COLORS = 96
+# So many colours look as all of them do, in a third of the size; fewer lose thin lines of a colour of their own.
+_COLORS = 256
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def test_a_summary_is_of_means_over_recorded_bins() -> None:
     from pyro_lowrank.export.arviz import summarise
 
     torch.manual_seed(0)
-    model = linear_model(features=3)
+    model = gaussian_model(torch.float32)
     y = model.simulate(num_trials=3, num_steps=12).y
     y[1, 6:] = torch.nan
     data = plr.to_arviz(run_of(model, y), chains=4, draws=20)
