@@ -16,7 +16,7 @@ from pyro_lowrank.reports.report import report
 from pyro_lowrank.training.result import FitResult
 
 # Settings of a fit that its page tells, by the names of the options.
-_TOLD = ("likelihood", "steps", "window", "batch_size", "learning_rate", "seed", "standardise")
+_TOLD = ("likelihood", "steps", "window", "batch_size", "learning_rate", "seed")
 
 
 def run(options: argparse.Namespace) -> int:
