@@ -30,7 +30,7 @@ def over_time(material: Material) -> Section:
         name, bins = recording.trial_names[trial], min(_MOST_BINS, int(recording.trial_lengths[trial]))
 
         def paint(axes: Any, trial: int = trial, bins: int = bins) -> None:
-            panels = axes if rank > 1 else [axes]
+            panels = np.atleast_1d(axes)
             plot_latents(panels, material.draws[:, trial, :bins], bin_size=recording.bin_size)
             panels[0].set_title(recording.trial_names[trial], loc="left")
 
