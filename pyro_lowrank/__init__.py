@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_lowrank import data as data
     from pyro_lowrank import metrics as metrics
+    from pyro_lowrank import plots as plots
     from pyro_lowrank.dynamics.activations import Activation as Activation
     from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.base import Dynamics as Dynamics
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.sessions import MultiSession as MultiSession
     from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
+    from pyro_lowrank.reports.report import report as report
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
     from pyro_lowrank.smc.gradients import FisherGradient as FisherGradient
@@ -74,7 +76,10 @@ if TYPE_CHECKING:
     from pyro_lowrank.validation.baselines import Baselines as Baselines
     from pyro_lowrank.validation.baselines import baselines as baselines
     from pyro_lowrank.validation.cross_validate import cross_validate as cross_validate
+    from pyro_lowrank.validation.halving import Halving as Halving
     from pyro_lowrank.validation.result import CrossValidation as CrossValidation
+    from pyro_lowrank.validation.sweep import Sweep as Sweep
+    from pyro_lowrank.validation.sweep import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -100,6 +105,7 @@ _HOMES = {
     "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
     "GaussianPosterior": "infer.gaussian_posterior",
+    "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",
@@ -129,6 +135,7 @@ _HOMES = {
     "StopGradient": "smc.gradients",
     "StratifiedResampling": "smc.resampling",
     "StudentTObservation": "observations.student_t",
+    "Sweep": "validation.sweep",
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
@@ -144,7 +151,9 @@ _HOMES = {
     "load_smc_rnns": "interop.smc_rnns",
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
+    "report": "reports.report",
     "save": "serialization",
+    "sweep": "validation.sweep",
     "to_arviz": "export.posterior",
     "with_priors": "models.priors",
 }
@@ -153,7 +162,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "metrics"):
+    if name in ("data", "metrics", "plots"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
