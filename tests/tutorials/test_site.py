@@ -34,6 +34,7 @@ NEWCOMERS_TASKS = {
     "own likelihood": "own_likelihood",
     "fixed points of given weights": "fixed_points",
     "posterior in ArviZ": "arviz",
+    "a cluster": "cluster",
     "online": "online",
 }
 
