@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.calibration import draw_pit
+from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve
 from pyro_lowrank.infer.forecast import (
     Forecast,
     Replicates,
@@ -19,9 +20,10 @@ from pyro_lowrank.infer.forecast import (
     entry_log_likelihood,
     expected_observations,
 )
+from pyro_lowrank.observations.driven import REMEMBERED
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.replayed import ReplayedTransitions
-from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
+from pyro_lowrank.smc.smoothing import backward_paths, check_forgets, genealogy_paths, mcmc_paths, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 SMOOTHERS = ("backward", "mcmc", "genealogy")
@@ -137,11 +139,13 @@ class SMCPosterior:
         if method == "genealogy":
             return self._along(name, genealogy_paths(log_weights, ancestors, num_draws))
         transitions, states = self._model(), self._states()
+        to_come = transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None
         if method == "mcmc":
+            check_forgets(to_come, 'method="mcmc"')
             return self._along(name, mcmc_paths(transitions, states, log_weights, ancestors, num_draws, num_moves))
         steps, _, trials = log_weights.shape
         uniforms = torch.rand(steps, num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
-        return self._along(name, backward_paths(transitions, states, log_weights, uniforms))
+        return self._along(name, backward_paths(transitions, states, log_weights, uniforms, to_come=to_come))
 
     @torch.no_grad()
     def smoothed(self) -> SMCPosterior:
@@ -149,10 +153,15 @@ class SMCPosterior:
 
         It costs the square of the number of particles, per time bin and trial.
 
+        Raises:
+            ValueError: if observations remember the latents.
+
         References:
             Doucet, Godsill and Andrieu (2000), Stat. Comput. 10:197.
         """
-        found = smoothed_log_weights(self._model(), self._states(), self._per_trial(self.log_weights))
+        transitions = self._model()
+        check_forgets(transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None, "`smoothed`")
+        found = smoothed_log_weights(transitions, self._states(), self._per_trial(self.log_weights))
         return replace(self, log_weights=found.reshape(self.log_weights.shape))
 
     @torch.no_grad()
@@ -175,7 +184,7 @@ class SMCPosterior:
         check_positive_int("horizon", horizon)
         check_positive_int("num_draws", num_draws)
         model = self._built_in()
-        return draw_forecast(model, self.particles["z"], self.log_weights, horizon, u, num_draws, start=self.start)
+        return draw_forecast(model, self.particles, self.log_weights, horizon, u, num_draws, start=self.start)
 
     @torch.no_grad()
     def predict(self, z: Tensor | None = None) -> Tensor:
@@ -184,10 +193,9 @@ class SMCPosterior:
         Args:
             z: latents given the whole recording, from `smooth`; if None those given the past, weighted.
         """
-        log_weights = None
         if z is None:
-            z, log_weights = self.particles["z"], self.log_weights
-        return expected_observations(self._built_in(), z, log_weights)
+            return expected_observations(self._built_in(), self.particles["z"], self.log_weights, self._remembered)
+        return expected_observations(self._built_in(), z, None)
 
     @torch.no_grad()
     def prequential_pit(self) -> Tensor:
@@ -201,7 +209,8 @@ class SMCPosterior:
         References:
             Dawid (1984), J. R. Stat. Soc. A 147:278; Czado, Gneiting and Held (2009), Biometrics 65:1254.
         """
-        return draw_pit(self._built_in(), self.particles["z"], self.log_weights, first=self.start == 0)
+        model, first = self._built_in(), self.start == 0
+        return draw_pit(model, self.particles["z"], self.log_weights, first=first, remembered=self._remembered)
 
     @torch.no_grad()
     def replicate(self, z: Tensor) -> Replicates:
@@ -226,6 +235,24 @@ class SMCPosterior:
             ValueError: if features are not independent given the latents.
         """
         return entry_log_likelihood(self._built_in(), z)
+
+    @torch.no_grad()
+    def deconvolve(self, z: Tensor) -> Deconvolution:
+        r"""Return what drives each feature, given the whole recording, of observations that remember the latents.
+
+        Along each path a Kalman smoother tells the states and what drives them beside the latents: of fluorescence the
+        rate of each cell, :math:`r_t = \mathrm{softplus}(C z_t + d) + \varepsilon_t`, and its calcium.
+
+        Args:
+            z: latents, `draws x trials x time x rank`, as `smooth` returns them.
+
+        Returns:
+            A named tuple `(drive, mean, variance, state, state_variance)`, over draws and given each.
+
+        Raises:
+            ValueError: if observations do not remember the latents.
+        """
+        return deconvolve(self._built_in(), z)
 
     def rerun(self) -> SMCPosterior:
         """Return another run of the same filter on the same recording, independent of this one.
@@ -256,6 +283,11 @@ class SMCPosterior:
         """What the expected observations are called: `"rates"` of spikes, else `"mean"`; None for a user's model."""
         model = self.transitions
         return getattr(model.emission, "mean_name", "mean") if isinstance(model, BuiltInTransitions) else None
+
+    @property
+    def _remembered(self) -> Tensor | None:
+        """What particles remember, `particles x trials x time x features x order`, or None."""
+        return self.particles.get(REMEMBERED)
 
     def _model(self) -> BuiltInTransitions | ReplayedTransitions:
         if self.transitions is None:
