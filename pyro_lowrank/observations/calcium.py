@@ -75,6 +75,8 @@ class CalciumObservation(DrivenObservation):
         13:e1005423.
     """
 
+    in_units_of_data = ("baseline",)
+
     decay_time: Tensor
     rise_share: Tensor
     scale: Tensor

@@ -53,6 +53,8 @@ class ColouredNoiseObservation(DrivenObservation):
         Harvey (1989), "Forecasting, structural time series models and the Kalman filter", section 2.3.
     """
 
+    in_units_of_data = ("readout.bias", "readout.weight")
+
     noise_scale: Tensor
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -192,6 +192,9 @@ class DrivenEmission:
 
 class DrivenObservation(ReadoutObservation):
     """Base of the observation models that remember the latents: a subclass says which linear system does."""
+
+    in_units_of_data: ClassVar[tuple[str, ...]] = ()
+    """Names of the parameters that have the units of the recording and any sign."""
 
     @abstractmethod
     def bind_linear_memory(self) -> LinearMemory:

@@ -71,6 +71,8 @@ class HaemodynamicObservation(DrivenObservation):
         (1998), NeuroImage 7:30, on the response of two gamma densities.
     """
 
+    in_units_of_data = ("baseline", "readout.weight")
+
     signal_decay: Tensor
     flow_feedback: Tensor
     baseline: Tensor
