@@ -83,7 +83,7 @@ class DrivenBin:
 
     def _offset(self) -> Tensor:
         """Return what is expected where nothing drives, `... x features`."""
-        return self.memory.expected(self.memory.ahead(self.past, torch.zeros_like(self.past[..., 0])), self.past.new_zeros(()))
+        return self.memory.baseline + (self.memory.weight * self.past).sum(-1)
 
     def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the mean of the observation, `... x features`."""
@@ -103,9 +103,7 @@ class DrivenBin:
 
     def after(self, z: Tensor, v: Tensor | None, y: Tensor) -> Tensor:
         """Return what is remembered of latents and observations, `... x features x order`."""
-        driven = self.drive(z, v)
-        ahead = self.memory.ahead(self.past, driven)
-        return ahead + self.law.gain * (y - self.memory.expected(ahead, driven)).unsqueeze(-1)
+        return self.law.after(self.past, self.drive(z, v), y - self.memory.baseline)
 
 
 @dataclass(frozen=True)

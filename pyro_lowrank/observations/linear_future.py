@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_lowrank.observations.linear_memory import Law, LinearMemory, apply
+from pyro_lowrank.observations.linear_memory import LinearMemory, apply, same
 from pyro_lowrank.observations.observed import Observed
 
 
-class Future(NamedTuple):
-    r"""The likelihood of all later bins as a function of the state s now, :math:`\exp(-s^T \Omega s / 2 + \lambda^T s)`.
+class Backward(NamedTuple):
+    r"""What the bins from one on say of the state before it, beside their numbers.
+
+    As a function of the state s before the bin the likelihood of all of them, given what drives features, is
+    :math:`\exp(-s^T \Omega s / 2 + \lambda^T s)`, and with lambda of the bin after it and deviations y - b
+
+    .. math:: \lambda = M \lambda' + u (y - b) - c\, g
 
     Attributes:
-        precision: Omega, `... x features x order x order`; the same for all paths.
-        linear: lambda, `paths x trials x features x order`.
+        precision: Omega, `... x features x order x order`.
+        onto: M, likewise.
+        deviation: u, `... x features x order`.
+        driven: c, likewise.
     """
 
     precision: Tensor
-    linear: Tensor
+    onto: Tensor
+    deviation: Tensor
+    driven: Tensor
+
+    def linear(self, later: Tensor, driven: Tensor, deviation: Tensor) -> Tensor:
+        """Return lambda of paths, `paths x trials x features x order`, from that of the bin after."""
+        return (
+            apply(self.onto, later) + self.deviation * deviation.unsqueeze(-1) - self.driven * driven.unsqueeze(-1)
+        )
 
 
 class Smoothed(NamedTuple):
@@ -40,97 +54,80 @@ class Smoothed(NamedTuple):
     noise_variance: Tensor
 
 
-@dataclass(frozen=True)
-class Step:
-    r"""One bin as an affine map of the state before it, once the bin is seen.
-
-    .. math:: s_t = \tilde A s_{t-1} + c_t + \tilde w_t, \qquad y_t \sim N(h^T s_{t-1} + \ldots, r)
-
-    Attributes:
-        transition: A~, `... x features x order x order`.
-        gain: k, `... x features x order`, zero where missing.
-        noise: covariance of w~, `... x features x order x order`.
-        weight: h, `features x order`.
-        variance: r, `features`.
-    """
-
-    transition: Tensor
-    gain: Tensor
-    noise: Tensor
-    weight: Tensor
-    variance: Tensor
-
-    @classmethod
-    def of(cls, memory: LinearMemory, missing: Tensor | None) -> Step:
-        """Return that of a bin with missing entries `... x features`."""
-        column = apply(memory.noise, memory.readout)
-        variance = (column * memory.readout).sum(-1) + memory.variance
-        gain = column / variance.unsqueeze(-1)
-        if missing is not None:
-            gain = gain.masked_fill(missing.unsqueeze(-1), 0.0)
-        weight = apply(memory.transition.mT, memory.readout)
-        return cls(
-            memory.transition - gain.unsqueeze(-1) * weight.unsqueeze(-2),
-            gain,
-            memory.noise - gain.unsqueeze(-1) * column.unsqueeze(-2),
-            weight,
-            variance,
-        )
-
-
-def nothing_to_come(memory: LinearMemory, batch_shape: torch.Size) -> Future:
-    """Return the future after the last bin."""
-    return Future(torch.zeros_like(memory.transition), memory.before_mean.new_zeros(*batch_shape, *memory.drive.shape))
-
-
-def extended(memory: LinearMemory, future: Future, seen: Observed, driven: Tensor) -> Future:
-    """Return the future as of one bin earlier.
+def backward(memory: LinearMemory, later: Tensor, missing: Tensor | None) -> Backward:
+    """Return what a bin and those after it say, from the precision Omega of those after it.
 
     Args:
         memory: the linear system.
-        future: after the bin.
-        seen: the bin, `trials x features`.
-        driven: what drives features in it, `paths x trials x features`.
+        later: `... x features x order x order`.
+        missing: entries of the bin, `... x features`.
     """
-    step = Step.of(memory, seen.missing)
-    eye = torch.eye(memory.transition.shape[-1], dtype=driven.dtype, device=driven.device)
-    shrink = torch.linalg.inv(eye + future.precision @ step.noise)
-    later = shrink @ future.precision
-    surprise = seen.y - memory.baseline - memory.slope * driven
-    entering = memory.drive * driven.unsqueeze(-1) + step.gain * surprise.unsqueeze(-1)
-    precision = step.transition.mT @ later @ step.transition
-    linear = apply(step.transition.mT, apply(shrink, future.linear) - apply(later, entering))
-    seeing = step.weight / step.variance.unsqueeze(-1)
+    # The bin first: where the state goes once it is seen, and what is then left to chance.
+    column = apply(memory.noise, memory.readout)
+    variance = (column * memory.readout).sum(-1) + memory.variance
+    gain, seeing = column / variance.unsqueeze(-1), memory.weight / variance.unsqueeze(-1)
+    if missing is not None:
+        gain, seeing = (each.masked_fill(missing.unsqueeze(-1), 0.0) for each in (gain, seeing))
+    transition = memory.transition - gain.unsqueeze(-1) * memory.weight.unsqueeze(-2)
+    noise = memory.noise - gain.unsqueeze(-1) * column.unsqueeze(-2)
+    eye = torch.eye(noise.shape[-1], dtype=noise.dtype, device=noise.device)
+    shrink = torch.linalg.inv(eye + later @ noise)
+    onto = transition.mT @ shrink
+    into = onto @ later
+    precision = into @ transition + seeing.unsqueeze(-1) * memory.weight.unsqueeze(-2)
+    deviation = seeing - apply(into, gain)
+    driven = deviation * memory.slope.unsqueeze(-1) + apply(into, memory.drive.expand(gain.shape))
+    return Backward(0.5 * (precision + precision.mT), onto, deviation, driven)
+
+
+def backwards(memory: LinearMemory, seen: Observed) -> list[Backward]:
+    """Return what the bins from each one on say of the state before it, of a recording `trials x time x features`."""
+    later = torch.zeros_like(memory.transition)
     if seen.missing is not None:
-        seeing = seeing.masked_fill(seen.missing.unsqueeze(-1), 0.0)
-    precision = precision + seeing.unsqueeze(-1) * step.weight.unsqueeze(-2)
-    return Future(0.5 * (precision + precision.mT), linear + seeing * surprise.unsqueeze(-1))
+        later = later.expand(*seen.missing.shape[:-2], *later.shape)
+    found: list[Backward] = []
+    for missing in (None,) * seen.y.shape[-2] if seen.missing is None else seen.missing.flip(-2).unbind(-2):
+        if missing is None and len(found) > 1 and same(found[-2].precision, found[-1].precision):
+            found.append(found[-1])
+            continue
+        found.append(backward(memory, later, missing))
+        later = found[-1].precision
+    return found[::-1]
 
 
-def log_likelihoods(future: Future, covariance: Tensor, means: Tensor) -> Tensor:
-    r"""Return the log likelihood of the future from each mean, up to a constant of each path.
+class Weighing(NamedTuple):
+    r"""What :math:`\log \int N(s; m, P) \exp(-s^T \Omega s / 2 + \lambda^T s)\, ds` needs of Omega and P.
 
-    .. math:: \log \int N(s; m_i, P) \exp(-s^T \Omega s / 2 + \lambda_d^T s)\, ds
-
-    Args:
-        future: of paths.
-        covariance: P, of what is known of the state, `... x features x order x order`.
-        means: of particles, `particles x trials x features x order`.
-
-    Returns:
-        `paths x trials x particles`.
+    Attributes:
+        curvature: of it in m, `... x features x order x order`.
+        shrink: what lambda is multiplied with for its slope, likewise.
     """
-    eye = torch.eye(covariance.shape[-1], dtype=means.dtype, device=means.device)
-    shrink = torch.linalg.inv(eye + future.precision @ covariance)
-    curvature = shrink @ future.precision
-    # Seen from the middle of the cloud, so that no digits are lost far from the origin.
-    middle = means.mean(0)
-    slope = apply(shrink, future.linear) - apply(curvature, middle)
-    moved = means - middle
-    own = 0.5 * (moved * apply(curvature, moved)).sum((-2, -1))
-    # One product per trial of all features: nothing of paths x particles x features is made.
-    rows, columns = slope.flatten(-2).transpose(0, 1), moved.flatten(-2).permute(1, 2, 0)
-    return (rows @ columns).transpose(0, 1) - own.mT
+
+    curvature: Tensor
+    shrink: Tensor
+
+    @classmethod
+    def of(cls, precision: Tensor, covariance: Tensor) -> Weighing:
+        """Return it from Omega and P."""
+        eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+        shrink = torch.linalg.inv(eye + precision @ covariance)
+        return cls(shrink @ precision, shrink)
+
+    def log_likelihoods(self, linear: Tensor, means: Tensor) -> Tensor:
+        """Return it up to a constant of each path, `paths x trials x particles`.
+
+        Args:
+            linear: lambda, `paths x trials x features x order`.
+            means: of particles, `particles x trials x features x order`.
+        """
+        # Seen from the middle of the cloud, so that no digits are lost far from the origin.
+        middle = means.mean(0)
+        slope = apply(self.shrink, linear) - apply(self.curvature, middle)
+        moved = means - middle
+        own = 0.5 * (moved * apply(self.curvature, moved)).sum((-2, -1))
+        # One product per trial of all features: nothing of paths x particles x features is made.
+        rows, columns = slope.flatten(-2).transpose(0, 1), moved.flatten(-2).permute(1, 2, 0)
+        return (rows @ columns).transpose(0, 1) - own.mT
 
 
 def smooth(memory: LinearMemory, seen: Observed, driven: Tensor, noise_scale: Tensor) -> Smoothed:
@@ -151,15 +148,12 @@ def smooth(memory: LinearMemory, seen: Observed, driven: Tensor, noise_scale: Te
     information = torch.zeros_like(memory.transition)
     means, covariances, noises, variances = [], [], [], []
     noise_variance = noise_scale.square()
+    eye = torch.eye(memory.drive.shape[-1], dtype=driven.dtype, device=driven.device)
     for t in reversed(range(len(laws))):
         law, there = laws[t], seen.present[..., t, :]
         seeing = memory.readout * (there / law.variance).unsqueeze(-1)
-        # What is left of an error in the state once the bin is seen.
-        kept = torch.eye(memory.drive.shape[-1], dtype=driven.dtype, device=driven.device)
-        kept = kept - law.gain.unsqueeze(-1) * memory.readout.unsqueeze(-2)
-        onward = memory.transition @ kept
-        if t == len(laws) - 1:
-            onward = torch.zeros_like(onward)
+        # What is left of an error in the state, of the bin after, once the bin is seen.
+        onward = memory.transition @ (eye - law.gain.unsqueeze(-1) * memory.readout.unsqueeze(-2))
         score = apply(onward.mT, score) + seeing * surprises[..., t, :].unsqueeze(-1)
         information = onward.mT @ information @ onward + seeing.unsqueeze(-1) * memory.readout.unsqueeze(-2)
         means.append(aheads[..., t, :, :] + apply(law.ahead, score))

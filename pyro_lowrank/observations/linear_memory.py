@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,19 +12,30 @@ from pyro_lowrank.observations.observed import Observed
 
 
 class Law(NamedTuple):
-    """How a time bin is taken in: what does not depend on the latents, but on the pattern of missing entries alone.
+    r"""How a time bin is taken in: what does not depend on the latents, but on the pattern of missing entries alone.
+
+    With the state expected of the bin before, m, and what drives features, g, the bin is expected at
+    :math:`b + h^T m + d g`, and the state once it is seen is :math:`\Phi m + c\, g + K (y - b)`.
 
     Attributes:
-        gain: by how much what is remembered moves with a surprise, `... x features x order`; zero where missing.
+        gain: K, `... x features x order`; zero where missing.
         variance: of the observation given the past and the latents, `... x features`.
-        ahead: covariance of what is remembered before the bin is seen, `... x features x order x order`.
+        ahead: covariance of the state before the bin is seen, `... x features x order x order`.
         covariance: after it is seen, likewise.
+        kept: Phi, `... x features x order x order`.
+        entering: c, `... x features x order`.
     """
 
     gain: Tensor
     variance: Tensor
     ahead: Tensor
     covariance: Tensor
+    kept: Tensor
+    entering: Tensor
+
+    def after(self, mean: Tensor, driven: Tensor, deviation: Tensor) -> Tensor:
+        """Return the state once a bin is seen, `... x features x order`, that deviates from b by `... x features`."""
+        return apply(self.kept, mean) + self.entering * driven.unsqueeze(-1) + self.gain * deviation.unsqueeze(-1)
 
 
 def apply(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -54,6 +65,8 @@ class LinearMemory:
         baseline: b, `features`.
         before_mean: mean of s_0, before the first bin, `features x order`.
         before_covariance: its covariance, `features x order x order`.
+        weight: how the next observation grows with the state now, A^T H, `features x order`.
+        slope: how an observation grows with what drives it in the same bin, H B + D, `features`.
     """
 
     transition: Tensor
@@ -65,11 +78,14 @@ class LinearMemory:
     baseline: Tensor
     before_mean: Tensor
     before_covariance: Tensor
+    weight: Tensor = field(init=False)
+    slope: Tensor = field(init=False)
 
-    @property
-    def slope(self) -> Tensor:
-        """How much an observation grows with what drives it in the same bin, `features`."""
-        return (self.readout * self.drive).sum(-1) + self.through
+    def __post_init__(self) -> None:
+        # Not when first asked for: that may be where no gradients are recorded.
+        weight = apply(self.transition.mT, self.readout)
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "slope", (self.readout * self.drive).sum(-1) + self.through)
 
     def law(self, covariance: Tensor, missing: Tensor | None) -> Law:
         """Return how the bin after a covariance `... x features x order x order` is taken in."""
@@ -80,7 +96,9 @@ class LinearMemory:
         if missing is not None:
             gain = gain.masked_fill(missing.unsqueeze(-1), 0.0)
         after = ahead - gain.unsqueeze(-1) * column.unsqueeze(-2)
-        return Law(gain, variance, ahead, 0.5 * (after + after.mT))
+        kept = self.transition - gain.unsqueeze(-1) * self.weight.unsqueeze(-2)
+        entering = self.drive - gain * self.slope.unsqueeze(-1)
+        return Law(gain, variance, ahead, 0.5 * (after + after.mT), kept, entering)
 
     def laws(self, seen: Observed, before: Tensor | None = None) -> list[Law]:
         """Return how each bin of a recording `trials x time x features` is taken in.
@@ -92,9 +110,13 @@ class LinearMemory:
         covariance = self.before_covariance if before is None else before
         if seen.missing is not None:
             covariance = covariance.expand(*seen.missing.shape[:-2], *covariance.shape[-3:])
-        found = []
-        for bin_t in seen.bins():
-            found.append(self.law(covariance, bin_t.missing))
+        found: list[Law] = []
+        for missing in (None,) * seen.y.shape[-2] if seen.missing is None else seen.missing.unbind(-2):
+            if missing is None and len(found) > 1 and same(found[-2].covariance, found[-1].covariance):
+                # To rounding it stays.
+                found.append(found[-1])
+                continue
+            found.append(self.law(covariance, missing))
             covariance = found[-1].covariance
         return found
 
@@ -127,15 +149,16 @@ class LinearMemory:
         Returns:
             Surprises `... x trials x time x features`, and means before each bin is seen, `... x features x order`.
         """
-        mean = self.beginning(driven.shape[:-2])
-        surprises, aheads = [], []
-        for y_t, driven_t, law in zip(seen.y.unbind(-2), driven.unbind(-2), laws, strict=True):
-            ahead = self.ahead(mean, driven_t)
-            surprise = y_t - self.expected(ahead, driven_t)
-            mean = ahead + law.gain * surprise.unsqueeze(-1)
-            surprises.append(surprise)
-            aheads.append(ahead)
-        return torch.stack(surprises, -2), torch.stack(aheads, -3)
+        deviation = seen.y - self.baseline
+        gain, entering = (torch.stack(each, -3) for each in zip(*((w.gain, w.entering) for w in laws), strict=True))
+        # All that does not depend on the state before, of all bins at once; then bin after bin.
+        pushes = entering * driven.unsqueeze(-1) + gain * deviation.unsqueeze(-1)
+        means = [self.beginning(driven.shape[:-2])]
+        for law, push in zip(laws[:-1], pushes.unbind(-3), strict=False):
+            means.append(apply(law.kept, means[-1]) + push)
+        before = torch.stack(means, -3)
+        surprises = deviation - (self.weight * before).sum(-1) - self.slope * driven
+        return surprises, self.ahead(before, driven)
 
     def log_densities(self, seen: Observed, driven: Tensor) -> Tensor:
         """Return the log density of each entry given those before and what drives it, zero where missing, in nats.
@@ -149,6 +172,13 @@ class LinearMemory:
         variance = torch.stack([law.variance for law in laws], -2)
         found = -0.5 * (surprises.square() / variance + (2 * torch.pi * variance).log())
         return found if seen.missing is None else found.masked_fill(seen.missing, 0.0)
+
+
+def same(before: Tensor, now: Tensor) -> bool:
+    """Return whether covariances, or precisions, of neighbouring bins differ by no more than rounding."""
+    with torch.no_grad():
+        scale = now.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
+        return bool(((now - before).abs() <= 2 * torch.finfo(now.dtype).eps * scale).all())
 
 
 def settled_state(transition: Tensor, drive: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics.means import Mean
 from pyro_lowrank.guides.base import Encoding, through
 from pyro_lowrank.observations.driven import COVARIANCE, REMEMBERED, DrivenEmission
-from pyro_lowrank.observations.linear_future import Future, extended, log_likelihoods, nothing_to_come
+from pyro_lowrank.observations.linear_future import Weighing, backwards
 from pyro_lowrank.observations.linear_memory import Law
 from pyro_lowrank.smc.loop import State, take
 from pyro_lowrank.smc.pair import Pair, Sequences
@@ -110,8 +110,10 @@ class ToCome:
     def __init__(self, emission: DrivenEmission, data: Sequences, before: Tensor | None) -> None:
         self._emission, self._data = emission, data
         self._laws = emission.memory.laws(data.seen, before)
-        self._bins = data.seen.bins()
-        self._future: Future | None = None
+        self._says = backwards(emission.memory, data.seen)
+        self._deviations = (data.seen.y - emission.memory.baseline).unbind(-2)
+        self._linear: Tensor | None = None
+        self._weighing: dict[tuple[int, int], Weighing] = {}
 
     def score(self, time: int, states: Sequence[State], path: Tensor) -> Callable[[slice], Tensor]:
         """Return the log likelihood of the bins after `time` given its particles, by draws.
@@ -126,12 +128,20 @@ class ToCome:
         Returns:
             A function of which draws are wanted: `draws x trials x particles`.
         """
-        memory, later = self._emission.memory, time + 1
+        later = time + 1
         z = take(states[later]["z"], path, 2)
-        if self._future is None:
-            self._future = nothing_to_come(memory, path.shape)
+        if self._linear is None:
+            self._linear = z.new_zeros(*path.shape, *self._emission.memory.drive.shape)
         driven = self._emission.drive(z, self._data.v_at(later))
-        self._future = extended(memory, self._future, self._bins[later], driven)
-        precision, linear = self._future
-        covariance, means = self._laws[time].covariance, states[time][REMEMBERED]
-        return lambda rows: log_likelihoods(Future(precision, linear[rows]), covariance, means)
+        linear = self._says[later].linear(self._linear, driven, self._deviations[later])
+        self._linear = linear
+        weighing, means = self._weighing_at(time), states[time][REMEMBERED]
+        return lambda rows: weighing.log_likelihoods(linear[rows], means)
+
+    def _weighing_at(self, time: int) -> Weighing:
+        says, law = self._says[time + 1], self._laws[time]
+        # Where nothing is missing most bins share what they say, and how they were taken in.
+        key = (id(says), id(law))
+        if key not in self._weighing:
+            self._weighing[key] = Weighing.of(says.precision, law.covariance)
+        return self._weighing[key]
