@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
-from pyro_lowrank.cli.models import SCALED, build, independent_features
-from pyro_lowrank.data import Recording, read_recording
+from pyro_lowrank.cli.models import IN_SECONDS, SCALED, build, independent_features
+from pyro_lowrank.data import Recording, read_recording, read_suite2p
 from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.files import write_whole
 from pyro_lowrank.guides.base import Guide
@@ -79,19 +79,37 @@ def _split(recording: Recording, y: Tensor, u: Tensor | None, share: float) -> _
 
 
 def _read(options: argparse.Namespace) -> Recording:
-    recording = read_recording(
-        options.data,
-        key=options.key,
-        time_axis=options.time_axis,
-        trials_axis=options.trials_axis,
-        bin_size=options.bin,
-    )
+    if options.data.is_dir():
+        if options.bin is None:
+            raise ValueError(
+                f"{options.data} is a folder, as Suite2p writes them: pass `--bin SECONDS`, the time from frame to frame."
+            )
+        recording = read_suite2p(options.data, bin_size=options.bin)
+    else:
+        recording = read_recording(
+            options.data,
+            key=options.key,
+            time_axis=options.time_axis,
+            trials_axis=options.trials_axis,
+            # Fluorescence and BOLD are no counts, which are summed.
+            bin_size=None if options.likelihood in IN_SECONDS else options.bin,
+        )
+        if options.likelihood in IN_SECONDS and options.bin is not None:
+            recording = _with_bin(recording, options.bin)
     print(recording.orientation)
     if options.inputs is None:
         return recording
     inputs = read_recording(options.inputs, key=options.inputs_key)
     print(f"Inputs: {inputs.orientation}")
     return replace(recording, inputs=inputs.data)
+
+
+def _with_bin(recording: Recording, seconds: float) -> Recording:
+    if recording.bin_size is not None and not math.isclose(recording.bin_size, seconds, rel_tol=0.02):
+        raise ValueError(
+            f"The file tells {recording.bin_size:g} s from frame to frame, and --bin {seconds:g} came: leave `--bin` out."
+        )
+    return replace(recording, bin_size=seconds)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -115,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
     held_out = None if held_out is None else replace(held_out, y=held_out.y.float())
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
-        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1])
+        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1], recording.bin_size)
     _start(model, train)
     result = _train(options, model, guide, train, held_out, files["checkpoint.safetensors"])
     if standardisation is not None:
@@ -204,7 +222,7 @@ def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor
     """Print what real-valued data are worth without latent dynamics, where there are enough of them."""
     bins, features = train.shape[1:]
     order = min(options.order or 4, bins - 1)
-    if options.likelihood in SCALED and features > options.rank and order > 0:
+    if options.likelihood in (*SCALED, *IN_SECONDS) and features > options.rank and order > 0:
         print(baselines(train, held_out, order=order, factors=options.rank))
 
 
