@@ -13,7 +13,16 @@ from typing import Any
 from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
-LIKELIHOODS = ("gaussian", "autoregressive", "student-t", "poisson", "negative-binomial", "bernoulli", "calcium", "bold")
+LIKELIHOODS = (
+    "gaussian",
+    "autoregressive",
+    "student-t",
+    "poisson",
+    "negative-binomial",
+    "bernoulli",
+    "calcium",
+    "bold",
+)
 INDICATORS = ("GCaMP6f", "GCaMP6m", "GCaMP6s")
 GUIDES = ("optimal", "laplace", "bootstrap")
 METHODS = ("certified", "enumerate", "search")
@@ -57,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     demo.set_defaults(module="pyro_lowrank.cli.demonstration")
 
-    about = "fit a low-rank network to a recording (.npy, .npz, .csv, MATLAB .mat, NWB .nwb, xarray .nc, or a folder of Suite2p)"
+    about = (
+        "fit a low-rank network to a recording (.npy, .npz, .csv, MATLAB .mat, NWB .nwb, xarray .nc, Suite2p folder)"
+    )
     command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
     command.add_argument(
@@ -105,8 +116,8 @@ def _add_reading(group: Any) -> None:
         type=float,
         metavar="SECONDS",
         help="bins in which spike times (the units of a .nwb file, a cell array of a .mat file) are counted, needed "
-        "for these; counts in shorter bins are summed; of --likelihood calcium or bold the time from frame to frame, where "
-        "the file does not tell it",
+        "for these; counts in shorter bins are summed; of --likelihood calcium or bold the time from frame to frame, "
+        "where the file does not tell it",
     )
     group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
     group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
@@ -149,7 +160,9 @@ def _add_model(group: Any) -> None:
     group.add_argument("--order", type=int, metavar="P", help="bins that features remember (autoregressive; 1)")
     group.add_argument("--indicator", choices=INDICATORS, help="of the fluorescence (calcium; GCaMP6f)")
     group.add_argument(
-        "--guide", choices=GUIDES, help="what proposes particles (optimal for gaussian, autoregressive and bold, laplace for all others)"
+        "--guide",
+        choices=GUIDES,
+        help="what proposes particles (optimal for gaussian, autoregressive and bold, laplace for all others)",
     )
 
 

@@ -82,7 +82,8 @@ def _read(options: argparse.Namespace) -> Recording:
     if options.data.is_dir():
         if options.bin is None:
             raise ValueError(
-                f"{options.data} is a folder, as Suite2p writes them: pass `--bin SECONDS`, the time from frame to frame."
+                f"{options.data} is a folder, as Suite2p writes them: pass `--bin SECONDS`, the time from frame to "
+                "frame."
             )
         recording = read_suite2p(options.data, bin_size=options.bin)
     else:
@@ -107,7 +108,8 @@ def _read(options: argparse.Namespace) -> Recording:
 def _with_bin(recording: Recording, seconds: float) -> Recording:
     if recording.bin_size is not None and not math.isclose(recording.bin_size, seconds, rel_tol=0.02):
         raise ValueError(
-            f"The file tells {recording.bin_size:g} s from frame to frame, and --bin {seconds:g} came: leave `--bin` out."
+            f"The file tells {recording.bin_size:g} s from frame to frame, and --bin {seconds:g} came: leave `--bin` "
+            "out."
         )
     return replace(recording, bin_size=seconds)
 

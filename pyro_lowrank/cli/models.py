@@ -70,8 +70,8 @@ def _noise(options: argparse.Namespace, bin_size: float | None) -> dict[str, Any
     if options.likelihood in IN_SECONDS:
         if bin_size is None:
             raise ValueError(
-                f"--likelihood {options.likelihood} needs the time from frame to frame, which the file does not tell: pass "
-                "`--bin SECONDS`, such as --bin 0.033 at 30 frames per second."
+                f"--likelihood {options.likelihood} needs the time from frame to frame, which the file does not tell: "
+                "pass `--bin SECONDS`, such as --bin 0.033 at 30 frames per second."
             )
         found["bin_size"] = bin_size
     of_options = (("noise_factors", GAUSSIAN), ("order", ("autoregressive",)), ("indicator", ("calcium",)))

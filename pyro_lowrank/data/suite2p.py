@@ -71,19 +71,26 @@ def read_suite2p(
         is_cell = _read(path, "iscell.npy")
         if is_cell.shape != (shape[0], 2):
             raise ValueError(
-                f"{path}: iscell.npy must hold a row (whether it is a cell, how likely) for each of the {shape[0]} regions "
-                f"of F.npy, got {is_cell.shape}."
+                f"{path}: iscell.npy must hold a row (whether it is a cell, how likely) for each of the {shape[0]} "
+                f"regions of F.npy, got {is_cell.shape}."
             )
         chosen = np.flatnonzero(is_cell[:, 0] > 0)
         if not len(chosen):
-            raise ValueError(f"{path}: none of the {shape[0]} regions is a cell; pass only_cells=False to read them all.")
+            raise ValueError(
+                f"{path}: none of the {shape[0]} regions is a cell; pass only_cells=False to read them all."
+            )
     traces = fluorescence[chosen]
     if baseline is not None:
         traces = _relative(path, traces, chosen, baseline)
     unit = "a.u." if baseline is None else "dF/F"
     remark = " Its ops.npy, which is pickled, was not opened: the bin size is the one that was passed."
     contents = Contents(
-        traces, ("feature", "time"), tuple(f"roi_{number}" for number in chosen), unit=unit, bin_size=step, remark=remark
+        traces,
+        ("feature", "time"),
+        tuple(f"roi_{number}" for number in chosen),
+        unit=unit,
+        bin_size=step,
+        remark=remark,
     )
     return recording_of(str(path), contents, time_axis=None, trials_axis=None)
 
@@ -107,8 +114,9 @@ def _relative(path: Path, traces: Traces, chosen: NDArray[np.intp], percentile: 
     bad = np.flatnonzero(~(rest[:, 0] > 0))
     if len(bad):
         raise ValueError(
-            f"{path}: the fluorescence of region {chosen[bad[0]]} at rest, less the neuropil, is {rest[bad[0], 0]:.3g}, of "
-            "which no share can be taken: pass baseline=None for F itself, or a smaller `neuropil`."
+            f"{path}: the fluorescence of region {chosen[bad[0]]} at rest, less the neuropil, is "
+            f"{rest[bad[0], 0]:.3g}, of which no share can be taken: pass baseline=None for F itself, "
+            "or a smaller `neuropil`."
         )
     found: Traces = traces / rest - 1
     return found

@@ -13,8 +13,8 @@ from torch import Tensor
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
-from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.guides.conditioning import Conditioning, apply_pattern, condition, pick
+from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.observations.driven import DrivenEmission

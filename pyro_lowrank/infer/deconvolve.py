@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from pyro_lowrank.observations.driven import DrivenEmission
@@ -15,8 +14,8 @@ from pyro_lowrank.smc.transitions import BuiltInTransitions
 class Deconvolution(NamedTuple):
     """What drives each feature, along draws of the latents given the whole recording.
 
-    Given a path all is Gaussian; the mean and spread over all that is unknown are the mean of `mean` over draws, and its
-    variance over draws plus the mean of `variance`.
+    Given a path all is Gaussian; the mean and spread over all that is unknown are the mean of `mean` over draws, and
+    its variance over draws plus the mean of `variance`.
 
     Attributes:
         drive: what the latents drive features with, `draws x trials x time x features`: of calcium rates per second.
@@ -43,8 +42,8 @@ def check_whole(model: BuiltInTransitions) -> None:
     """
     if model.before is not None:
         raise ValueError(
-            "The last bins of an online filter do not tell what was remembered before them along a path: run the filter "
-            "over the whole sequence, SMCFilter(...).run(y, u)."
+            "The last bins of an online filter do not tell what was remembered before them along a path: run the "
+            "filter over the whole sequence, SMCFilter(...).run(y, u)."
         )
 
 

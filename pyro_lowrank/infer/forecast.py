@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_same_type, check_sequence
-from pyro_lowrank.observations.base import mean_if_any
-from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.infer.deconvolve import check_whole, deconvolve
+from pyro_lowrank.observations.base import mean_if_any
 from pyro_lowrank.observations.driven import REMEMBERED, DrivenEmission
 from pyro_lowrank.observations.driven_recording import colour, draw_on, expect_on
+from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.observations.memory import roll
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.transitions import BuiltInTransitions
@@ -135,8 +135,8 @@ def go_on(
     path = torch.stack(latents)
     v = torch.stack(inputs).unsqueeze(1) if inputs else None
     if isinstance(model.emission, DrivenEmission) and past is not None:
-        y, mean = _driven_on(model, model.emission.drive(path, v).movedim(0, -2), past, end)
-        return Forecast(path.movedim(0, -2), y, mean, start + end + 1)
+        drawn, expected = _driven_on(model, model.emission.drive(path, v).movedim(0, -2), past, end)
+        return Forecast(path.movedim(0, -2), drawn, expected, start + end + 1)
     observation = model.emission.distribution(path, v)
     mean = mean_if_any(model.emission, path, v)
     mean = None if mean is None else mean.movedim(0, -2)
@@ -178,7 +178,7 @@ def expected_observations(
     # Bin by bin: all features of all particles at all times may not fit in memory.
     for t, (z_t, v_t) in enumerate(_bins(model, z)):
         if isinstance(model.emission, DrivenEmission) and remembered is not None:
-            mean = model.emission.memory.expected(remembered[:, :, t], model.emission.drive(z_t, v_t))
+            mean: Tensor = model.emission.memory.expected(remembered[:, :, t], model.emission.drive(z_t, v_t))
         else:
             mean = model.emission.mean(z_t, v_t)
         mean = mean if model.data.past is None else model.data.past.expected(mean, t)

@@ -60,7 +60,8 @@ class CalciumObservation(DrivenObservation):
         device: of the parameters; torch's default if None.
 
     Raises:
-        ValueError: if a time constant is not positive, the rise no faster than the decay, or a bin longer than the decay.
+        ValueError: if a time constant is not positive, the rise no faster than the decay, or a bin longer than the
+        decay.
 
     Example::
 
@@ -199,13 +200,13 @@ class CalciumObservation(DrivenObservation):
         if self.data != "fluorescence" and len(seen) > 1 and bool((seen == seen.round()).all()):
             raise ValueError(
                 f"`y` holds whole numbers alone, up to {seen.abs().max():g}, as counts do, and the model is of "
-                f'fluorescence (data="{self.data}"): use PoissonObservation or NegativeBinomialObservation for counts of '
-                'spikes, or data="fluorescence" for raw intensities.'
+                f'fluorescence (data="{self.data}"): use PoissonObservation or NegativeBinomialObservation for counts '
+                'of spikes, or data="fluorescence" for raw intensities.'
             )
         if self.data == "dff" and len(seen) and bool(seen.min() < -1):
             raise ValueError(
-                f'`y` falls to {seen.min():.3g}, and dF/F (data="dff") cannot lie below -1, where there is no light: in '
-                'per cent divide by 100; else pass data="zscore", "ratio" or "fluorescence".'
+                f'`y` falls to {seen.min():.3g}, and dF/F (data="dff") cannot lie below -1, where there is no light: '
+                'in per cent divide by 100; else pass data="zscore", "ratio" or "fluorescence".'
             )
 
     def settings(self) -> dict[str, Any]:

@@ -24,8 +24,8 @@ class ColouredNoiseObservation(DrivenObservation):
         y_t = C z_t + d + n_t, \qquad n_t = \sum_{k=1}^{p} \rho_k n_{t-k} + e_t, \qquad e_t \sim N(0, \sigma^2)
 
     per feature, the noise stationary from the first bin on. Latents act on the recording at once and alone, and what a
-    feature remembers is noise; in `GaussianObservation(noise="autoregressive")` they act on the innovations, and features
-    remember what the latents did too. Without coefficients both are `GaussianObservation`.
+    feature remembers is noise; in `GaussianObservation(noise="autoregressive")` they act on the innovations, and
+    features remember what the latents did too. Without coefficients both are `GaussianObservation`.
 
     Args:
         rank: number of latents, for the affine readout.

@@ -161,7 +161,7 @@ class DrivenEmission:
         return DrivenBin(self.drive, self.memory, law, past)
 
     def recalled(self, state: Mapping[Any, Tensor], batch_shape: torch.Size) -> DrivenBin:
-        """Return how the latents of the next bin are seen, by what a filter's state remembers, or from the beginning on."""
+        """Return how the latents of the next bin are seen, by what a filter's state remembers, or nothing yet."""
         memory = self.memory
         past = state[REMEMBERED] if REMEMBERED in state else memory.beginning(batch_shape)
         return self.at(past, memory.law(state.get(COVARIANCE, memory.before_covariance), None))

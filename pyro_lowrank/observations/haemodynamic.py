@@ -33,8 +33,8 @@ class HaemodynamicObservation(DrivenObservation):
 
     per region, driven by the same all through a bin; or, with `response="double_gamma"`, the canonical response of
     SPM, :math:`h(s) \propto g(s; 6) - g(s; 16) / 6` with gamma densities g of unit scale in seconds, as a linear system
-    of at most six states whose response to a bin differs from it by less than one per cent of its peak. Both have a gain
-    of one: a drive that stays moves the signal by itself. Drive noise, white, is what a region has of its own.
+    of at most six states whose response to a bin differs from it by less than one per cent of its peak. Both have a
+    gain of one: a drive that stays moves the signal by itself. Drive noise, white, is what a region has of its own.
 
     Of the second order, rates of decay :math:`\kappa` and feedback :math:`\gamma` of each region are learnt, from
     published values on; it has no blood volume and is linear, unlike the balloon model.

@@ -102,8 +102,8 @@ class JointObservation(Observation):
                 raise TypeError(f"Part {name!r} must be an Observation, got {type(part).__name__}.")
             if isinstance(part, DrivenObservation):
                 raise TypeError(
-                    f"Part {name!r} must not remember the latents, got {type(part).__name__}: it is an observation model by "
-                    "itself, for all features."
+                    f"Part {name!r} must not remember the latents, got {type(part).__name__}: it is an observation "
+                    "model by itself, for all features."
                 )
             if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ValueError(f"Names of parts must be words like 'spikes' or 'region_1', got {name!r}.")

@@ -33,9 +33,7 @@ class Backward(NamedTuple):
 
     def linear(self, later: Tensor, driven: Tensor, deviation: Tensor) -> Tensor:
         """Return lambda of paths, `paths x trials x features x order`, from that of the bin after."""
-        return (
-            apply(self.onto, later) + self.deviation * deviation.unsqueeze(-1) - self.driven * driven.unsqueeze(-1)
-        )
+        return apply(self.onto, later) + self.deviation * deviation.unsqueeze(-1) - self.driven * driven.unsqueeze(-1)
 
 
 class Smoothed(NamedTuple):

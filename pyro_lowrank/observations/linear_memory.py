@@ -52,8 +52,8 @@ class LinearMemory:
         s_t = A s_{t-1} + B g_t + w_t, \quad w_t \sim N(0, Q), \qquad
         y_t = b + H s_t + D g_t + e_t, \quad e_t \sim N(0, R)
 
-    where g_t is what latents drive the feature with. Given the latents a Kalman filter of each feature tells the density
-    of the recording. Its covariances do not depend on the latents: they are the same for all particles.
+    where g_t is what latents drive the feature with. Given the latents a Kalman filter of each feature tells the
+    density of the recording. Its covariances do not depend on the latents: they are the same for all particles.
 
     Attributes:
         transition: A, `features x order x order`.
@@ -125,7 +125,7 @@ class LinearMemory:
         return self.before_mean.expand(*batch_shape, *self.before_mean.shape[-2:])
 
     def ahead(self, mean: Tensor, driven: Tensor) -> Tensor:
-        """Return the expected state of the next bin, `... x features x order`, where it is driven by `... x features`."""
+        """Return the expected state of the next bin, `... x features x order`, driven by `... x features`."""
         return apply(self.transition, mean) + self.drive * driven.unsqueeze(-1)
 
     def expected(self, ahead: Tensor, driven: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class LinearMemory:
         return settled_state(self.transition, self.drive)
 
     def surprises(self, seen: Observed, driven: Tensor, laws: list[Law]) -> tuple[Tensor, Tensor]:
-        """Return what is not expected of each bin, and the states expected, along drives `... x trials x time x features`.
+        """Return what is not expected of each bin, and the states expected, given what drives features.
 
         Returns:
             Surprises `... x trials x time x features`, and means before each bin is seen, `... x features x order`.

@@ -87,9 +87,9 @@ def check_forgets(emission: Any) -> None:
     """
     if isinstance(emission, DrivenEmission):
         raise ValueError(
-            "A conditional filter (a `reference`, ParticleGibbs) pins the latents of one bin at a time, and observations "
-            "that remember the latents (calcium, BOLD, coloured noise) depend on those before: use PMMH, or a filter "
-            "without `reference`."
+            "A conditional filter (a `reference`, ParticleGibbs) pins the latents of one bin at a time, and "
+            "observations that remember the latents (calcium, BOLD, coloured noise) depend on those before: use PMMH, "
+            "or a filter without `reference`."
         )
 
 

@@ -25,8 +25,8 @@ from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.observations.scalar import ScalarObservation
 from pyro_lowrank.parameters import is_as_drawn
 from pyro_lowrank.training.factors import factor_analysis, slowest_first
-from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.initialise_driven import start_driven
+from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.setting import set_value
 from pyro_lowrank.training.standardise import Standardisation
 from pyro_lowrank.training.tensors import Trials, unpack

@@ -106,7 +106,7 @@ def _start_haemodynamic(observation: HaemodynamicObservation, dynamics: Dynamics
 
 
 def _passed(memory: LinearMemory, keeps: float) -> Tensor:
-    """Return the spread of what is left of a drive of unit variance and an autocorrelation `keeps ** lag`, `features`."""
+    """Return the spread of what a drive of unit variance and autocorrelation `keeps ** lag` leads to, `features`."""
     state, response = memory.drive.detach(), []
     for _ in range(100):
         response.append((memory.readout * state).sum(-1))

@@ -158,14 +158,14 @@ def test_padding_changes_nothing() -> None:
 def test_files_and_exports_bring_it_back(tmp_path: Path) -> None:
     models = [
         calcium_model(rise=True, drift=9.0, decay=0.5, data="zscore"),
-        plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.HaemodynamicObservation(rank=1, features=3, bin_size=2)),
+        plr.StateSpaceModel(
+            plr.LowRankRNN(rank=1, units=5), plr.HaemodynamicObservation(rank=1, features=3, bin_size=2)
+        ),
         plr.StateSpaceModel(
             plr.LowRankRNN(rank=1, units=5),
             plr.HaemodynamicObservation(rank=1, features=3, bin_size=2, response="double_gamma", drive_noise=False),
         ),
-        plr.StateSpaceModel(
-            plr.LowRankRNN(rank=1, units=5), plr.ColouredNoiseObservation(rank=1, features=3, order=2)
-        ),
+        plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.ColouredNoiseObservation(rank=1, features=3, order=2)),
     ]
     for model in models:
         plr.save(tmp_path / "model.safetensors", model, plr.LaplaceGuide(model))
@@ -182,7 +182,7 @@ def test_files_and_exports_bring_it_back(tmp_path: Path) -> None:
         assert posterior.predict().shape == posterior.predict(z).shape == y.shape
         assert posterior.prequential_pit().isnan().sum() == 1
         assert posterior.forecast(5).y.shape == (100, 2, 5, 3)
-        assert_close(posterior.entry_log_likelihood(z).isnan().sum(), torch.tensor(4.0).to(y.dtype).long() * 1) if False else None
+        assert posterior.entry_log_likelihood(z).isnan().sum() == 4
         data = plr.to_arviz(posterior, draws=4, chains=1, log_likelihood="entry")
         assert data["posterior_predictive"]["y"].shape == (1, 4, 2, 6, 3)
 

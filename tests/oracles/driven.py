@@ -18,11 +18,15 @@ def driven_model(
     """Build a linear model in general position whose observations remember the latents."""
     dynamics = linear_model(rank=rank, features=features, dtype=dtype).dynamics
     builders = {
-        "second_order": lambda: plr.HaemodynamicObservation(rank=rank, features=features, bin_size=1.5, noise_scale=0.5, dtype=dtype),
+        "second_order": lambda: plr.HaemodynamicObservation(
+            rank=rank, features=features, bin_size=1.5, noise_scale=0.5, dtype=dtype
+        ),
         "double_gamma": lambda: plr.HaemodynamicObservation(
             rank=rank, features=features, bin_size=2.0, response="double_gamma", noise_scale=0.5, dtype=dtype
         ),
-        "coloured": lambda: plr.ColouredNoiseObservation(rank=rank, features=features, order=2, noise_scale=0.5, dtype=dtype),
+        "coloured": lambda: plr.ColouredNoiseObservation(
+            rank=rank, features=features, order=2, noise_scale=0.5, dtype=dtype
+        ),
     }
     observation = builders[kind]()
     with torch.no_grad():

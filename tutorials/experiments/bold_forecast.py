@@ -1,10 +1,10 @@
 """BOLD of 28 regions at rest: a network behind a response of second order against vector autoregressions of order 2.
 
-Trained on the first 200 of 250 volumes (TR 1.89 s, the recording of the examples of nitime), each region standardised by
-these; white matter and ventricles are regressed out by them. Each of the last 50 volumes is forecast from all before it:
-mean squared error. VAR(1), VAR(2) and each region's own AR(2) are fitted by least squares, VAR(2) with its 57 weights per
-region by ridge regression too, whose weight was chosen on volumes 150 to 199. So short a recording tells little: this
-says whether the model runs, not whether it is right about brains.
+Trained on the first 200 of 250 volumes (TR 1.89 s, the recording of the examples of nitime), each region standardised
+by these; white matter and ventricles are regressed out by them. Each of the last 50 volumes is forecast from all before
+it: mean squared error. VAR(1), VAR(2) and each region's own AR(2) are fitted by least squares, VAR(2) with its 57
+weights per region by ridge regression too, whose weight was chosen on volumes 150 to 199. So short a recording tells
+little: this says whether the model runs, not whether it is right about brains.
 """
 
 from __future__ import annotations
@@ -112,4 +112,6 @@ def draw(figure, record: dict) -> None:
         color = "C0" if name == "error_network" else "0.5"
         axes.scatter([row[name] for row in record["rows"]], [place] * len(record["rows"]), color=color, s=24)
     labels = [name.removeprefix("error_").replace("_", " ") for name in names]
-    axes.set(yticks=range(len(names)), yticklabels=labels, xlabel="mean squared error, one volume ahead", xlim=(0, None))
+    axes.set(
+        yticks=range(len(names)), yticklabels=labels, xlabel="mean squared error, one volume ahead", xlim=(0, None)
+    )

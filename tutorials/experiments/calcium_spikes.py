@@ -1,11 +1,11 @@
 """Rates inferred from the fluorescence of single cells, against the spikes that an electrode recorded from them.
 
-Two-photon recordings of GCaMP6f in the zebrafish's telencephalon (area Dp), 8 cells, 23 recordings of 120 s at 30 frames
-per second (Rupprecht et al. 2021, Nat. Neurosci. 24:1324). One cell at a time: a network of rank 1 drives it, trained on
-all recordings of the cell, which know nothing of the spikes; its rate given the whole recording, and the spikes that
-AR(1) deconvolution by OASIS (Friedrich et al. 2017, the package oasis-deconv with its defaults) puts there, are summed
-over 0.1 s and correlated with the number of spikes, recording by recording; a cell's number is the mean of its
-recordings, and the last ones the mean of cells.
+Two-photon recordings of GCaMP6f in the zebrafish's telencephalon (area Dp), 8 cells, 23 recordings of 120 s at 30
+frames per second (Rupprecht et al. 2021, Nat. Neurosci. 24:1324). One cell at a time: a network of rank 1 drives it,
+trained on all recordings of the cell, which know nothing of the spikes; its rate given the whole recording, and the
+spikes that AR(1) deconvolution by OASIS (Friedrich et al. 2017, the package oasis-deconv with its defaults) puts there,
+are summed over 0.1 s and correlated with the number of spikes, recording by recording; a cell's number is the mean of
+its recordings, and the last ones the mean of cells.
 
 That there is a rise was chosen on cell 2, where the correlation was 0.37 without one and 0.42 with one that starts at
 0.2 s; the number of steps was chosen by the time they take, and cell 0 was looked at too. So means are of the six other
@@ -82,7 +82,9 @@ def correlation(found: np.ndarray, spikes: np.ndarray) -> float:
     return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs]))
 
 
-def inferred(fluorescence: np.ndarray, rate: float, settings: Settings, seed: int) -> tuple[np.ndarray, dict[str, float]]:
+def inferred(
+    fluorescence: np.ndarray, rate: float, settings: Settings, seed: int
+) -> tuple[np.ndarray, dict[str, float]]:
     """Return rates given whole recordings, `recordings x frames`, and what was learnt."""
     y = tensor(fluorescence)[..., None]
     torch.manual_seed(seed)
@@ -95,7 +97,7 @@ def inferred(fluorescence: np.ndarray, rate: float, settings: Settings, seed: in
     torch.manual_seed(seed)
     posterior = plr.SMCFilter(model, guide, settings.judging_particles).run(y)
     found = posterior.deconvolve(posterior.smooth(PATHS))
-    learnt = {name: float(getattr(observation, f"{name}_time")[0]) for name in ("decay", "rise")}
+    learnt = {name: getattr(observation, f"{name}_time")[0].item() for name in ("decay", "rise")}
     return found.drive.mean(0)[..., 0].numpy(), learnt
 
 
