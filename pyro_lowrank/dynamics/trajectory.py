@@ -7,6 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_lowrank.dynamics.means import next_mean
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.shapes import time_in_front
 
@@ -103,5 +104,5 @@ class Trajectory(TorchDistribution):
         batch_dims = value.dim() - 2
         before, after = (time_in_front(value[..., times, :], batch_dims) for times in (slice(-1), slice(1, None)))
         v = self._input(slice(-1))
-        mean = t.mean(before, None if v is None else time_in_front(v, batch_dims))
+        mean = next_mean(t.drift, before, None if v is None else time_in_front(v, batch_dims))
         return first + t.noise.log_prob(after - mean).sum(0)

@@ -74,7 +74,7 @@ class LaplaceProposal:
         spread = torch.linalg.solve_triangular(factor, root.mT.expand(factor.shape), upper=False)
         scale_tril = torch.linalg.cholesky(spread.mT @ spread)
         centre = mean + apply_matrix(root, eta)
-        own, law = noise.with_scale(scale_tril).around(centre), self._law(noise)
+        own, law = noise.with_scale(scale_tril).around(centre), self.law(noise)
         if law is noise:
             return own
         heavy = law.with_scale(scale_tril).around(centre)
@@ -93,11 +93,11 @@ class LaplaceProposal:
 
     def draw(self, noise: GaussianNoise, white: Tensor, informed: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `white`, `... x rank`, is turned into, in units of the proposal's scale, and its log density."""
-        law = self._law(noise)
+        law = self.law(noise)
         x = torch.where(informed.unsqueeze(-1), law.standard(white), noise.standard(white))
         return x, torch.where(informed, law.standard_log_prob(x), noise.standard_log_prob(x))
 
-    def _law(self, noise: GaussianNoise) -> GaussianNoise:
+    def law(self, noise: GaussianNoise) -> GaussianNoise:
         """Return the proposal in units of its scale: that of the transition where its tails are heavy already."""
         if self.freedom is None or isinstance(noise, StudentTNoise):
             return noise

@@ -237,8 +237,8 @@ class SMCFilter:
 
         Raises:
             SMCFailed: if all particles of a trial are dead, naming trial and time.
-            ValueError: if the data or the reference do not fit; if there is a reference and the backend is
-                `"compiled"`, the resampling has no conditional form, or the model is a user's own.
+            ValueError: if the data or the reference do not fit; if there is a reference, and the resampling has no
+                conditional form or the model is a user's own; if the backend is `"compiled"` and there is none.
 
         Example::
 

@@ -138,14 +138,20 @@ class SMCPosterior:
         log_weights, ancestors = self._per_trial(self.log_weights), self._per_trial(self.ancestors)
         if method == "genealogy":
             return self._along(name, genealogy_paths(log_weights, ancestors, num_draws))
-        transitions, states = self._model(), self._states()
+        transitions = self._model()
         to_come = transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None
         if method == "mcmc":
             check_forgets(to_come, 'method="mcmc"')
-            return self._along(name, mcmc_paths(transitions, states, log_weights, ancestors, num_draws, num_moves))
+            found = mcmc_paths(transitions, self._states(), log_weights, ancestors, num_draws, num_moves)
+            return self._along(name, found)
         steps, _, trials = log_weights.shape
         uniforms = torch.rand(steps, num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
-        return self._along(name, backward_paths(transitions, states, log_weights, uniforms, to_come=to_come))
+        paths = None
+        if isinstance(transitions, BuiltInTransitions) and to_come is None:
+            paths = transitions.compiled_paths(self.particles["z"], log_weights, uniforms)
+        if paths is None:
+            paths = backward_paths(transitions, self._states(), log_weights, uniforms, to_come=to_come)
+        return self._along(name, paths)
 
     @torch.no_grad()
     def smoothed(self) -> SMCPosterior:
@@ -316,6 +322,9 @@ class SMCPosterior:
     def _along(self, name: str, paths: Tensor) -> Tensor:
         value = self.particles[name]
         time_dim = self._time_dim(value)
+        if time_dim == 2 and self.log_weights.dim() == 3 and value.shape[1] == paths.shape[1]:
+            index = paths.reshape(*paths.shape, *(1,) * (value.dim() - 3)).expand(*paths.shape, *value.shape[3:])
+            return value.gather(0, index)
         # The trials are the innermost plate, or there are none that are told apart.
         chosen = paths[:, 0] if self.log_weights.dim() == 2 else paths
         bins = [take(v, i, time_dim) for v, i in zip(value.unbind(time_dim), chosen.unbind(-1), strict=True)]

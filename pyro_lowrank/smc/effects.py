@@ -167,6 +167,12 @@ class EffectsKernel:
             )
 
 
+def unscaled_log_prob(site: Any) -> Tensor:
+    """Return the log density of a site of a trace without its scale, where it is not masked."""
+    found = log_prob(site["fn"], site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(found, mask=site["mask"])
+
+
 def site_log_prob(site: Any, num_particles: int, batch_dims: int, *, per_trial: bool) -> Tensor:
     """Return the log density of a site without its scale, `particles (x trials)`, summed over other batch dims.
 
@@ -176,8 +182,7 @@ def site_log_prob(site: Any, num_particles: int, batch_dims: int, *, per_trial: 
         batch_dims: number of leading dims: particles, then plates.
         per_trial: whether trials, the last of them, are kept apart.
     """
-    found = log_prob(site["fn"], site["value"], *site["args"], **site["kwargs"])
-    found = scale_and_mask(found, mask=site["mask"])
+    found = unscaled_log_prob(site)
     # Broadcast over the particles first: a site that is the same for all may lack their dim.
     found = found.reshape((1,) * (batch_dims - found.dim()) + found.shape)
     found = found.expand(num_particles, *found.shape[1:])

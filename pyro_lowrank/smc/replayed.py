@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -16,7 +17,14 @@ from torch.autograd.function import once_differentiable
 
 from pyro_lowrank.handlers import invisible
 from pyro_lowrank.modules import own_values
-from pyro_lowrank.smc.effects import Call, EffectsKernel, FromModel, is_of_trials, site_log_prob
+from pyro_lowrank.smc.effects import (
+    Call,
+    EffectsKernel,
+    FromModel,
+    is_of_trials,
+    site_log_prob,
+    unscaled_log_prob,
+)
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.smoothing import take_states
 
@@ -52,6 +60,26 @@ class _Fixed(Messenger):
         msg["stop"] = True
 
 
+@dataclass
+class _Known:
+    """What runs of a program have shown so far.
+
+    Attributes:
+        homes: where its `init` (True) and `step` (False) keep their latent sites.
+        broadcasts: whether earlier and later states of pairs may lie in dims of their own; None if it is not known.
+    """
+
+    homes: dict[bool, dict[str, Any]] = field(default_factory=dict)
+    broadcasts: bool | None = None
+
+
+class _AnyShape(SMCState):
+    """A state whose tensors need not begin with the particles."""
+
+    def __setitem__(self, key: Any, value: Tensor) -> None:
+        dict.__setitem__(self, key, value)
+
+
 @dataclass(frozen=True)
 class ReplayedTransitions:
     """Of a user-written model, whose `step` is run again with its latent sites set to a path's values.
@@ -66,6 +94,7 @@ class ReplayedTransitions:
 
     kernel: EffectsKernel
     calls: list[Call]
+    _known: _Known = field(default_factory=_Known, repr=False, compare=False)
 
     @property
     def batch_dims(self) -> int:
@@ -74,20 +103,53 @@ class ReplayedTransitions:
 
     def pairs(self, time: int, before: State) -> Callable[[State], Tensor]:
         """Return the log density of a later state and its data, as a function of it, `D x trials x particles`."""
-        homes = self._homes(time, before)
-        num_particles = self.kernel.num_particles
 
         def score(after: State) -> Tensor:
-            draws = next(iter(after.values())).shape[0]
-            earlier = {n: value.repeat(draws, *(1,) * (value.dim() - 1)) for n, value in before.items()}
-            later = {n: value.repeat_interleave(num_particles, 0) for n, value in after.items()}
-            return self._score(time, earlier, later, homes).unflatten(0, (draws, num_particles)).movedim(1, -1)
+            if self._known.broadcasts is None:
+                found = self._repeated(time, before, after)
+                self._known.broadcasts = self._agrees(time, before, after, found)
+                return found
+            if self._known.broadcasts:
+                return self._side_by_side(time, before, after)
+            return self._repeated(time, before, after)
 
         return score
 
+    def _repeated(self, time: int, before: State, after: State) -> Tensor:
+        """Return the log density of all pairs of states, each of which is a particle."""
+        draws, num_particles = next(iter(after.values())).shape[0], self.kernel.num_particles
+        earlier = {n: value.repeat(draws, *(1,) * (value.dim() - 1)) for n, value in before.items()}
+        later = {n: value.repeat_interleave(num_particles, 0) for n, value in after.items()}
+        return self._score(time, earlier, later).unflatten(0, (draws, num_particles)).movedim(1, -1)
+
+    def _side_by_side(self, time: int, before: State, after: State) -> Tensor:
+        """Return the log density of all pairs, draws in a dim of their own: what sees one of the two is done once."""
+        draws, num_particles = next(iter(after.values())).shape[0], self.kernel.num_particles
+        later = {name: value.unsqueeze(1) for name, value in after.items()}
+        with pyro.plate("draws", draws, dim=-self.batch_dims - 1):
+            sites = self._steps(time, before, later, _AnyShape(num_particles))
+        total: Tensor | float = 0.0
+        for site in sites:
+            found = unscaled_log_prob(site)
+            found = found.reshape((1,) * (self.batch_dims + 1 - found.dim()) + found.shape)
+            found = found.expand(draws, num_particles, *found.shape[2:])
+            if not any(map(is_of_trials, site["cond_indep_stack"])):
+                found = found.flatten(2).sum(2, keepdim=True)
+            # Of the plates only the trials are kept apart.
+            total = total + (found.flatten(2, -2).sum(2) if found.dim() > 3 else found)
+        return total.movedim(1, -1) if isinstance(total, Tensor) else torch.zeros(draws, 1, num_particles)
+
+    def _agrees(self, time: int, before: State, after: State, expected: Tensor) -> bool:
+        """Whether the program may be run on pairs side by side: not where it counts dims from the left."""
+        try:
+            found = self._side_by_side(time, before, after)
+        except (RuntimeError, ValueError, IndexError, KeyError, TypeError):
+            return False
+        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
     def matched(self, time: int, before: State, after: State) -> Tensor:
         """Return the log density of later states and their data given as many earlier ones, `D x trials`."""
-        return self._score(time, before, after, self._homes(time, before))
+        return self._score(time, before, after)
 
     def chosen(self, time: int, before: State, num_uses: int) -> Callable[[Tensor, State], Tensor]:
         """Return the log density of later states and their data given earlier ones by index, `D x trials`."""
@@ -112,19 +174,13 @@ class ReplayedTransitions:
         state: State = {}
         learns = _parameters_of_the_guide(self.kernel.model, self.kernel.guide)
         for t, (held, call) in enumerate(zip(path, self.calls, strict=True)):
-            homes = self._homes(t - 1, state, size)
-            values = {site: held[name] for site, name in homes.items() if name in held}
-            if len(values) < len(homes):
-                raise CannotBeReplayed(
-                    _NOT_KEPT.format(type(self.kernel.model).__name__, min(set(homes) - set(values)))
-                )
             if t < 2:
                 self._check_guide(t, state, call, size)
+            before = state
+            state, sites, values = self._along(t - 1, before, held, SMCState(size))
             if learns:
-                proposed = proposed + self._proposed(t, state, call, values, size)
-            fixed = _Fixed(values)
-            state = self._run(t - 1, state, fixed, size)
-            total = total + self._log_prob(fixed.sites, size)
+                proposed = proposed + self._proposed(t, before, call, values, size)
+            total = total + self._log_prob(sites, size)
         found = _of_particles(total)
         return found + _for_parameters(_of_particles(proposed), learns) if learns else found
 
@@ -167,22 +223,39 @@ class ReplayedTransitions:
             raise CannotBeReplayed(f"{type(guide).__name__} has sites that the model has not; {_MEND}")
         return self._log_prob(fixed.sites, size) if fixed.sites else torch.zeros(size, 1)
 
-    def _run(self, time: int, state: State, handler: _Fixed, size: int | None = None) -> State:
+    def _run(self, time: int, state: State, handler: _Fixed, particles: SMCState) -> State:
         """Run the step out of a time bin; `init` for the one before the first."""
-        size = next(iter(state.values())).shape[0] if size is None else size
-        particles = SMCState(size)
         particles.update(state)
-        call, model = self.calls[time + 1], self.kernel.model
+        call, model, size = self.calls[time + 1], self.kernel.model, particles._num_particles
         with own_values(model), invisible(), handler, pyro.plate("particles", size, dim=-self.batch_dims):
             (model.init if time < 0 else model.step)(particles, *call.args, **call.kwargs)
         return dict(particles)
 
-    def _homes(self, time: int, before: State, size: int | None = None) -> dict[str, Any]:
+    def _along(
+        self, time: int, before: State, held: State, particles: SMCState
+    ) -> tuple[State, list[Any], dict[str, Tensor]]:
+        """Run the step with its latent sites at what a state holds of them; return state, sites and these values."""
+        known = self._known.homes.get(time < 0)
+        for homes in (known, None) if known else (None,):
+            # Where sites are kept is nearly always as before: looked for anew only where a run shows it is not.
+            now = self._homes(time, before, type(particles)(particles._num_particles)) if homes is None else homes
+            values = {site: held[name] for site, name in now.items() if name in held}
+            if len(values) < len(now):
+                raise CannotBeReplayed(_NOT_KEPT.format(type(self.kernel.model).__name__, min(set(now) - set(values))))
+            fixed = _Fixed(values)
+            state = self._run(time, before, fixed, copy.copy(particles))
+            latent = {site["name"]: site["value"] for site in fixed.sites if not site["is_observed"]}
+            if set(latent) == set(now) and all(state.get(now[name]) is value for name, value in latent.items()):
+                break
+        self._known.homes[time < 0] = now
+        return state, fixed.sites, values
+
+    def _homes(self, time: int, before: State, particles: SMCState) -> dict[str, Any]:
         """Return where the state keeps each latent site of the step, by the names of the sites."""
         # The draws only show where they are kept: the random numbers that follow must not depend on them.
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             drawn = _Fixed()
-            state = self._run(time, before, drawn, size)
+            state = self._run(time, before, drawn, particles)
         found = {}
         for site in (site for site in drawn.sites if not site["is_observed"]):
             homes = [name for name, value in state.items() if value is site["value"]]
@@ -191,16 +264,20 @@ class ReplayedTransitions:
             found[site["name"]] = homes[0]
         return found
 
-    def _score(self, time: int, before: State, after: State, homes: dict[str, Any]) -> Tensor:
-        fixed = _Fixed({site: after[name] for site, name in homes.items() if name in after})
-        state = self._run(time, before, fixed)
-        for name in set(after) - set(homes.values()):
-            if not torch.allclose(state[name].expand_as(after[name]), after[name], rtol=1e-4, atol=1e-5):
+    def _steps(self, time: int, before: State, after: State, particles: SMCState) -> list[Any]:
+        """Return the sites of the steps from earlier states to later ones."""
+        state, sites, _ = self._along(time, before, after, particles)
+        for name in set(after) - set(self._known.homes[time < 0].values()):
+            if not torch.isclose(state[name], after[name], rtol=1e-4, atol=1e-5).all():
                 raise CannotBeReplayed(
                     f"The transition density of {type(self.kernel.model).__name__} cannot be replayed: {name!r} of its "
                     f"state remembers the state before, so a path cannot change its ancestor; {_MEND}"
                 )
-        return self._log_prob(fixed.sites, next(iter(before.values())).shape[0])
+        return sites
+
+    def _score(self, time: int, before: State, after: State) -> Tensor:
+        size = next(iter(before.values())).shape[0]
+        return self._log_prob(self._steps(time, before, after, SMCState(size)), size)
 
     def _log_prob(self, sites: Sequence[Any], size: int) -> Tensor:
         """Return the log density of all sites, `particles x trials`."""

@@ -26,6 +26,7 @@ from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_s
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 if TYPE_CHECKING:
+    from pyro_lowrank.dynamics.compiled.mean import CompiledMean
     from pyro_lowrank.smc.compiled.pair import CompiledPair
 
 BACKENDS = ("auto", "compiled", "plain")
@@ -110,6 +111,7 @@ class BuiltInRun:
     store: bool = False
     reference: Reference | None = None
     compiled: CompiledPair | None = field(init=False)
+    _compiled_mean: CompiledMean | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.reference is not None:
@@ -123,6 +125,7 @@ class BuiltInRun:
         self._encoding = self.pair.proposal.encode(seen, v, first=True) if known else None
         self.compiled = compiled_pair(self.pair, self.backend, with_inputs=self.data.v is not None)
         self._loops = self.compiled
+        self._compiled_mean = _mean_of(self.pair, self.compiled, self.backend)
         try:
             self._check_loops()
         except NoCompiledForm as reason:
@@ -135,7 +138,9 @@ class BuiltInRun:
         if self.data.seen.y.device.type != "cpu":
             raise NoCompiledForm(f"the data lie on {self.data.seen.y.device}")
         if self.reference is not None:
-            raise NoCompiledForm("one particle is pinned to a reference path")
+            from pyro_lowrank.smc.compiled.run import check_reference
+
+            check_reference(self.compiled, self.scheme.resampler)
         gradient = self.scheme.gradient
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
@@ -180,12 +185,12 @@ class BuiltInRun:
             store=self.store,
             with_paths=with_paths,
             encoding=self._encoding,
+            reference=self.reference,
         )
 
     def _mean(self) -> Mean | None:
-        if self.compiled is None or self.compiled.mean is None:
-            return None
-        return self.compiled.mean.differentiable if torch.is_grad_enabled() else self.compiled.mean
+        mean = self._compiled_mean
+        return mean.differentiable if mean is not None and torch.is_grad_enabled() else mean
 
     def paths(self, history: History, num_paths: int) -> Paths:
         """Draw paths by backward simulation, up to the last recorded bin of each trial."""
@@ -193,9 +198,12 @@ class BuiltInRun:
         like, last = history.increments, self.data.last
         uniforms = torch.rand(steps, num_paths, trials, dtype=like.dtype, device=like.device)
         if history.compiled is not None and self._loops is not None:
-            from pyro_lowrank.smc.compiled.run import compiled_paths
+            from pyro_lowrank.smc.compiled.run import backward_paths as compiled_paths
 
-            return Paths(*compiled_paths(self._loops, history.compiled, last, uniforms))
+            out = history.compiled
+            latents, means, log_weights = map(torch.from_numpy, (out.z, out.means, out.log_weights))
+            _, *found = compiled_paths(self.pair.transition, latents, means, log_weights, last, uniforms)
+            return Paths(*found)
         assert history.states is not None
         assert history.log_weights is not None
         transitions = BuiltInTransitions.of(self.pair, self.data, self.backend)
@@ -225,9 +233,9 @@ class BuiltInRun:
         return found + log_proposal(self.pair, self.data, paths.z, means, self._encoding)
 
     def _mean_along(self, z: Tensor, v: Tensor | None, *, known: Tensor | None) -> Tensor:
-        if self.compiled is None or self.compiled.mean is None:
+        if self._compiled_mean is None:
             return self.pair.transition.mean(z, v)
-        return self.compiled.mean.differentiable(z, v, None if known is None else known[:, :, :-1])
+        return self._compiled_mean.differentiable(z, v, None if known is None else known[:, :, :-1])
 
 
 @dataclass
@@ -292,7 +300,7 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
         _leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
         compiled = None
     if compiled is None:
-        return plain_kernel(pair, num_particles, mean=_online_mean(pair, backend))
+        return plain_kernel(pair, num_particles, mean=_mean_of(pair, compiled, backend))
     if compiled.proposal.weighs_data:
         # Of one time bin its few products on tensors take no longer than handing it over.
         return PlainKernel(pair, num_particles, mean=compiled.mean)
@@ -304,8 +312,10 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
     return PlainKernel(pair, num_particles, mean=compiled.mean, propose=propose)
 
 
-def _online_mean(pair: Pair, backend: str) -> Mean | None:
-    """Return compiled means where only they can be had, else None."""
+def _mean_of(pair: Pair, compiled: CompiledPair | None, backend: str) -> CompiledMean | None:
+    """Return the compiled means of a pair, which may have them where the pair itself has no compiled form."""
+    if compiled is not None:
+        return compiled.mean
     try:
         return None if backend == "plain" else compiled_mean(pair.transition.drift)
     except NoCompiledForm:

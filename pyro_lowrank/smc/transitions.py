@@ -10,8 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.means import Mean, fastest_mean
+from pyro_lowrank.dynamics.means import Mean, compiled_mean, fastest_mean
+from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.base import Emission
 from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.linear_memory import Law
@@ -93,6 +95,27 @@ class BuiltInTransitions:
             return self.transition.noise.log_kernel(distance, len(points))
 
         return score
+
+    def compiled_paths(self, z: Tensor, log_weights: Tensor, uniforms: Tensor) -> Tensor | None:
+        """Return what `backward_paths` draws by the same numbers, in compiled loops; None where there are none.
+
+        Args:
+            z: the particles, `particles x trials x time x rank`.
+            log_weights: of the particles, `time x particles x trials`.
+            uniforms: numbers in [0, 1), `time x draws x trials`.
+        """
+        if self.backend == "plain" or self.transition.batch_shape or isinstance(self.transition.noise, StudentTNoise):
+            return None
+        try:
+            mean = compiled_mean(self.transition.drift)
+        except NoCompiledForm:
+            return None
+        from pyro_lowrank.smc.compiled.run import backward_paths
+
+        ends = torch.full(z.shape[1:2], z.shape[2] - 1)
+        latents, means = (each.permute(1, 2, 3, 0) for each in (z, mean(z, self.data.v)))
+        index, _, _ = backward_paths(self.transition, latents, means, log_weights.permute(2, 0, 1), ends, uniforms)
+        return index
 
     def matched(self, time: int, before: State, after: State) -> Tensor:
         """Return the log density of later latents given as many earlier ones, `D x trials`."""

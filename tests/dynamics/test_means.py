@@ -1,10 +1,13 @@
-"""The mean of the next latents without gradients, compiled, against its definition in tensor operations."""
+"""The mean of the next latents and its gradients, compiled, against its definition in tensor operations."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import pyro_lowrank as plr
 from pyro_lowrank.dynamics import means
@@ -21,6 +24,11 @@ SHAPES = [
     ((1, 4), (3, 1)),
     ((), ()),
 ]
+
+
+def drift(dynamics: Any) -> Any:
+    """Return the dynamics in tensor operations, for which nothing is compiled."""
+    return dynamics.transition().drift
 
 
 @pytest.fixture
@@ -54,13 +62,67 @@ def test_it_equals_the_definition(
     for latents_shape, inputs_shape in SHAPES:
         z = torch.randn(*latents_shape, dynamics.rank, dtype=dtype)
         u = torch.randn(*inputs_shape, inputs, dtype=dtype) if inputs else None
-        expected = dynamics(z, u)
-        with torch.no_grad(), monkeypatch.context() as patch:
+        seen = [z.requires_grad_()] if u is None else [z.requires_grad_(), u.requires_grad_()]
+        asked = [*seen, *(p for name, p in dynamics.named_parameters() if not name.startswith(("noise", "initial")))]
+        expected = drift(dynamics).mean(z, u)
+        weight = torch.randn_like(expected)
+        gradients = torch.autograd.grad(expected, asked, weight)
+        with monkeypatch.context() as patch:
             patch.setattr("pyro_lowrank.dynamics.network.Network.mean", compiled_only)
             found = dynamics(z, u)
-        assert expected.requires_grad
-        assert not found.requires_grad
-        torch.testing.assert_close(found, expected.detach())
+            torch.testing.assert_close(found, expected)
+            # Of one number type: what is compiled for gradients takes longer than all the rest of the test.
+            if dtype == torch.float64:
+                for one, other in zip(torch.autograd.grad(found, asked, weight), gradients, strict=True):
+                    torch.testing.assert_close(one, other)
+            with torch.no_grad():
+                torch.testing.assert_close(dynamics(z, u), expected)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("inputs", [0, 2])
+@pytest.mark.parametrize("activation", ["tanh", "clipped_relu"])
+def test_derivatives_of_second_order_are_those_of_the_definition(activation: str, inputs: int) -> None:
+    dynamics = plr.LowRankRNN(rank=2, units=5, activation=activation, inputs=inputs, dtype=torch.float64)
+    z = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    u = torch.randn(4, inputs, dtype=torch.float64, requires_grad=True) if inputs else None
+    # One parameter is made from another, and latents from a parameter: neither gradient may be counted twice.
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    asked = [scale, z, *dynamics.parameters()]
+
+    def penalty(mean: Any) -> list[Tensor]:
+        moved = mean(z * scale, u)
+        first = torch.autograd.grad(moved.square().sum(), [z, dynamics.right], create_graph=True)
+        total = sum(each.square().sum() for each in first)
+        return [first[0], *torch.autograd.grad(total, asked, allow_unused=True)]
+
+    for found, expected in zip(penalty(dynamics), penalty(drift(dynamics).mean), strict=True):
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("always")
+def test_tangents_are_those_of_tensor_operations() -> None:
+    dynamics = plr.LowRankRNN(rank=2, units=5, activation="tanh")
+    z, direction = torch.randn(3, 2), torch.randn(3, 2)
+    _, expected = torch.autograd.functional.jvp(drift(dynamics).mean, z, direction)
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(dynamics(forward_ad.make_dual(z, direction))).tangent
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("always")
+def test_densities_of_trajectories_and_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = plr.LowRankRNN(rank=2, units=5, inputs=1, dtype=torch.float64)
+    u = torch.randn(3, 6, 1, dtype=torch.float64)
+    trajectory = dynamics.trajectory(6, u)
+    z = trajectory.sample().requires_grad_()
+    found = torch.autograd.grad(trajectory.log_prob(z).sum(), [z, dynamics.left, dynamics.input_weights])
+    monkeypatch.setattr(means, "_WORTH_COMPILING", 10**9)
+    expected = torch.autograd.grad(trajectory.log_prob(z).sum(), [z, dynamics.left, dynamics.input_weights])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.usefixtures("always")

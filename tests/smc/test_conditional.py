@@ -6,6 +6,7 @@ exact smoothing distribution: an invariant law is one in which they still are af
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from torch import Tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.smc.kernels import bind
+from pyro_lowrank.smc.loop import take
+from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.resampling import NoConditionalForm, PositionResampling, Resampler
 from tests.oracles.linear import LinearSystem, linear_model, linear_system
 
@@ -253,8 +257,75 @@ def test_bad_references_are_told() -> None:
     z[0, 3, 1] = torch.inf
     with pytest.raises(ValueError, match=r"not finite at index \(0, 3, 1\)"):
         smc.run(y, reference=z)
-    with pytest.raises(NoCompiledForm, match="pinned"):
-        plr.SMCFilter(model, plr.OptimalGuide(model), 6, backend="compiled").run(y, reference=exact_draws(exact)[:1])
+
+
+def test_what_cannot_be_compiled_is_told() -> None:
+    model, y, _, exact = case()
+    careless = plr.SMCFilter(model, plr.OptimalGuide(model), 6, resampler=Careless(), backend="compiled")
+    with pytest.raises(NoCompiledForm, match="Careless"):
+        careless.run(y, reference=exact_draws(exact)[:1])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=IDS)
+@pytest.mark.parametrize("method", ["ancestor", "backward"])
+def test_the_plain_loop_keeps_the_smoothing_distribution_too(scheme: Resampler, method: str) -> None:
+    model, y, _, exact = case()
+    smc = plr.SMCFilter(model, plr.BootstrapGuide(model), 4, resampler=scheme, ess_threshold=0.6, backend="plain")
+    z = exact_draws(exact)
+    smoother = "genealogy" if method != "backward" else "backward"
+    check_moments(apply_kernel(smc, y, None, z, smoother, ancestor_sampling=method == "ancestor"), exact)
+
+
+GUIDES: dict[str, Any] = {
+    "bootstrap": plr.BootstrapGuide,
+    "laplace": plr.LaplaceGuide,
+    "laplace_gaussian": lambda model: plr.LaplaceGuide(model, freedom=None),
+    "encoder": lambda model: plr.EncoderGuide(model, plr.ConvEncoder(rank=3, features=4, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, plr.NoResampling()], ids=[*IDS, "none"])
+@pytest.mark.parametrize("guide", GUIDES)
+def test_compiled_weights_are_those_of_the_densities(guide: str, scheme: Resampler) -> None:
+    """Of every particle, so of the pinned one too, whose draw the compiled loop has to find."""
+    dynamics = plr.LowRankRNN(rank=3, units=8, noise_scale=0.3, dtype=torch.float64)
+    model = plr.StateSpaceModel(dynamics, plr.PoissonObservation(rank=3, features=4, dtype=torch.float64))
+    y = model.simulate(3, 8).y
+    y[0, 3] = y[1, 2, 1] = y[2, -2:] = torch.nan
+    smc = plr.SMCFilter(model, GUIDES[guide](model), 5, resampler=scheme, backend="compiled", ess_threshold=0.7)
+    z = model.simulate(3, 8).z
+    posterior = smc.run(y, reference=z)
+    assert (posterior.particles["z"] == z).all(-1).any(0).all()
+    kernel = PlainKernel(bind(model, smc.guide, 5, 1), 5)
+    carried = torch.full((5, 3), 1 / 5, dtype=y.dtype).log()
+    for t, slice_t in enumerate(kernel.slices(kernel.pair.read(y))):
+        latents, transition = posterior.particles["z"][:, :, t], kernel.pair.transition
+        noise, mean = transition.initial_noise, transition.first_mean(None).expand_as(latents)
+        if t:
+            before = take(posterior.particles["z"][:, :, t - 1], posterior.ancestors[t], 2)
+            noise, mean = transition.noise, transition.mean(before)
+            kept = posterior.log_weights[t - 1].gather(0, posterior.ancestors[t])
+            carried = torch.where(posterior.resampled[t], -math.log(5), kept)
+        moved, bin_t = noise.log_prob(latents - mean), slice_t.bin
+        proposed = kernel.pair.proposal.distribution(noise, mean, bin_t.encoding).log_prob(latents)
+        weights = carried + bin_t.log_likelihood(kernel.pair.emission, latents) + moved - proposed
+        total = weights.logsumexp(0)
+        assert torch.allclose(weights - total, posterior.log_weights[t], atol=1e-9, rtol=0), t
+        assert torch.allclose(total, posterior.log_evidence_increments[t], atol=1e-9, rtol=0)
+
+
+def test_a_path_far_from_zero_is_weighed_to_the_digits_there_are() -> None:
+    """With float32 and latents of thousands of noise scales: the draw that leads there is found by far probes."""
+    dynamics = plr.LowRankRNN(rank=2, units=4, noise_scale=0.05, initial_scale=0.05, decay=0.99)
+    model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3))
+    with torch.no_grad():
+        model.dynamics.initial_mean.fill_(300.0)
+        model.dynamics.right.zero_()
+    y = model.simulate(50, 6).y
+    smc, exact = (plr.SMCFilter(model, plr.OptimalGuide(model), 4, backend=b) for b in ("compiled", "plain"))
+    z = exact.run(y).smooth(1)[0]
+    ess = [each.run(y, reference=z).ess[0].mean() for each in (smc, exact)]
+    assert abs(ess[0] - ess[1]) < 0.15
 
 
 def test_models_of_the_users_own_are_told() -> None:

@@ -95,3 +95,26 @@ def test_inside_a_transform_of_torch() -> None:
         return densities.log_prob(dist.Normal(m, 1.0, validate_args=False).to_event(1), torch.zeros(20))
 
     assert_close(torch.vmap(log_prob)(location), log_prob(location), factor=100)
+
+
+@pytest.mark.parametrize("events", [1, 2])
+@pytest.mark.parametrize(
+    "shapes", [((3, 20), (7, 3, 20)), ((7, 3, 20), (7, 3, 20)), ((7, 3, 20), (20,)), ((20,), (3, 20))]
+)
+def test_poisson_counts_have_the_density_and_gradient_of_torch(shapes: Any, events: int, dtype: torch.dtype) -> None:
+    rate = (0.1 + torch.randn(shapes[1], dtype=dtype).square()).requires_grad_()
+    if len(shapes[1]) < events:
+        pytest.skip("no such event")
+    value = torch.poisson(2 * torch.ones(shapes[0], dtype=dtype))
+    density = dist.Poisson(rate).to_event(events)
+    found, expected = densities.log_prob(density, value), density.log_prob(value)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(each.sum(), rate)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_counts_that_are_none_are_refused_as_by_torch() -> None:
+    density = dist.Poisson(torch.ones(5, 3), validate_args=True).to_event(1)
+    with pytest.raises(ValueError, match="support"):
+        densities.log_prob(density, torch.full((3,), -1.0))

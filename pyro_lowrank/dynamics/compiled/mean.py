@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_lowrank.compilation import compiled, run_side_by_side
+from pyro_lowrank.dynamics.activations import Activation
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.network import form_of, tensors_of, weights_of
 from pyro_lowrank.dynamics.compiled.units import gradient_adder, mover, puller
@@ -19,6 +20,8 @@ from pyro_lowrank.dynamics.network import Network
 
 # Points are swept in blocks of so many, which fit the cache.
 _BLOCK = 512
+# More paths than this are not compared with each other: that costs their square.
+_MOST_COMPARED = 32
 
 
 @compiled(allocates=False)
@@ -100,7 +103,10 @@ class CompiledMean:
         return torch.from_numpy(means).permute(2, 0, 1).reshape(*batch, -1)
 
     def differentiable(self, z: Tensor, v: Tensor | None, value: Tensor | None = None) -> Tensor:
-        """Return the means with their gradient, first order; `value` if it holds them already."""
+        """Return the means with their gradient; `value` if it holds them already.
+
+        Derivatives of second order and above are those of tensor operations.
+        """
         tensors = tensors_of(self.network, with_inputs=self.form.inputs > 0)
         return _Mean.apply(self, value, z, v if self.form.inputs else None, *tensors)
 
@@ -126,27 +132,46 @@ class _Mean(torch.autograd.Function):
         return mean(z, v) if value is None else value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of latents, inputs, decay, M with the input weights, V and h."""
         z, v, decay, _, _, bias = ctx.saved_tensors
         mean: CompiledMean = ctx.mean
         grad = grad_outputs[0]
+        if torch.is_grad_enabled():
+            # The gradient is to be differentiated again.
+            return None, None, *_gradients(mean.network.activation, ctx.saved_tensors, grad)
         points = z.expand(grad.shape)
         together = points if v is None else torch.cat([points, v.expand(*grad.shape[:-1], v.shape[-1])], -1)
         found: list[Tensor | None] = [None, None]
-        if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
+        asked = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        if not asked and points.dim() > 2 and len(points) <= _MOST_COMPARED:
             seen, up = _merged(together, grad)
         else:
             seen, up = _blocks(together), _blocks(grad)
+        if asked:
             pulled = _pull(mean, seen, up)[: grad.shape[:-1].numel()].view(*grad.shape[:-1], -1)
             grad_z = decay * grad + pulled[..., : z.shape[-1]]
             found = [
                 grad_z.sum_to_size(z.shape),
                 None if v is None else pulled[..., z.shape[-1] :].sum_to_size(v.shape),
             ]
-        grad_decay = (grad * points).flatten(0, -2).sum(0)
+        grad_decay = (grad * points).reshape(-1, z.shape[-1]).sum(0)
         return None, None, *found, grad_decay, *_add(mean, seen, up, bias.shape[-1])
+
+
+def _gradients(activation: Activation, tensors: Sequence[Tensor | None], grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of latents, inputs, decay, M with the input weights, V and h by tensor operations."""
+    # Each by another name: one of them may have been made from another.
+    own = [None if x is None else x.view_as(x) for x in tensors]
+    seen, v, decay, left, right, bias = cast("list[Any]", own)
+    moved = decay * seen
+    if v is not None:
+        batch = torch.broadcast_shapes(seen.shape[:-1], v.shape[:-1])
+        seen = torch.cat([each.expand(*batch, each.shape[-1]) for each in (seen, v)], -1)
+    mean = moved + activation(seen @ left.mT, bias) @ right.mT
+    asked = [x for x in own if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(mean, asked, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in own)
 
 
 def _blocks(points: Tensor) -> Any:

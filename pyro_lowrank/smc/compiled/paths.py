@@ -12,7 +12,7 @@ from pyro_lowrank.dynamics.compiled.units import FAST
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _whiten(inverse: Any, points: Any, white: Any) -> None:
+def whiten(inverse: Any, points: Any, white: Any) -> None:
     """Write the product of a lower triangle and points, `R x K`."""
     for r in range(points.shape[0]):
         for k in range(points.shape[1]):
@@ -23,7 +23,7 @@ def _whiten(inverse: Any, points: Any, white: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _shares(log_weights: Any, shares: Any) -> None:
+def fill_shares(log_weights: Any, shares: Any) -> None:
     """Write exp(log weight - largest)."""
     largest = log_weights[0]
     for k in range(log_weights.shape[0]):
@@ -33,7 +33,7 @@ def _shares(log_weights: Any, shares: Any) -> None:
 
 
 @compiled(allocates=False)
-def _pick(shares: Any, uniform: Any) -> Any:
+def pick(shares: Any, uniform: Any) -> Any:
     """Return the particle that owns a share of all."""
     total = 0.0
     for k in range(shares.shape[0]):
@@ -59,7 +59,7 @@ def draw_paths(
         inverse: of the Cholesky factor of the transition noise.
         last: last time bin of each trial, `B`.
         uniforms: in [0, 1), `B x T x draws`.
-        white: scratch, `2 R x K`.
+        white: scratch, `4 R x K`.
         logits: scratch, `2 x K`.
         out: written to: the indices of the particles, `B x T x draws`; their latents and the means out of them,
             `draws x B x T x R`.
@@ -68,10 +68,16 @@ def draw_paths(
     for b in range(z.shape[0]):
         for t in range(last[b], -1, -1):
             if t < last[b]:
-                _whiten(inverse, means[b, t], white[:rank])
-                _whiten(inverse, z[b, t + 1], white[rank:])
+                # Seen from the middle of the cloud, so that no digits are lost far from the origin.
+                for r in range(rank):
+                    middle = means[b, t, r].mean()
+                    for k in range(z.shape[3]):
+                        white[2 * rank + r, k] = means[b, t, r, k] - middle
+                        white[3 * rank + r, k] = z[b, t + 1, r, k] - middle
+                whiten(inverse, white[2 * rank : 3 * rank], white[:rank])
+                whiten(inverse, white[3 * rank :], white[rank : 2 * rank])
             else:
-                _shares(log_weights[b, t], logits[1])
+                fill_shares(log_weights[b, t], logits[1])
             for p in range(uniforms.shape[2]):
                 if t < last[b]:
                     after = paths[b, t + 1, p]
@@ -82,8 +88,8 @@ def draw_paths(
                         for k in range(z.shape[3]):
                             apart = there - white[r, k]
                             logits[0, k] -= HALF * apart * apart
-                    _shares(logits[0], logits[1])
-                k = _pick(logits[1], uniforms[b, t, p])
+                    fill_shares(logits[0], logits[1])
+                k = pick(logits[1], uniforms[b, t, p])
                 paths[b, t, p] = k
                 for r in range(rank):
                     path_z[p, b, t, r], path_means[p, b, t, r] = z[b, t, r, k], means[b, t, r, k]
@@ -92,4 +98,4 @@ def draw_paths(
 def new_scratch(z: Any) -> tuple[Any, Any]:
     """Return the arrays that `draw_paths` works in."""
     rank, particles = z.shape[2:]
-    return np.empty((2 * rank, particles), z.dtype), np.empty((2, particles), z.dtype)
+    return np.empty((4 * rank, particles), z.dtype), np.empty((2, particles), z.dtype)

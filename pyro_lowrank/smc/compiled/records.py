@@ -123,11 +123,13 @@ class Signatures(NamedTuple):
             densities `K`, log weights `K`, which are added to, latents `R x K`, written to, scratch).
         weigh: of a likelihood, (features, trial, time bin, latents, log weights, which are added to, scratch).
         curve: of a likelihood, (features, trial, time bin, B^T `R x D`, scratch, lanes), see `proposals.laplace`.
+        through: of a resampling scheme, (positions `K`, one of them, a uniform number), see `conditional.through_of`.
     """
 
     propose: Any
     weigh: Any
     curve: Any
+    through: Any
 
     @classmethod
     @cache
@@ -141,4 +143,5 @@ class Signatures(NamedTuple):
         weigh = types.void(features, *where, matrix, vector, vector)
         curve = types.void(features, *where, matrix, vector, types.int64)
         bins = matrix, matrix, vector, vector, matrix, vector
-        return cls(types.void(types.FunctionType(curve), tables, features, *where, *bins), weigh, curve)
+        through = types.int64(vector, vector.dtype, vector.dtype)
+        return cls(types.void(types.FunctionType(curve), tables, features, *where, *bins), weigh, curve, through)

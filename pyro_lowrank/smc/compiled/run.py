@@ -12,12 +12,15 @@ from torch import Tensor
 from pyro_lowrank.compilation import run_side_by_side
 from pyro_lowrank.dynamics.compiled.arrays import array, chunks
 from pyro_lowrank.dynamics.compiled.units import mover
+from pyro_lowrank.dynamics.transition import Transition
+from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.observations.observed import Observed
-from pyro_lowrank.smc.compiled import paths
+from pyro_lowrank.smc.compiled import conditional, paths
 from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
 from pyro_lowrank.smc.compiled.pair import CompiledPair
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
+from pyro_lowrank.smc.conditional import Reference
 from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive, resample
 from pyro_lowrank.smc.pair import Sequences
 from pyro_lowrank.smc.resampling import NoResampling, PositionResampling, Resampler
@@ -37,8 +40,11 @@ def run_compiled(
     store: bool,
     with_paths: bool,
     encoding: Encoding | None = None,
+    reference: Reference | None = None,
 ) -> History:
-    """Return the history of a run; it draws the same random numbers, in the same order, as the plain loop.
+    """Return the history of a run.
+
+    Without a reference it draws the same random numbers, in the same order, as the plain loop.
 
     Args:
         compiled: the pair.
@@ -48,6 +54,7 @@ def run_compiled(
         store: keep the particles of every time bin.
         with_paths: keep what drawing paths needs.
         encoding: of the proposal, if it is known.
+        reference: the path that a particle is pinned to, or None; see `check_reference`.
     """
     (trials, steps), (particles, rank) = data.shape, (white.shape[1], white.shape[3])
     resampler, random = scheme.resampler, white.new_zeros(0)
@@ -68,7 +75,10 @@ def run_compiled(
         if compiled.mean is None or not _known(resampler):
             _run_by_bins(compiled, data, first, records, scheme, random, with_paths)
         else:
-            _run_whole(compiled, data, first, records, scheme, with_paths)
+            pins = None
+            if reference is not None:
+                pins = conditional.pins_of(reference, compiled, data.seen.recorded, particles)
+            _run_whole(compiled, data, first, records, scheme, with_paths, pins)
     if scheme.allow_dead:
         _bury(out)
     return _history(out, store, allow_dead=scheme.allow_dead)
@@ -95,8 +105,25 @@ class _Records(NamedTuple):
         return first, _of_features(self.features, trials), _of_trials(self.draws, trials), last
 
 
+def check_reference(compiled: CompiledPair, resampler: Resampler) -> None:
+    """Raise unless a particle can be pinned to a path in the compiled loop.
+
+    Raises:
+        NoCompiledForm: if it cannot.
+    """
+    if compiled.mean is None or not _known(resampler):
+        raise NoCompiledForm("a particle is pinned to a path, and the drift or the resampling is written by the user")
+    conditional.through_of(resampler, compiled.dtype)
+
+
 def _run_whole(
-    compiled: CompiledPair, data: Sequences, first: Tensor, records: _Records, scheme: Scheme, with_paths: bool
+    compiled: CompiledPair,
+    data: Sequences,
+    first: Tensor,
+    records: _Records,
+    scheme: Scheme,
+    with_paths: bool,
+    pins: conditional.Pins | None,
 ) -> None:
     """Run all time bins in one compiled loop."""
     assert compiled.mean is not None
@@ -107,11 +134,15 @@ def _run_whole(
     threshold = scheme.ess_threshold * particles if scheme.ess_threshold < 1 else float("inf")
     threshold = compiled.dtype(-1 if isinstance(scheme.resampler, NoResampling) else threshold)
 
+    through = None if pins is None else conditional.through_of(scheme.resampler, compiled.dtype)
+
     def run(c: slice) -> None:
         *parts, written = records.of(c)
-        scratch = new_scratch(compiled.num_rows(particles), out.z)
-        given = first_mean[c], inputs[c], *parts, threshold, with_paths
-        _run_loop(move, *functions, weights, *given, scratch, written)
+        # A path is aimed at with one probe more than there are latents.
+        scratch = new_scratch(compiled.num_rows(max(particles, out.z.shape[2] + 1)), out.z)
+        pinned = None if pins is None else conditional.of_trials(pins, c)
+        given = first_mean[c], inputs[c], *parts, pinned, threshold, with_paths
+        _run_loop(move, *functions, through, weights, *given, scratch, written)
 
     run_side_by_side([partial(run, c) for c in chunks(len(first), out.z[:, :, 0].size * weights.bias.size)])
 
@@ -226,31 +257,39 @@ def _history(out: Out, store: bool, *, allow_dead: bool) -> History:
     )
 
 
-def compiled_paths(compiled: CompiledPair, out: Out, last: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Return paths given the whole recording and the means that they were at, `draws x trials x time x rank`.
+def backward_paths(
+    transition: Transition, z: Tensor, means: Tensor, log_weights: Tensor, last: Tensor, uniforms: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw paths given the whole recording, each ancestor afresh among all particles, as `smoothing.backward_paths`.
+
+    Return the indices of their particles, `draws x trials x time`, their latents and the means of the next ones,
+    `draws x trials x time x rank`.
 
     Args:
-        compiled: the pair of the run.
-        out: what the run left, with all means.
+        transition: how the latents move.
+        z: latents, `trials x time x rank x particles`.
+        means: of the next latents out of each, likewise.
+        log_weights: `trials x time x particles`.
         last: last time bin of each trial's path, `trials`.
         uniforms: numbers in [0, 1), `time x draws x trials`.
     """
-    root = compiled.pair.transition.noise.scale_tril
+    root = transition.noise.scale_tril
     inverse = array(torch.linalg.solve_triangular(root, torch.eye(root.shape[-1], dtype=root.dtype), upper=False))
     ends, uniform = array(last), array(uniforms.permute(2, 0, 1))
+    latents, means_, weights = array(z), array(means), array(log_weights)
     trials, steps, draws = uniform.shape
     index = np.zeros(uniform.shape, np.int64)
     # After the last bin of a trial there is no path: zeros, of which nothing is asked.
-    found = [np.zeros((draws, trials, steps, out.z.shape[2]), compiled.dtype) for _ in range(2)]
+    found = [np.zeros((draws, trials, steps, latents.shape[2]), latents.dtype) for _ in range(2)]
 
     def draw(c: slice) -> None:
-        arrays = out.z[c], out.means[c], out.log_weights[c]
         parts = (index[c], *(each[:, c] for each in found))
-        _draw_paths(*arrays, inverse, ends[c], uniform[c], *paths.new_scratch(out.z), parts)
+        arrays = latents[c], means_[c], weights[c], inverse, ends[c], uniform[c]
+        _draw_paths(*arrays, *paths.new_scratch(latents), parts)
 
-    run_side_by_side([partial(draw, c) for c in chunks(trials, index.size * out.z.shape[3] * 4)])
-    z, means = map(torch.from_numpy, found)
-    return z, means
+    run_side_by_side([partial(draw, c) for c in chunks(trials, index.size * latents.shape[3] * 4)])
+    path_z, path_means = map(torch.from_numpy, found)
+    return torch.from_numpy(index).movedim(-1, 0), path_z, path_means
 
 
 def propose_one_bin(

@@ -54,6 +54,15 @@ class CompiledProposal(ABC):
         """
         return white, None
 
+    def tails(self, recorded: Tensor) -> Tensor:
+        r"""Return the log density of a draw e, if it asks for it, `trials x time x 3`: a, p and nu of
+
+        .. math:: a - p \log(1 + e^2 / \nu), \quad \text{or, where } \nu = 0, \quad a - e^2 / 2
+
+        `recorded` tells where there are data, `trials x time`.
+        """
+        return torch.zeros(*recorded.shape, 0, dtype=self.transition.initial_mean.dtype)
+
     def num_rows(self) -> int:
         """Return how many rows of scratch it needs, of `lanes.WIDTH` numbers or as many as there are particles."""
         return 2

@@ -188,3 +188,13 @@ class LaplaceForm(CompiledProposal):
         x, log_density = self.proposal.draw(noise, white, recorded.unsqueeze(1))
         # The loops leave out the constant of the transition's density.
         return x, log_density + 0.5 * self.transition.rank * math.log(2 * math.pi)
+
+    def tails(self, recorded: Tensor) -> Tensor:
+        """Return the log density of a draw as that of `draw`, given by three numbers."""
+        rank, freedom = self.transition.rank, self.proposal.freedom
+        gaussian = self.transition.initial_mean.new_zeros(3)
+        if freedom is None:
+            return gaussian.expand(*recorded.shape, 3)
+        peak = self.proposal.law(self.transition.noise).standard_log_prob(gaussian.new_zeros(rank))
+        heavy = torch.stack([peak + 0.5 * rank * math.log(2 * math.pi), 0.5 * (freedom + rank), freedom])
+        return torch.where(recorded.unsqueeze(-1), heavy, gaussian)
