@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -188,6 +189,15 @@ class CalciumObservation(DrivenObservation):
             before_mean=settled_state(matrix, drive) * self.past_rate.unsqueeze(-1),
             before_covariance=stationary_covariance(matrix, before),
         )
+
+    def priors(self) -> dict[str, Any]:
+        """Return priors around the time constants that the model was built with, by names of parameters."""
+        decay, share = (torch.full_like(self.baseline, float(self._start[name])) for name in ("decay", "rise"))
+        found: dict[str, Any] = {"decay_time": dist.LogNormal(decay.log(), 0.3 * torch.ones_like(decay))}
+        if self.rises:
+            share = share / decay
+            found["rise_share"] = dist.Beta(10 * share, 10 * (1 - share))
+        return found
 
     def noise_of_drive(self) -> Tensor:
         """Return the standard deviation of what a cell's rate has of its own, `features`."""

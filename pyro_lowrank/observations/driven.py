@@ -198,6 +198,10 @@ class DrivenObservation(ReadoutObservation):
     def bind_linear_memory(self) -> LinearMemory:
         """Return the linear system at the present parameter values."""
 
+    def priors(self) -> dict[str, Any]:
+        """Return distributions of parameters of which more is known than their sign, by name, each of its shape."""
+        return {}
+
     @abstractmethod
     def noise_of_drive(self) -> Tensor:
         """Return the standard deviation of the noise that enters with what drives a feature, `features`."""

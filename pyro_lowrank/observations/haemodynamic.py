@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -157,6 +159,14 @@ class HaemodynamicObservation(DrivenObservation):
             before_mean=torch.zeros_like(drive),
             before_covariance=stationary_covariance(transition, before),
         )
+
+    def priors(self) -> dict[str, Any]:
+        """Return priors around the published rates, by names of parameters."""
+        if self.response != "second_order":
+            return {}
+        spread = torch.full_like(self.baseline, 0.2)
+        published = {"signal_decay": SIGNAL_DECAY, "flow_feedback": FLOW_FEEDBACK}
+        return {name: dist.LogNormal(math.log(value) + 0 * spread, spread) for name, value in published.items()}
 
     def noise_of_drive(self) -> Tensor:
         """Return the standard deviation of what a region's drive has of its own, `features`."""

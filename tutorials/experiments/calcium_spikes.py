@@ -48,7 +48,7 @@ class Settings:
     final_learning_rate: float = 3e-3
 
 
-FULL, REDUCED = Settings(), Settings(cells=1, frames=120, num_steps=2, window=50, judging_particles=10)
+FULL, REDUCED = Settings(), Settings(cells=1, frames=900, num_steps=2, window=50, judging_particles=10)
 SEEDS = range(1)
 
 
