@@ -262,32 +262,3 @@ def test_time_constants_have_priors_around_what_is_published() -> None:
         plr.LowRankRNN(rank=1, units=5), plr.HaemodynamicObservation(rank=1, features=2, bin_size=2)
     )
     assert "LogNormal(-0.892, 0.2)" in plr.prior_table(plr.with_priors(bold, only=["observation.flow_feedback"]))
-
-
-@pytest.mark.slow
-def test_time_constants_are_recovered() -> None:
-    """Started at the indicator's, cells apart by a factor of two: within 5 % at their median, 10 % each."""
-    truth = calcium_model(torch.float32, features=6, rate_noise=False)
-    with torch.no_grad():
-        truth.observation.decay_time = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-        truth.observation.noise_scale = 0.02 * torch.ones(6)
-        truth.observation.scale = 0.5 * torch.ones(6)
-        truth.observation.readout.weight = 2.0 * torch.randn(6, 2)
-    y = truth.simulate(10, 300).y
-    model = plr.StateSpaceModel(
-        plr.LowRankRNN(rank=2, units=6), plr.CalciumObservation(rank=2, features=6, bin_size=0.1, rate_noise=False)
-    )
-    plr.fit(
-        model,
-        plr.LaplaceGuide(model),
-        y,
-        num_steps=250,
-        window=100,
-        batch_size=20,
-        learning_rate=3e-2,
-        final_learning_rate=3e-3,
-        progress=False,
-    )
-    off = (model.observation.decay_time / truth.observation.decay_time - 1).abs()
-    assert off.median() < 0.05
-    assert off.max() < 0.1
