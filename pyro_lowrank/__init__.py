@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_lowrank import data as data
     from pyro_lowrank import metrics as metrics
+    from pyro_lowrank import plots as plots
     from pyro_lowrank.dynamics.activations import Activation as Activation
     from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.base import Dynamics as Dynamics
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.sessions import MultiSession as MultiSession
     from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
+    from pyro_lowrank.reports.report import report as report
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
     from pyro_lowrank.smc.gradients import FisherGradient as FisherGradient
@@ -77,7 +79,10 @@ if TYPE_CHECKING:
     from pyro_lowrank.validation.baselines import Baselines as Baselines
     from pyro_lowrank.validation.baselines import baselines as baselines
     from pyro_lowrank.validation.cross_validate import cross_validate as cross_validate
+    from pyro_lowrank.validation.halving import Halving as Halving
     from pyro_lowrank.validation.result import CrossValidation as CrossValidation
+    from pyro_lowrank.validation.sweep import Sweep as Sweep
+    from pyro_lowrank.validation.sweep import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -106,6 +111,7 @@ _HOMES = {
     "GaussianObservation": "observations.gaussian",
     "GaussianPosterior": "infer.gaussian_posterior",
     "HaemodynamicObservation": "observations.haemodynamic",
+    "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
     "LaplaceGuide": "guides.laplace",
@@ -135,6 +141,7 @@ _HOMES = {
     "StopGradient": "smc.gradients",
     "StratifiedResampling": "smc.resampling",
     "StudentTObservation": "observations.student_t",
+    "Sweep": "validation.sweep",
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
     "UnitReadout": "observations.readout",
@@ -150,7 +157,9 @@ _HOMES = {
     "load_smc_rnns": "interop.smc_rnns",
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
+    "report": "reports.report",
     "save": "serialization",
+    "sweep": "validation.sweep",
     "to_arviz": "export.posterior",
     "with_priors": "models.priors",
 }
@@ -159,7 +168,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "metrics"):
+    if name in ("data", "metrics", "plots"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ import pyro_lowrank as plr
 from pyro_lowrank import cli
 from pyro_lowrank.cli import fitting
 from pyro_lowrank.data import Recording
+from pyro_lowrank.training.batches import Batch
 from tests.data.builders import nwb_file, random_spikes
 
 SMALL = ("--units", "8", "--rank", "2", "--steps", "3", "--window", "20", "--batch-size", "3", "--particles", "4")
@@ -86,7 +87,7 @@ def test_fewer_components_than_latents(capsys: pytest.CaptureFixture[str]) -> No
     y = y - y.mean(-1, keepdim=True)
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=8), plr.GaussianObservation(rank=3, features=3))
     drawn = model.observation.readout.weight.detach().clone()
-    fitting._start(model, fitting._Part(y, None))
+    fitting._start(model, Batch.whole(y, None))
     printed = capsys.readouterr().out
     assert "The 3 features have 2 principal components, as after an average reference: fewer" in printed
     assert "than the 3 latents (`--rank`), whose weights therefore start at random." in printed

@@ -37,7 +37,7 @@ def test_errors_say_what_to_pass(tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.save(path, np.random.default_rng(0).random((80, 4)))
     for arguments, message in (
         (words(path, "--likelihood", "calcium"), "needs the time from frame to frame.*pass `--bin SECONDS`"),
-        (words(folder_of(tmp_path)), "is a folder, as Suite2p writes them: pass `--bin SECONDS`"),
+        (words(folder_of(tmp_path)), "is a folder of Suite2p: pass `--bin SECONDS`"),
         (words(path, "--indicator", "GCaMP6f"), "`--indicator` is of --likelihood calcium"),
         (words(path, "--likelihood", "calcium", "--bin", 3.0), "longer than the decay of the indicator"),
     ):

@@ -34,6 +34,7 @@ LAYERS = (
     {"interop", "serialization"},
     {"training"},
     {"validation"},
+    {"reports"},
 )
 HEIGHT = {part: height for height, row in enumerate(LAYERS) for part in row}
 
@@ -52,14 +53,21 @@ ONLY = {
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
 COMPILED = {f"dynamics/compiled/{name}.py" for name in ("arithmetic", "units")}
 COMPILED |= {f"smc/compiled/{name}.py" for name in ("records", "likelihoods/base")}
-AT_TOP = {"arviz": {"export/arviz.py"}, "numba": COMPILED, "xarray": {"export/arviz.py"}}
+AT_TOP = {
+    "arviz": {"export/arviz.py"},
+    "numba": COMPILED,
+    "xarray": {"export/arviz.py"},
+}
 DEFERRED: dict[str, set[str]] = {
     "arviz": set(),
     "h5netcdf": {"data"},
     "h5py": {"data"},
+    "jinja2": {"reports"},
+    "loky": {"validation"},
     "matplotlib": {"plots"},
     "mne": {"data"},
     "numba": {"compilation"},
+    "plotly": {"plots"},
     "pynapple": {"data"},
     "pynwb": {"data"},
     "xarray": {"data", "export"},
@@ -154,7 +162,7 @@ def test_what_takes_arrays_only_imports_neither_torch_nor_pyro(part: str) -> Non
 
 
 def test_the_package_imports_no_library_for_files_or_figures() -> None:
-    libraries = {"arviz", "h5netcdf", "h5py", "matplotlib", "mne", "pandas", "pynapple", "pynwb", "xarray"}
+    libraries = {"arviz", "h5netcdf", "h5py", "jinja2", "matplotlib", "mne", "pandas", "pynapple", "pynwb", "xarray"}
     heavy = python(
         "import sys, pyro_lowrank as plr\n"
         "for name in getattr(plr, '__all__', []):\n"

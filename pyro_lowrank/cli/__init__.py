@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_lowrank import __version__
 from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
+from pyro_lowrank.cli.recordings import add_recording
+from pyro_lowrank.cli.using import add_commands
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
 LIKELIHOODS = (
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Stochastic low-rank recurrent networks, fitted by variational sequential Monte Carlo.",
         epilog="The environment variable OMP_NUM_THREADS tells on how many threads to run.",
     )
+    parser.add_argument("--version", action="version", version=f"pyro-lowrank {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     about = "fit a student network to data of a noisy-oscillator teacher, and compare the two"
     demo = commands.add_parser("demo", help=about, description=about)
@@ -66,9 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     demo.set_defaults(module="pyro_lowrank.cli.demonstration")
 
-    about = (
-        "fit a low-rank network to a recording (.npy, .npz, .csv, MATLAB .mat, NWB .nwb, xarray .nc, Suite2p folder)"
-    )
+    about = "fit a low-rank network to a recording (.npy, .npz, .csv, .h5, .mat, .nwb, .nc, or a Phy or Suite2p folder)"
     command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
     command.add_argument(
@@ -83,7 +85,23 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("fixed-points", help=about, description=about)
     _add_analysis(command)
     command.set_defaults(module="pyro_lowrank.cli.analysis")
+    _add_sweep(commands)
+    add_commands(commands)
     return parser
+
+
+def _add_sweep(commands: Any) -> None:
+    about = "fit a grid of models, scored on held-out data; any number of copies share the fits by files"
+    command = commands.add_parser("sweep", help=about, description=about)
+    command.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with a file sweep.py that defines `factory`, `grid` and `data` (or the path of a recording) as "
+        "pyro_lowrank.sweep takes them, and its further arguments in a dict `options`, if any; records go to "
+        "FOLDER/records",
+    )
+    command.set_defaults(module="pyro_lowrank.cli.sweeping")
 
 
 def _add_analysis(command: Any) -> None:
@@ -105,22 +123,13 @@ def _add_analysis(command: Any) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of a search (%(default)s)")
     command.add_argument("--out", type=Path, metavar="DIR", help="where a table, arrays and a figure are written")
+    command.add_argument(
+        "--latents", type=Path, metavar="FILE", help="latents.csv of `pyro-lowrank latents`, drawn in the figure"
+    )
 
 
 def _add_reading(group: Any) -> None:
-    group.add_argument(
-        "--key", help="which array of a .npz or .mat file, variable of a .nc or time series of a .nwb file"
-    )
-    group.add_argument(
-        "--bin",
-        type=float,
-        metavar="SECONDS",
-        help="bins in which spike times (the units of a .nwb file, a cell array of a .mat file) are counted, needed "
-        "for these; counts in shorter bins are summed; of --likelihood calcium or bold the time from frame to frame, "
-        "where the file does not tell it",
-    )
-    group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
-    group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
+    add_recording(group)
     group.add_argument(
         "--held-out",
         type=float,
@@ -135,13 +144,6 @@ def _add_reading(group: Any) -> None:
         help="train on features of mean 0 and variance 1 (real-valued likelihoods only, on unless refused); the saved "
         "model is in the recording's own units all the same",
     )
-    group.add_argument(
-        "--inputs",
-        type=Path,
-        metavar="FILE",
-        help="a file with the inputs (stimuli, cues), at the same trials and bins",
-    )
-    group.add_argument("--inputs-key", metavar="KEY", help="which array of that file")
 
 
 def _add_model(group: Any) -> None:

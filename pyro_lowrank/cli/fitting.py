@@ -13,18 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_lowrank.cli import on_disk
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
-from pyro_lowrank.cli.models import IN_SECONDS, SCALED, build, independent_features
-from pyro_lowrank.data import Recording, read_recording, read_suite2p
+from pyro_lowrank.cli.models import SCALED, build, independent_features
+from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
+from pyro_lowrank.cli.recordings import IN_SECONDS, read
+from pyro_lowrank.data import Recording
 from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.files import write_whole
-from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.plots.figures import new_figure
 from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
 from pyro_lowrank.serialization import save
+from pyro_lowrank.training.batches import Batch
 from pyro_lowrank.training.fit import fit
 from pyro_lowrank.training.independent import independent_evidence
 from pyro_lowrank.training.initialise import initialise_from_data, start_at_means
@@ -78,46 +81,39 @@ def _split(recording: Recording, y: Tensor, u: Tensor | None, share: float) -> _
     return _Split(train, held_out, sentence)
 
 
-def _read(options: argparse.Namespace) -> Recording:
-    if options.data.is_dir():
-        if options.bin is None:
-            raise ValueError(
-                f"{options.data} is a folder, as Suite2p writes them: pass `--bin SECONDS`, the time from frame to "
-                "frame."
-            )
-        recording = read_suite2p(options.data, bin_size=options.bin)
-    else:
-        recording = read_recording(
-            options.data,
-            key=options.key,
-            time_axis=options.time_axis,
-            trials_axis=options.trials_axis,
-            # Fluorescence and BOLD are no counts, which are summed.
-            bin_size=None if options.likelihood in IN_SECONDS else options.bin,
-        )
-        if options.likelihood in IN_SECONDS and options.bin is not None:
-            recording = _with_bin(recording, options.bin)
-    print(recording.orientation)
-    if options.inputs is None:
-        return recording
-    inputs = read_recording(options.inputs, key=options.inputs_key)
-    print(f"Inputs: {inputs.orientation}")
-    return replace(recording, inputs=inputs.data)
-
-
-def _with_bin(recording: Recording, seconds: float) -> Recording:
-    if recording.bin_size is not None and not math.isclose(recording.bin_size, seconds, rel_tol=0.02):
-        raise ValueError(
-            f"The file tells {recording.bin_size:g} s from frame to frame, and --bin {seconds:g} came: leave `--bin` "
-            "out."
-        )
-    return replace(recording, bin_size=seconds)
-
-
 def run(options: argparse.Namespace) -> int:
     """Read, split, fit, save; return the exit code."""
     files = output_files(options.out, "model.safetensors", "checkpoint.safetensors", "training.png", "summary.json")
-    recording = _read(options)
+    given = on_disk.prepare(options) if on_disk.stays_on_disk(options.data) else _prepare(options)
+    model, guide = given.model, given.guide
+    _start(model, given.train.sample)
+    result = _train(options, given, files["checkpoint.safetensors"])
+    if given.standardisation is not None:
+        given.standardisation.fold_into(model.observation)
+    save(files["model.safetensors"], model, guide)
+    reference = None
+    if given.held_out is not None:
+        train, held_out = given.train.sample.y, given.held_out.sample.y
+        reference = independent_evidence(train, held_out, independent_features(options.likelihood))
+    _write_summary(files["summary.json"], options, given, result, reference)
+    made = draw(files["training.png"], lambda: _training_figure(result, reference))
+    print(result)
+    if given.held_out is not None:
+        print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
+        _tell_baselines(options, train, held_out)
+    list_files(options.out, ["model.safetensors", "summary.json", *made])
+    print(f"Look at it:      pyro-lowrank report {options.out} {options.data}")
+    print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
+    if result.interrupted:
+        print("Interrupted: the same command with --resume goes on.")
+        return INTERRUPTED
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> Prepared:
+    """Read and split a recording as a whole, and build its model."""
+    recording = read(options)
+    print(recording)
     y = torch.as_tensor(recording.data, dtype=torch.float64)
     u = None if recording.inputs is None else torch.as_tensor(recording.inputs, dtype=torch.float32)
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
@@ -129,34 +125,23 @@ def run(options: argparse.Namespace) -> int:
         standardisation = Standardisation.of(train.y)
         train = replace(train, y=standardisation.apply(train.y))
         held_out = None if held_out is None else replace(held_out, y=standardisation.apply(held_out.y))
-        print("Each feature is standardised for the training, and the evidence below is of the")
-        print("standardised data; the saved model is in the recording's own units.")
-    train = replace(train, y=train.y.float())
-    held_out = None if held_out is None else replace(held_out, y=held_out.y.float())
+        print(STANDARDISED)
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
         model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1], recording.bin_size)
-    _start(model, train)
-    result = _train(options, model, guide, train, held_out, files["checkpoint.safetensors"])
-    if standardisation is not None:
-        standardisation.fold_into(model.observation)
-    save(files["model.safetensors"], model, guide)
-    _write_summary(files["summary.json"], options, recording, result)
-    made = draw(files["training.png"], lambda: _training_figure(result))
-    print(result)
-    if held_out is not None:
-        reference = independent_evidence(train.y, held_out.y, independent_features(options.likelihood))
-        print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
-        _tell_baselines(options, train.y, held_out.y)
-    list_files(options.out, ["model.safetensors", "summary.json", *made])
-    print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
-    if result.interrupted:
-        print("Interrupted: the same command with --resume goes on.")
-        return INTERRUPTED
-    return 0
+    return Prepared(
+        model=model,
+        guide=guide,
+        train=Batch.whole(train.y.float(), train.u),
+        held_out=None if held_out is None else Batch.whole(held_out.y.float(), held_out.u),
+        standardisation=standardisation,
+        orientation=recording.orientation,
+        bin_size=recording.bin_size,
+        feature_names=recording.feature_names,
+    )
 
 
-def _start(model: StateSpaceModel, train: _Part) -> None:
+def _start(model: StateSpaceModel, train: Batch) -> None:
     """Start a model at the data, as far as they reach."""
     features, rank = train.y.shape[-1], model.dynamics.rank
     if features < rank:
@@ -175,22 +160,16 @@ def _start(model: StateSpaceModel, train: _Part) -> None:
     initialise_from_data(model, train.y, train.u)
 
 
-def _train(
-    options: argparse.Namespace,
-    model: StateSpaceModel,
-    guide: Guide,
-    train: _Part,
-    held_out: _Part | None,
-    checkpoint: Path,
-) -> FitResult:
-    num_trials, num_bins = train.y.shape[:2]
+def _train(options: argparse.Namespace, given: Prepared, checkpoint: Path) -> FitResult:
+    train, held_out = (_arguments(part) for part in (given.train, given.held_out))
+    num_trials, num_bins = given.train.shape[:2]
     window: int | Literal["auto"] | None = "auto"
     if options.window is not None:
         window = options.window if 0 < options.window < num_bins else None
     whole = options.batch_size is not None and window is None
     recipe = Recipe.of(
-        train.y,
-        guide,
+        given.train.observed,
+        given.guide,
         num_steps=options.steps,
         window=window,
         batch_size=min(options.batch_size, num_trials) if whole else options.batch_size,
@@ -202,22 +181,26 @@ def _train(
     number = num_trials if recipe.batch_size is None else recipe.batch_size
     print(f"Each of {recipe.num_steps} steps sees {number} {what}, with {recipe.num_particles} particles.")
     return fit(
-        model,
-        guide,
-        train.y,
-        train.u,
+        given.model,
+        given.guide,
+        *train,
         num_steps=recipe.num_steps,
         window=recipe.window,
         batch_size=recipe.batch_size,
         num_particles=recipe.num_particles,
         learning_rate=recipe.learning_rate,
         final_learning_rate=recipe.final_learning_rate,
-        held_out=None if held_out is None else held_out.y,
-        held_out_inputs=None if held_out is None else held_out.u,
+        held_out=held_out[0],
+        held_out_inputs=held_out[1],
         checkpoint=checkpoint,
         resume=options.resume,
         seed=options.seed,
     )
+
+
+def _arguments(part: Any) -> tuple[Any, Any]:
+    """Return what `fit` is given of a part: tensors, or what was looked through already."""
+    return (part.y, part.u) if isinstance(part, Batch) else (part, None)
 
 
 def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor) -> None:
@@ -228,28 +211,34 @@ def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor
         print(baselines(train, held_out, order=order, factors=options.rank))
 
 
-def _write_summary(path: Path, options: argparse.Namespace, recording: Recording, result: FitResult) -> None:
+def _write_summary(
+    path: Path, options: argparse.Namespace, given: Prepared, result: FitResult, reference: float | None
+) -> None:
     held_out = result.held_out_evidence.tolist()
     summary = {
         "options": {
             name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "module"
         },
-        "orientation": recording.orientation,
-        "bin_size": recording.bin_size,
-        "feature_names": list(recording.feature_names),
+        "orientation": given.orientation,
+        "bin_size": given.bin_size,
+        "feature_names": list(given.feature_names),
         "steps": result.steps,
         "interrupted": result.interrupted,
         "seconds": round(result.seconds, 2),
         "held_out_evidence_per_bin": {"before": held_out[0], "after": held_out[-1]} if held_out else None,
         "held_out_steps": result.held_out_steps.tolist(),
         "held_out_evidence": held_out,
+        "without_dynamics": reference,
         "evidence": result.evidence.tolist(),
+        "ess": result.ess.tolist(),
+        "kept_step": result.kept_step,
+        "num_steps": result.num_steps,
     }
     write_whole(path, (json.dumps(summary, indent=1) + "\n").encode())
 
 
-def _training_figure(result: FitResult) -> Any:
+def _training_figure(result: FitResult, reference: float | None) -> Any:
     figure, axes = new_figure(1, 2, width=9, height=3.5)
-    plot_evidence(axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence)
+    plot_evidence(axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence, reference=reference)
     plot_effective_size(axes[0, 1], result.ess)
     return figure

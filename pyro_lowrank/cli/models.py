@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Normal, Poisson
+from torch.distributions import Distribution
 
+from pyro_lowrank.cli.recordings import IN_SECONDS
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
@@ -24,6 +25,7 @@ from pyro_lowrank.observations.haemodynamic import HaemodynamicObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.student_t import StudentTObservation
+from pyro_lowrank.training.independent import bernoulli, negative_binomial, normal, poisson
 
 OBSERVATIONS: dict[str, Callable[..., Observation]] = {
     "gaussian": GaussianObservation,
@@ -43,8 +45,6 @@ GUIDES: dict[str, Callable[[StateSpaceModel], Guide]] = {
 # Real-valued recordings, whose units do not matter.
 GAUSSIAN = ("gaussian", "autoregressive")
 SCALED = (*GAUSSIAN, "student-t")
-# Those that remember the latents for so many seconds.
-IN_SECONDS = ("calcium", "bold")
 
 
 def guide_name(options: argparse.Namespace) -> str:
@@ -93,32 +93,13 @@ def independent_features(likelihood: str) -> Callable[[Tensor, Tensor], Distribu
     return _INDEPENDENT[likelihood]
 
 
-def _normal(mean: Tensor, variance: Tensor) -> Distribution:
-    return Normal(mean, variance.sqrt().clamp(min=1e-6))
-
-
-def _poisson(mean: Tensor, variance: Tensor) -> Distribution:
-    return Poisson(mean.clamp(min=1e-6))
-
-
-def _negative_binomial(mean: Tensor, variance: Tensor) -> Distribution:
-    mean = mean.clamp(min=1e-6)
-    # By the moments; counts that vary less than Poisson ones are as good as Poisson.
-    dispersion = ((variance - mean) / mean.square()).clamp(min=1e-6)
-    return NegativeBinomial(1 / dispersion, logits=(mean * dispersion).log())
-
-
-def _bernoulli(mean: Tensor, variance: Tensor) -> Distribution:
-    return Bernoulli(mean.clamp(1e-6, 1 - 1e-6))
-
-
 _INDEPENDENT: dict[str, Any] = {
-    "gaussian": _normal,
-    "autoregressive": _normal,
-    "student-t": _normal,
-    "poisson": _poisson,
-    "negative-binomial": _negative_binomial,
-    "bernoulli": _bernoulli,
-    "calcium": _normal,
-    "bold": _normal,
+    "gaussian": normal,
+    "autoregressive": normal,
+    "student-t": normal,
+    "poisson": poisson,
+    "negative-binomial": negative_binomial,
+    "bernoulli": bernoulli,
+    "calcium": normal,
+    "bold": normal,
 }

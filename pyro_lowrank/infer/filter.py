@@ -193,7 +193,8 @@ class SMCFilter:
         assert kernel is not None
         history = History.of([each.particles for each in bins], store=True)
         start = self._time + 1 - len(bins)
-        return SMCPosterior.from_history(history, kernel.batch_dims, self._transitions(bins), start=start)
+        transitions, guide = self._transitions(bins), self._guide_name
+        return SMCPosterior.from_history(history, kernel.batch_dims, transitions, start=start, guide=guide)
 
     def _transitions(self, bins: list[FilteredBin]) -> BuiltInTransitions | ReplayedTransitions:
         kernel = self._kernel
@@ -270,7 +271,11 @@ class SMCFilter:
                 history = UsersRun(bound, (args, kwargs), self.scheme, self.backend, store=True).filter()
                 transitions, batch_dims = ReplayedTransitions(bound, bound.calls(*args, **kwargs)), bound.batch_dims
         again = partial(self.run, *args, reference=reference, ancestor_sampling=ancestor_sampling, **kwargs)
-        return SMCPosterior.from_history(history, batch_dims, transitions, again)
+        return SMCPosterior.from_history(history, batch_dims, transitions, again, guide=self._guide_name)
+
+    @property
+    def _guide_name(self) -> str:
+        return "" if self.guide is None else type(self.guide).__name__
 
     def _bind(self) -> Pair | EffectsKernel:
         check_one_draw()

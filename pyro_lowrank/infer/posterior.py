@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,9 +16,12 @@ from pyro_lowrank.infer.forecast import (
     Replicates,
     draw_forecast,
     draw_replicates,
+    end_of_data,
     entry_log_likelihood,
     expected_observations,
 )
+from pyro_lowrank.infer.latents import LEVEL, NUM_DRAWS, Latents
+from pyro_lowrank.infer.values import values_of
 from pyro_lowrank.observations.driven import REMEMBERED
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.replayed import ReplayedTransitions
@@ -43,6 +45,7 @@ class SMCPosterior:
         transitions: the model of the run, which smoothing and forecasts need.
         again: runs the same filter on the same recording once more.
         start: time bin of the recording at which it begins: above 0 for the last ones of an online filter.
+        guide: the class of what proposed the particles; empty where the model itself did.
     """
 
     particles: State
@@ -54,6 +57,7 @@ class SMCPosterior:
     transitions: BuiltInTransitions | ReplayedTransitions | None = field(default=None, repr=False, compare=False)
     again: Callable[[], SMCPosterior] | None = field(default=None, repr=False, compare=False)
     start: int = 0
+    guide: str = field(default="", compare=False)
 
     @classmethod
     def from_history(
@@ -63,6 +67,7 @@ class SMCPosterior:
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
         again: Callable[[], SMCPosterior] | None = None,
         start: int = 0,
+        guide: str = "",
     ) -> SMCPosterior:
         """Collect what the loop over time stored."""
         assert history.states is not None
@@ -80,6 +85,7 @@ class SMCPosterior:
             transitions=transitions,
             again=again,
             start=start,
+            guide=guide,
         )
 
     @property
@@ -91,6 +97,36 @@ class SMCPosterior:
     def num_particles(self) -> int:
         """The number of particles."""
         return self.log_weights.shape[1]
+
+    @torch.no_grad()
+    def latents(self, level: float = LEVEL, *, num_draws: int = NUM_DRAWS, method: str = "backward") -> Latents:
+        r"""Return the latents given the whole recording: means, and bands that hold `level` of the posterior.
+
+        .. math:: E[z_t \mid y_{1:T}], \qquad P(l_t \le z_t \le u_t \mid y_{1:T}) = p
+
+        Estimated from paths that `smooth` draws. `mean` and `variance` are those of the filter, given the past alone.
+
+        Args:
+            level: share of the posterior within the bands, p.
+            num_draws: number of paths.
+            method: as of `smooth`.
+
+        Returns:
+            `Latents`: `mean`, `lower` and `upper`, `trials x time x rank` each.
+
+        Raises:
+            ValueError: if the transition density of a user-written model cannot be replayed.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=1, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=9), observation)
+            >>> print(plr.SMCFilter(model, plr.OptimalGuide(model), 50).run(torch.randn(4, 10, 3)).latents())
+            Latents: 4 trials x 10 time bins x 1 latent, smoothed, with 95 % bands
+              latent 1 ...
+        """
+        return Latents.of_draws(self.smooth(num_draws, method=method), level, self._lengths)
 
     def mean(self, name: str = "z") -> Tensor:
         """Return the filtering means, `trials x time x ...`."""
@@ -270,7 +306,7 @@ class SMCPosterior:
             raise ValueError("This posterior does not know its filter: take one that `SMCFilter.run` returned.")
         other = self.again()
         if isinstance(self.transitions, BuiltInTransitions) and isinstance(other.transitions, BuiltInTransitions):
-            before, after = (_parameters(t) for t in (self.transitions, other.transitions))
+            before, after = (values_of(t) for t in (self.transitions, other.transitions))
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 raise ValueError(
                     "The parameters of the model have changed since this run: run the filter anew for all chains, or "
@@ -309,6 +345,14 @@ class SMCPosterior:
             )
         return transitions
 
+    @property
+    def _lengths(self) -> Tensor:
+        """Time bins of each trial up to its last one with data, `trials`; all of them for a user's own model."""
+        if isinstance(self.transitions, BuiltInTransitions):
+            return end_of_data(self.transitions) + 1
+        steps, trials = self.ess.shape[0], self.ess.shape[1] if self.ess.dim() > 1 else 1
+        return torch.full((trials,), steps, device=self.ess.device)
+
     def _per_trial(self, value: Tensor) -> Tensor:
         return value if value.dim() == 3 else value.unsqueeze(-1)
 
@@ -342,30 +386,17 @@ class SMCPosterior:
 
     def __str__(self) -> str:
         num_steps, num_particles = self.log_weights.shape[:2]
-        trials = self.ess.shape[1] if self.ess.dim() > 1 else 1
-        per_bin = self.log_evidence_increments.mean().item()
+        lengths = self._lengths
+        # What pads a trial carries no evidence, and would hide what the others carry.
+        within = torch.arange(num_steps, device=lengths.device).unsqueeze(-1) < lengths
+        ess, resampled = (value.reshape(num_steps, -1)[within] for value in (self.ess, self.resampled.float()))
+        evidence = self.log_evidence.sum().item()
+        shortest = int(lengths.min())
+        ragged = f"{shortest} to " if shortest < num_steps else ""
         return (
-            f"SMCPosterior: {trials} trials x {num_steps} time bins, {num_particles} particles\n"
-            f"  log evidence    {self.log_evidence.sum().item():.2f} nats, {per_bin:.4f} per bin and trial\n"
-            f"  effective size  {self.ess.mean().item():.1f} on average, {self.ess.min().item():.1f} at worst\n"
-            f"  resampled       {100 * self.resampled.float().mean().item():.0f} % of time bins"
+            f"SMCPosterior: {len(lengths)} trials x {ragged}{num_steps} time bins, {num_particles} particles\n"
+            f"  log evidence    {evidence:.2f} nats, {evidence / int(lengths.sum()):.4f} per bin and trial\n"
+            f"  effective size  {ess.mean().item():.1f} on average, {ess.min().item():.1f} at worst\n"
+            f"  resampled       {100 * resampled.mean().item():.0f} % of time bins\n"
+            "  latents()       means and bands given the whole recording"
         )
-
-
-def _parameters(model: BuiltInTransitions) -> Iterator[Tensor]:
-    """All tensors that a model has at the parameter values of its run."""
-    return _tensors((model.transition, model.emission, None if model.data.past is None else model.data.past.memory))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors of nested dataclasses, sequences and modules."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, torch.nn.Module):
-        yield from value.state_dict().values()
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        for each in fields(value):
-            yield from _tensors(getattr(value, each.name))

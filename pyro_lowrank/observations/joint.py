@@ -17,6 +17,7 @@ from pyro_lowrank.observations.autoregressive import AutoregressiveMemory
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
 from pyro_lowrank.observations.curvature import Curvature, Curved
 from pyro_lowrank.observations.driven import DrivenObservation
+from pyro_lowrank.observations.family import ScalarEmission
 from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
 
@@ -33,6 +34,13 @@ class JointEmission:
         """What the expected observations are called: that of the parts if they agree."""
         names = {getattr(part, "mean_name", "mean") for part in self.parts}
         return names.pop() if len(names) == 1 else "mean"
+
+    @property
+    def readout(self) -> AffineMap | None:
+        """What is read from latents and inputs, of all features; None where some are read in another way."""
+        readouts = [getattr(part, "readout", None) for part in self.parts]
+        affine = [readout for readout in readouts if isinstance(readout, AffineMap)]
+        return _side_by_side(affine) if len(affine) == len(readouts) else None
 
     def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the mean of the observation, `... x features`."""
@@ -175,6 +183,9 @@ class JointObservation(Observation):
     def bind(self, units: Any) -> Emission:
         """Return the observation model at the present parameter values of its own and of the network."""
         parts = tuple(part.bind(units) for _, part in self._named_parts())
+        of_one_family = _joined(parts, self.sizes)
+        if of_one_family is not None:
+            return of_one_family
         curved = all(isinstance(part, Curved) and _is_affine(part) for part in parts)
         return (CurvedJointEmission if curved else JointEmission)(parts, self.sizes)
 
@@ -184,17 +195,7 @@ class JointObservation(Observation):
         parts = [part for part in found if part is not None]
         if len(parts) < len(found):
             return None
-        readouts = [part.readout for part in parts]
-        inputs = next((r.input_weight for r in readouts if r.input_weight is not None), None)
-        input_weight = None
-        if inputs is not None:
-            gaps = [r.weight.new_zeros(r.weight.shape[-2], inputs.shape[-1]) for r in readouts]
-            input_weight = _join(
-                [gap if r.input_weight is None else r.input_weight for r, gap in zip(readouts, gaps, strict=True)], -2
-            )
-        readout = AffineMap(
-            _join([r.weight for r in readouts], -2), input_weight, _join([r.bias for r in readouts], -1)
-        )
+        readout = _side_by_side([part.readout for part in parts])
         shared = None
         if any(part.factors is not None for part in parts):
             # Features of different parts share no noise.
@@ -220,6 +221,35 @@ class JointObservation(Observation):
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build an observation model of the same form."""
         return {"parts": dict(self._named_parts())}
+
+
+def _side_by_side(readouts: Sequence[AffineMap]) -> AffineMap:
+    """Return the readout of the features of several ones."""
+    inputs = next((r.input_weight for r in readouts if r.input_weight is not None), None)
+    input_weight = None
+    if inputs is not None:
+        gaps = [r.weight.new_zeros(r.weight.shape[-2], inputs.shape[-1]) for r in readouts]
+        input_weight = _join(
+            [gap if r.input_weight is None else r.input_weight for r, gap in zip(readouts, gaps, strict=True)], -2
+        )
+    return AffineMap(_join([r.weight for r in readouts], -2), input_weight, _join([r.bias for r in readouts], -1))
+
+
+def _joined(parts: Sequence[Any], sizes: Sequence[int]) -> ScalarEmission | None:
+    """Return parts of one family as the emission of all their features, or None where they are of several.
+
+    Whatever serves the family serves it: sessions of counts run as fast as one recording of as many units.
+    """
+    first = parts[0]
+    for part in parts:
+        if not isinstance(part, ScalarEmission) or not isinstance(part.readout, AffineMap):
+            return None
+        if part.family is not first.family:
+            return None
+    values = []
+    for each in zip(*(part.parameters for part in parts), strict=True):
+        values.append(_join([x.expand(*x.shape[:-1], size) for x, size in zip(each, sizes, strict=True)], -1))
+    return ScalarEmission(_side_by_side([part.readout for part in parts]), first.family, tuple(values))
 
 
 def _is_affine(emission: Any) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def plot_by_rank(
     Args:
         axes: to draw on.
         ranks: of the models.
-        values: one per rank, NaN where there is none; `metrics.Estimate`s have standard errors.
+        values: one per rank, NaN where there is none; those of type `metrics.Estimate` have standard errors.
         label: what they are, with the unit.
         color: of the line.
         title: of the axes.
@@ -39,5 +39,37 @@ def plot_by_rank(
         axes.legend(frameon=False, loc="best")
     axes.set_xticks(x)
     axes.set(title=title, xlabel="rank", ylabel=label)
+    axes.margins(x=0.1)
+    return axes
+
+
+def plot_by_setting(
+    axes: Axes, points: Sequence[Mapping[str, Any]], values: Sequence[float], by: str, *, label: str = ""
+) -> Axes:
+    """Draw a number for each point of a grid against one of its settings, a line for each choice of the others.
+
+    Args:
+        axes: to draw on.
+        points: settings by name.
+        values: one per point, NaN where there is none; `metrics.Estimate`s have standard errors.
+        by: the setting; numbers stand where they are, all else evenly.
+        label: what the values are, with the unit.
+    """
+    choices = list(dict.fromkeys(point[by] for point in points))
+    is_number = all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
+    place = {choice: float(choice) if is_number else index for index, choice in enumerate(choices)}
+    lines: dict[str, list[int]] = {}
+    for index, point in enumerate(points):
+        others = ", ".join(f"{name} {value}" for name, value in point.items() if name != by)
+        lines.setdefault(others, []).append(index)
+    for others, members in lines.items():
+        members.sort(key=lambda index: place[points[index][by]])
+        errors = [getattr(values[index], "standard_error", 0.0) for index in members]
+        x, y = [place[points[index][by]] for index in members], [float(values[index]) for index in members]
+        axes.errorbar(x, y, np.nan_to_num(errors), marker="o", markersize=5, capsize=3, linewidth=1.4, label=others)
+    axes.set_xticks(sorted(place.values()), [str(choice) for choice in sorted(choices, key=lambda c: place[c])])
+    axes.set(xlabel=by, ylabel=label)
+    if len(lines) > 1:
+        axes.legend(frameon=False, loc="best")
     axes.margins(x=0.1)
     return axes

@@ -186,6 +186,11 @@ class CheckpointFile:
             )
 
 
+def steps_in(path: Path) -> int:
+    """Return how many steps a fit took until its checkpoint was written; 0 if there is none."""
+    return _progress(path, read_archive(path)).step if path.exists() else 0
+
+
 def _progress(path: Path, archive: Archive) -> Progress:
     record = archive.configuration.get("training")
     if record is None:

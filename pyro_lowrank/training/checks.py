@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,57 +11,104 @@ from torch import Tensor, nn
 
 from pyro_lowrank.errors import check_same_type, check_sequence, check_trackable, said_of
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.batches import Batch, observed_bins
+from pyro_lowrank.training.batches import Batch, Data, observed_bins
+from pyro_lowrank.training.silence import Silence
+from pyro_lowrank.training.sources import ArraySource, DatasetSource, is_stored, source_of
 from pyro_lowrank.training.steps import parameters_of
-from pyro_lowrank.training.tensors import unpack, warn_of_silence
+from pyro_lowrank.training.stored import StoredData, sample_of
+from pyro_lowrank.training.tensors import unpack
+
+Tell = Callable[[list[str]], None]
 
 
 def check_data(
-    model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any
-) -> tuple[Batch, Batch | None]:
+    model: Any, guide: Any, y: Any, u: Any, held_out: Any, held_out_inputs: Any, tell: Tell
+) -> tuple[Data, Data | None]:
     """Return the data to train on and those held out, or raise if they do not fit the model."""
     if torch.is_inference_mode_enabled():
         raise RuntimeError("A fit takes gradients, and there are none under torch.inference_mode(): call it outside.")
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a StateSpaceModel or another torch module, got {type(model).__name__}.")
-    y, u = unpack("y", model, y, u)
-    _check_sequences("y", model, guide, y, u)
-    warn_of_silence(y)
+    data = _data("y", model, guide, y, u, tell)
     if isinstance(model, StateSpaceModel):
-        _check_memory(model, y)
+        _check_memory(model, data.shape[1])
     if held_out is None:
         if held_out_inputs is not None:
             raise ValueError("`held_out_inputs` came without `held_out`.")
-        return Batch.whole(y, u), None
-    held_out, held_out_inputs = unpack("held_out", model, held_out, held_out_inputs)
-    _check_sequences("held_out", model, guide, held_out, held_out_inputs)
-    return Batch.whole(y, u), Batch.whole(held_out, held_out_inputs)
+        return data, None
+    return data, _data("held_out", model, guide, held_out, held_out_inputs, tell)
+
+
+def stored_data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> StoredData:
+    """Return data that are not in memory, looked through once, or raise if they do not fit the model."""
+    like = next(model.parameters(), torch.zeros(()))
+    source = y if isinstance(y, ArraySource | DatasetSource) else source_of(name, y, u, like)
+    data = StoredData(name, source, partial(_check, model, guide))
+    # For what is to be warned of.
+    _check(model, guide, *data.sample.arguments)
+    return data
+
+
+def sample_of_data(model: nn.Module, y: Any, u: Any) -> Batch:
+    """Return what statistics of data that are not in memory are taken of: of an array no more than that is read."""
+    like = next(model.parameters(), torch.zeros(()))
+    source = source_of("y", y, u, like)
+    if isinstance(source, ArraySource):
+        return sample_of(source, [source.num_steps] * len(source))
+    return stored_data("y", model, None, source, None).sample
+
+
+def _data(name: str, model: nn.Module, guide: Any, y: Any, u: Any, tell: Tell) -> Data:
+    if isinstance(y, StoredData):
+        return y
+    if isinstance(y, ArraySource | DatasetSource) or is_stored(y) or is_stored(u):
+        tell([f"Looking through `{name}` once, which stays where it is."])
+        data = stored_data(name, model, guide, y, u)
+        _check_some(name, data.observed)
+        if name == "y":
+            data.silence.warn()
+        return data
+    y, u = unpack(name, model, y, u)
+    _check_sequences(name, model, guide, y, u)
+    if name == "y":
+        silence = Silence()
+        silence.see(0, y)
+        silence.warn()
+    return Batch.whole(y, u)
+
+
+def _check(model: nn.Module, guide: Any, y: Tensor, u: Tensor | None = None) -> None:
+    for each, value in (("y", y), ("u", u)):
+        if isinstance(value, Tensor):
+            check_trackable(f"`{each}`", value)
+    if isinstance(model, StateSpaceModel):
+        model.check_data(y, u)
+    else:
+        _check_any(y, u, parameters_of(model, guide, trainable=True).values())
 
 
 def _check_sequences(name: str, model: nn.Module, guide: Any, y: Tensor, u: Tensor | None) -> None:
     try:
-        for each, value in (("y", y), ("u", u)):
-            if isinstance(value, Tensor):
-                check_trackable(f"`{each}`", value)
-        if isinstance(model, StateSpaceModel):
-            model.check_data(y, u)
-        else:
-            _check_any(y, u, parameters_of(model, guide, trainable=True).values())
+        _check(model, guide, y, u)
     except (TypeError, ValueError) as error:
         if name == "y":
             raise
         raise said_of(error, f"In `{name}`: {error}") from error
-    if not observed_bins(y).any():
+    _check_some(name, observed_bins(y))
+
+
+def _check_some(name: str, observed: Tensor) -> None:
+    if not observed.any():
         raise ValueError(f"`{name}` holds NaN only: there is nothing to train on or to evaluate.")
 
 
-def _check_memory(model: StateSpaceModel, y: Tensor) -> None:
+def _check_memory(model: StateSpaceModel, longest: int) -> None:
     """Raise if features remember further back than any trial reaches: nothing would tell how."""
     with torch.no_grad():
         memory = model.observation.bind_memory()
-    if memory is not None and memory.order >= y.shape[1]:
+    if memory is not None and memory.order >= longest:
         raise ValueError(
-            f"Features remember `order`={memory.order} time bins, and the longest trial has {y.shape[1]}: pass longer "
+            f"Features remember `order`={memory.order} time bins, and the longest trial has {longest}: pass longer "
             "trials, or a lower order."
         )
 

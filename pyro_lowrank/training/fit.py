@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
-from torch import Tensor, optim
+from torch import device, nn, optim
 from tqdm.auto import tqdm
 
-from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import (
     check_positive,
     check_positive_int,
-    check_trackable,
 )
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.batches import Batch, Batches, TrialBatches, WindowBatches
+from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.initialise import start
-from pyro_lowrank.training.interrupts import interrupts_kept
+from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
+from pyro_lowrank.training.optimizer import optimizer_of
+from pyro_lowrank.training.progress import Progress
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.scales import scales_of, warn_of_units
 from pyro_lowrank.training.steps import Steps, parameters_of
-from pyro_lowrank.training.tensors import Trials
+from pyro_lowrank.training.team import Team
 
 logger = logging.getLogger(__name__)
 
-# Without tqdm's own rate, evidence and effective size fit beside the bar in 80 columns.
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+CPU = device("cpu")
 
 
 def fit(
     model: Any,
     guide: Any,
-    y: Tensor | Recording | Trials,
-    u: Tensor | Trials | None = None,
+    y: Any,
+    u: Any = None,
     *,
     num_steps: int | None = None,
     batch_size: int | None = None,
+    parts: int = 1,
     window: int | Literal["auto"] | None = "auto",
     num_particles: int | None = None,
     elbo: SMC_ELBO | EKFEvidence | None = None,
@@ -58,8 +57,8 @@ def fit(
     final_learning_rate: float | None = None,
     optimizer: Callable[..., optim.Optimizer] | None = None,
     max_grad_norm: float | None = 10.0,
-    held_out: Tensor | Recording | Trials | None = None,
-    held_out_inputs: Tensor | Trials | None = None,
+    held_out: Any = None,
+    held_out_inputs: Any = None,
     evaluate_every: int | None = None,
     keep_best: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -72,8 +71,8 @@ def fit(
     r"""Fit a model and its guide to a recording, in place, by variational sequential Monte Carlo.
 
     Each step follows an estimate of the gradient of the log evidence on a minibatch, per trial and time bin: along
-    smoothed paths (`FisherGradient`), for a user's own model along the particles (`PathwiseGradient`), or as `elbo`
-    says:
+    smoothed paths (`FisherGradient`), along the particles where a model of your own cannot be run along paths
+    (`PathwiseGradient`), or as `elbo` says:
 
     .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} \log p_\theta(y^b_{1:T}),
        \qquad \eta_k = \eta_0 (\eta_{\mathrm{end}} / \eta_0)^{k / (K - 1)}
@@ -81,6 +80,11 @@ def fit(
     with learning rate :math:`\eta_k` at step k of K. What is not asked for is chosen from the size of the recording and
     from the guide, and said: in the log, and above the progress bar. The default optimiser works in units of the
     recording's and inputs' standard deviations, so that a fit through an affine readout does not depend on the units.
+
+    Under `torchrun`, or where torch.distributed has been started, each process takes its share of every batch, and
+    gradients are summed: all end in the numbers of one process, up to rounding. The first one logs, evaluates and
+    saves. A checkpoint may be gone on from with another number of processes. Drawn apart are the numbers of models of
+    the user's own and of noise with heavy tails, whose fits are right but other ones.
 
     The parameters that require a gradient are trained. All random
     numbers come from `seed` and the number of the step: the caller's generators are left as they were, and a fit that
@@ -93,10 +97,14 @@ def fit(
         model: a `StateSpaceModel`, or any module with `init(state, ...)` and `step(state, ...)`.
         guide: its guide; None to propose all latents from the model.
         y: recording, `trials x time x features`, NaN where missing; or a `pyro_lowrank.data.Recording` with its inputs;
-            or a list of trials, `time x features` each, of different lengths.
-        u: inputs, `trials x time x inputs`, or a list of them.
+            or a list of trials, `time x features` each, of different lengths. What is too large for memory stays where
+            it is and is read a batch at a time: an array of any number type (memory-mapped, zarr, HDF5, dask, xarray;
+            `time x features` of one trial will do), or a map-style `Dataset` of trials.
+        u: inputs, `trials x time x inputs`, or a list of them, or an array likewise; in a `Dataset` items are (y, u).
         num_steps: steps in all, those before a resumption included; 2,000 if None.
         batch_size: trials, or windows, per step; some 1,000 time bins together if None, or all trials if they are less.
+        parts: a batch is gone through in so many parts, one after the other, in as much less memory; gradients are
+            summed, and the numbers are those of the whole up to rounding.
         window: train on windows of this many time bins, with random trials and starts; None for whole trials. Each
             starts as a trial does: from the initial distribution, with unfiltered inputs. `"auto"` trains on windows of
             100 time bins where trials have more than 300.
@@ -111,7 +119,8 @@ def fit(
             given the parameters and their gradients as they are; RAdam in the units of the data if None.
         max_grad_norm: longer gradients, of nats per time bin, are shortened to this norm; None leaves them. (RAdam's
             first steps are plain gradient steps: from far away they would throw the parameters further away.)
-        held_out: recording that is not trained on, evaluated with all its time bins at once.
+        held_out: recording that is not trained on, evaluated with all its time bins at once; one that stays on disk and
+            has more than 10 million numbers in parts of 1,000 bins, each as a trial that begins there.
         held_out_inputs: its inputs.
         evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.
         keep_best: end with the parameters that had the most held-out evidence, if there are held-out data; the
@@ -147,9 +156,12 @@ def fit(
     started = time.perf_counter()
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
-    data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs)
+    team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
+    progress = progress and team.leads
+    tell = partial(_tell, progress=progress)
+    data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
     recipe = Recipe.of(
-        data.y,
+        data.observed,
         guide,
         num_steps=num_steps,
         window=window,
@@ -160,14 +172,10 @@ def fit(
     )
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
-    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed)
+    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
-    _tell(recipe.chosen, progress)
-
-    def begin() -> None:
-        if start_at_data and isinstance(model, StateSpaceModel):
-            _tell(start(model, data.y, data.u), progress)
-
+    tell((*recipe.chosen, *_sizes(data, held_out_data)))
+    begin = partial(_begin, model, data, progress) if start_at_data else None
     interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
@@ -179,37 +187,52 @@ def fit(
     )
 
 
+def _begin(model: Any, data: Data, progress: bool) -> None:
+    if isinstance(model, StateSpaceModel):
+        _tell(start(model, data.sample), progress)
+
+
+def _sizes(data: Data, held_out: Data | None) -> tuple[str, ...]:
+    """Return what is to be said of data that are too large for memory."""
+    return data.told(evaluated=False) + (() if held_out is None else held_out.told(evaluated=True))
+
+
 def _steps(
     model: Any,
     guide: Any,
     objective: Objective,
-    data: Batch,
-    held_out: Batch | None,
+    data: Data,
+    held_out: Data | None,
     recipe: Recipe,
     optimizer: Callable[..., optim.Optimizer] | None,
     max_grad_norm: float | None,
     seed: int,
+    team: Team,
+    parts: int,
 ) -> Steps:
     """Return the steps of a fit, none of which is taken."""
-    warn_of_units(model, data.y)
+    sample = data.sample
+    warn_of_units(model, sample.y)
     return Steps(
         model,
         guide,
         objective,
-        _optimizer(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
-        _batches(data, recipe, seed),
+        optimizer_of(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
+        _batches(data, recipe, seed, team),
         held_out,
         decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),
         max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
         seed=seed,
-        scales=scales_of(model, data) if optimizer is None else {},
+        scales=scales_of(model, sample) if optimizer is None else {},
+        team=team,
+        parts=parts,
     )
 
 
 def _run(
     steps: Steps,
     file: CheckpointFile | None,
-    begin: Callable[[], None],
+    begin: Callable[[], None] | None,
     num_steps: int,
     evaluate_every: int,
     checkpoint_every: int,
@@ -218,25 +241,27 @@ def _run(
 ) -> bool:
     """Take all steps that are left; return whether Ctrl-C ended them."""
     first = len(steps.history)
-    bar = tqdm(total=num_steps, initial=first, desc="fit", dynamic_ncols=True, bar_format=_BAR, disable=not progress)
     try:
-        # The first step may compile loops, for some ten seconds in which nothing moves.
-        bar.set_postfix_str("preparing the first step")
-        with bar, own_generators(steps.device), interrupts_kept() as noted:
+        with (
+            Progress(num_steps, first, shown=progress) as bar,
+            own_generators(steps.device),
+            interrupts_kept() as noted,
+        ):
             if first == 0:
                 # Not before: another thread may be at a fit of the same model.
-                begin()
-                if file is not None:
-                    file.write(steps.history, num_steps, steps.best)
+                if begin is not None:
+                    begin()
+                steps.agree()
+                _write(file, steps, num_steps)
             while True:
                 taken = len(steps.history)
                 if taken % evaluate_every == 0 or taken == num_steps:
                     steps.evaluate()
-                if file is not None and taken > first and (taken % checkpoint_every == 0 or taken == num_steps):
-                    file.write(steps.history, num_steps, steps.best)
+                if taken > first and (taken % checkpoint_every == 0 or taken == num_steps):
+                    _write(file, steps, num_steps)
                 if taken > first:
                     report = _report(steps, num_steps)
-                    _show(bar, report)
+                    bar.show(report)
                     if callback is not None:
                         callback(report)
                 if taken >= num_steps:
@@ -244,15 +269,19 @@ def _run(
                 steps.take()
                 if noted.came:
                     raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        told = "without a checkpoint"
-        if file is not None:
-            file.write(steps.history, num_steps, steps.best)
-            told = f"go on from {file.path} with resume=True"
-        logger.warning("Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
+    except KeyboardInterrupt as reason:
+        _write(file, steps, num_steps)
+        told = "without a checkpoint" if file is None else f"go on from {file.path} with resume=True"
+        level = logging.INFO if isinstance(reason, Stopped) else logging.WARNING
+        logger.log(level, "Interrupted after %d of %d steps: %s.", len(steps.history), num_steps, told)
         return True
     finally:
         steps.optimizer.zero_grad(set_to_none=True)
+
+
+def _write(file: CheckpointFile | None, steps: Steps, num_steps: int) -> None:
+    if file is not None and steps.team.leads:
+        file.write(steps.history, num_steps, steps.best)
 
 
 def _report(steps: Steps, num_steps: int) -> StepReport:
@@ -268,16 +297,6 @@ def _report(steps: Steps, num_steps: int) -> StepReport:
     )
 
 
-def _show(bar: Any, report: StepReport) -> None:
-    shown = {"nats/bin": f"{report.evidence:.2f}"}
-    if not math.isnan(report.ess):
-        shown["ESS"] = f"{100 * report.ess:.0f}%"
-    if report.held_out is not None:
-        shown["held out"] = f"{report.held_out:.2f}"
-    bar.set_postfix(shown, refresh=False)
-    bar.update()
-
-
 def _tell(lines: Iterable[str], progress: bool) -> None:
     """Say what was chosen: in the log, and above the progress bar if there is one."""
     for line in lines:
@@ -286,38 +305,14 @@ def _tell(lines: Iterable[str], progress: bool) -> None:
             tqdm.write(f"fit: {line}", file=sys.stderr)
 
 
-def _batches(data: Batch, recipe: Recipe, seed: int) -> Batches:
+def _batches(data: Data, recipe: Recipe, seed: int, team: Team) -> Batches:
     if recipe.window is None:
-        return TrialBatches(data.y, data.u, batch_size=recipe.batch_size, seed=seed)
-    return WindowBatches(data.y, data.u, window=recipe.window, batch_size=recipe.batch_size, seed=seed)
+        return TrialBatches(data, batch_size=recipe.batch_size, seed=seed, team=team)
+    return WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed, team=team)
 
 
-def _optimizer(
-    declared: Callable[..., optim.Optimizer], model: Any, guide: Any, learning_rate: float
-) -> optim.Optimizer:
-    parameters = list(parameters_of(model, guide, trainable=True).values())
-    if not parameters:
-        raise ValueError("Nothing to train: no parameter of the model or guide has requires_grad=True.")
-    for parameter in parameters:
-        check_trackable("A parameter of the model or guide", parameter)
-    if not callable(declared):
-        raise TypeError(
-            f"`optimizer` must be a torch optimiser class or a function of (parameters, lr), got {declared!r}; the fit "
-            "builds it, as optimizer(parameters, lr=learning_rate)."
-        )
-    built = declared(parameters, lr=learning_rate)
-    if not isinstance(built, optim.Optimizer) or isinstance(built, optim.LBFGS):
-        raise TypeError(
-            f"`optimizer` must build a torch.optim.Optimizer for noisy gradients, got {type(built).__name__}."
-        )
-    return built
-
-
-def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
+def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:
     """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
-    digest = hashlib.sha256()
-    for value in data.arguments:
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     # What is off is left out: another release of torch may know more that is off.
     options = {name: value for name, value in sorted(steps.optimizer.defaults.items()) if value not in (None, False)}
     options.pop("lr", None)
@@ -330,13 +325,22 @@ def _settings(steps: Steps, data: Batch, recipe: Recipe) -> dict[str, Any]:
         "optimizer_options": str(options),
         "max_grad_norm": str(steps.max_grad_norm),
         "trained": sorted(parameters_of(steps.model, steps.guide, trainable=True)),
-        "data": [list(data.y.shape), str(data.y.dtype), digest.hexdigest()],
+        "data": [list(data.shape), str(data.dtype), data.digest],
         "learning_rate": recipe.learning_rate,
         "final_learning_rate": recipe.final_learning_rate,
     }
 
 
 def _open_checkpoint(
+    path: str | os.PathLike[str] | None, steps: Steps, settings: dict[str, Any], num_steps: int, resume: bool
+) -> CheckpointFile | None:
+    steps.team.check_alike({**settings, "num_steps": num_steps})
+    # None begins to write before all have looked.
+    with steps.team.together(steps.device):
+        return _opened(path, steps, settings, num_steps, resume)
+
+
+def _opened(
     path: str | os.PathLike[str] | None, steps: Steps, settings: dict[str, Any], num_steps: int, resume: bool
 ) -> CheckpointFile | None:
     if path is None:

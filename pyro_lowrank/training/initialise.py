@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.arrays import varies
-from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.dynamics.initial_weights import contracting
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
@@ -24,18 +24,19 @@ from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineReadout, UnitReadout
 from pyro_lowrank.observations.scalar import ScalarObservation
 from pyro_lowrank.parameters import is_as_drawn
+from pyro_lowrank.training.batches import Batch
+from pyro_lowrank.training.checks import sample_of_data
 from pyro_lowrank.training.factors import factor_analysis, slowest_first
 from pyro_lowrank.training.initialise_driven import start_driven
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
 from pyro_lowrank.training.setting import set_value
+from pyro_lowrank.training.sources import is_stored
 from pyro_lowrank.training.standardise import Standardisation
-from pyro_lowrank.training.tensors import Trials, unpack
+from pyro_lowrank.training.tensors import unpack
 
 
 @torch.no_grad()
-def initialise_from_data(
-    model: StateSpaceModel, y: Tensor | Recording | Trials, u: Tensor | Trials | None = None
-) -> None:
+def initialise_from_data(model: StateSpaceModel, y: Any, u: Any = None) -> None:
     r"""Give a model's readout and noise the values that the means and principal components of a recording suggest.
 
     For Gaussian observations, with the leading eigenvectors E and eigenvalues D of the recording's covariance, and its
@@ -66,7 +67,8 @@ def initialise_from_data(
         model: with observations of counts, of zeros and ones, of a `ScalarObservation`, or Gaussian ones that read
             latents (an affine readout) or currents of a `LowRankRNN`; or several of them.
         y: recording, `trials x time x features`, NaN where missing (for this purpose replaced by the feature's mean);
-            or a `pyro_lowrank.data.Recording` with its inputs; or a list of trials, `time x features` each.
+            or a `pyro_lowrank.data.Recording` with its inputs; or a list of trials, `time x features` each; or, as of
+            `fit`, what stays on disk: of this, at most 10 million numbers, in parts that lie evenly in it, are used.
         u: inputs, `trials x time x inputs`, or a list of them.
 
     Raises:
@@ -81,6 +83,9 @@ def initialise_from_data(
         >>> (model.observation.readout.bias - 3.0).abs().max() < 0.5
         tensor(True)
     """
+    if is_stored(y) or is_stored(u):
+        sample = sample_of_data(model, y, u)
+        y, u = sample.y, sample.u
     data, inputs = unpack("y", model, y, u)
     model.check_data(data, inputs)
     observation = model.observation
@@ -104,7 +109,7 @@ def initialise_from_data(
 
 
 @torch.no_grad()
-def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...]:
+def start(model: StateSpaceModel, data: Batch) -> tuple[str, ...]:
     """Start a model at a recording where its readout is affine and still as it was drawn; return what was done.
 
     Where there are fewer principal components than latents only the means are; weights of inputs that are still as they
@@ -112,10 +117,9 @@ def start(model: StateSpaceModel, y: Tensor, u: Tensor | None) -> tuple[str, ...
 
     Args:
         model: any; one of which nothing is known is left alone.
-        y: recording, `trials x time x features`.
-        u: inputs, `trials x time x inputs`, or None.
+        data: the recording, and its inputs.
     """
-    observation = model.observation
+    y, u, observation = data.y, data.u, model.observation
     parts = dict(observation.parts) if isinstance(observation, JointObservation) else {"": observation}
     if u is not None:
         readouts = [part.readout for part in parts.values() if isinstance(part, ReadoutObservation)]

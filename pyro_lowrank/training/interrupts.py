@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class Stopped(KeyboardInterrupt):
+    """A fit that is stopped on purpose, to go on later: nobody need be warned."""
+
+
 @dataclass
 class Noted:
     """Whether Ctrl-C has raised `KeyboardInterrupt`."""

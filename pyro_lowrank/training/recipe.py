@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.guides.base import Guide
-from pyro_lowrank.training.batches import observed_bins
 
 NUM_STEPS = 2000
 BINS_PER_STEP = 1000
@@ -45,7 +44,7 @@ class Recipe:
     @classmethod
     def of(
         cls,
-        y: Tensor,
+        observed: Tensor,
         guide: Any,
         *,
         num_steps: int | None,
@@ -55,9 +54,9 @@ class Recipe:
         learning_rate: float | None,
         final_learning_rate: float | None,
     ) -> Recipe:
-        """Choose what was left open, from the size of a recording, `trials x time x features`, and from the guide."""
+        """Choose what was left open, from the guide and which time bins hold anything, `trials x time`."""
         recipe = cls(NUM_STEPS, None, 1, 1, LEARNING_RATE, 0.0, ())
-        recipe = recipe._with_steps(num_steps)._with_batches(y, window, batch_size)
+        recipe = recipe._with_steps(num_steps)._with_batches(observed, window, batch_size)
         return recipe._with_particles(guide, num_particles)._with_rates(learning_rate, final_learning_rate)
 
     def _told(self, line: str, **chosen: Any) -> Recipe:
@@ -66,14 +65,17 @@ class Recipe:
     def _with_steps(self, num_steps: int | None) -> Recipe:
         if num_steps is not None:
             return replace(self, num_steps=check_positive_int("num_steps", num_steps))
-        return self._told(f"num_steps={NUM_STEPS}: enough for most of the networks that it was tried on.")
+        return self._told(
+            f"num_steps={NUM_STEPS}: enough for most of the networks that it was tried on; pass more where "
+            "held-out evidence still rises."
+        )
 
-    def _with_batches(self, y: Tensor, window: int | Literal["auto"] | None, batch_size: int | None) -> Recipe:
+    def _with_batches(self, observed: Tensor, window: int | Literal["auto"] | None, batch_size: int | None) -> Recipe:
         recipe = self
         if isinstance(window, str) and window != "auto":
             raise ValueError(f"`window` must be a number of time bins, 'auto' or None, got {window!r}.")
         if window == "auto":
-            longest = int(_recorded(y).amax())
+            longest = int(_recorded(observed).amax())
             window = WINDOW if longest > LONGEST_TRIAL else None
             if window is None:
                 line = f"window=None: trials of at most {longest} time bins are trained on whole."
@@ -83,10 +85,12 @@ class Recipe:
         window = None if window is None else check_positive_int("window", window)
         if batch_size is not None:
             return replace(recipe, window=window, batch_size=check_positive_int("batch_size", batch_size))
-        length = max(1.0, float(_recorded(y).double().mean())) if window is None else float(window)
+        length = max(1.0, float(_recorded(observed).double().mean())) if window is None else float(window)
         fitting, what = max(1, round(BINS_PER_STEP / length)), "trials" if window is None else "windows"
-        if window is None and fitting >= len(y):
-            return recipe._told(f"batch_size=None: all {len(y)} trials in each step.", window=None, batch_size=None)
+        if window is None and fitting >= len(observed):
+            return recipe._told(
+                f"batch_size=None: all {len(observed)} trials in each step.", window=None, batch_size=None
+            )
         line = f"batch_size={fitting}: {what} of some {BINS_PER_STEP} time bins together in each step."
         return recipe._told(line, window=window, batch_size=fitting)
 
@@ -112,10 +116,9 @@ class Recipe:
         return replace(recipe, learning_rate=first, final_learning_rate=last)
 
 
-def _recorded(y: Tensor) -> Tensor:
+def _recorded(seen: Tensor) -> Tensor:
     """Return the number of time bins from the first to the last recorded one of each trial, `trials`."""
-    seen = observed_bins(y)
-    bins = torch.arange(y.shape[1], device=y.device)
-    first = torch.where(seen, bins, y.shape[1]).amin(1)
+    bins = torch.arange(seen.shape[1], device=seen.device)
+    first = torch.where(seen, bins, seen.shape[1]).amin(1)
     last = torch.where(seen, bins, -1).amax(1)
     return (last - first + 1).clamp(min=0)

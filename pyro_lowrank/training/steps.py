@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn, optim
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.smc.loop import ParticlesDied
-from pyro_lowrank.training.batches import Batch, Batches, observed_bins
+from pyro_lowrank.training.batches import Batch, Batches, Data
 from pyro_lowrank.training.best import Best
 from pyro_lowrank.training.failures import gradient_failure, loss_failure
 from pyro_lowrank.training.interrupts import interrupts_deferred
 from pyro_lowrank.training.randomness import seed_generators, seed_of
 from pyro_lowrank.training.result import History
+from pyro_lowrank.training.team import Team, draws, rows_of_parts
+from pyro_lowrank.training.totals import Totals
 
 _FAILURES = (ParticlesDied, torch.linalg.LinAlgError)
 
@@ -50,6 +52,8 @@ class Steps:
         max_grad_norm: longer gradients are shortened to it; None leaves them as they are.
         seed: of the minibatches and particles.
         scales: of parameters by name, see `scales_of`: the optimiser sees these divided by them.
+        team: the processes that take them together.
+        parts: a process goes through its share of a batch in so many.
     """
 
     def __init__(
@@ -59,16 +63,19 @@ class Steps:
         elbo: SMC_ELBO | EKFEvidence,
         optimizer: optim.Optimizer,
         batches: Batches,
-        held_out: Batch | None,
+        held_out: Data | None,
         *,
         decay: float,
         max_grad_norm: float | None,
         seed: int,
         scales: Mapping[str, Tensor],
+        team: Team,
+        parts: int,
     ) -> None:
         self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
         self.batches, self.held_out = batches, held_out
-        self.decay, self.seed = decay, seed
+        self.decay, self.seed, self.team = decay, seed, team
+        self.rows = rows_of_parts(team, batches.batch_size, parts)
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         named = parameters_of(model, guide, trainable=True)
@@ -79,6 +86,11 @@ class Steps:
         self.history = History()
         self.best = Best(model, guide)
 
+    def agree(self) -> None:
+        """Give all processes of the team the parameters of the one that leads."""
+        modules = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
+        self.team.lead_(value.data for part in modules for value in (*part.parameters(), *part.buffers()))
+
     def take(self) -> None:
         """Take the next step; raise `SMCFailed`, with nothing changed, if the loss or its gradient is not finite."""
         step = len(self.history)
@@ -87,11 +99,8 @@ class Steps:
         for group, first_rate in zip(self.optimizer.param_groups, self.first_rates, strict=True):
             group["lr"] = first_rate * self.decay**step
         self.optimizer.zero_grad(set_to_none=True)
-        reseed()
         with torch.enable_grad():
-            loss, evidence, ess = self._evaluate(batch, step, "y")
-            # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many the trials are.
-            (loss / batch.size).backward()
+            totals = self._differentiate(batch, step, reseed)
             for parameter, scale in self.scaled:
                 if parameter.grad is not None:
                     parameter.grad.mul_(scale)
@@ -106,25 +115,60 @@ class Steps:
             with torch.no_grad():
                 for parameter, scale in self.scaled:
                     parameter.mul_(scale)
-            self.history.evidence.append(evidence)
-            self.history.ess.append(ess)
+            self.history.evidence.append(totals.evidence_per_bin)
+            self.history.ess.append(totals.share_of_particles(self.elbo.num_particles))
             self.history.gradient_norm.append(norm)
             self.history.learning_rate.append(float(self.optimizer.param_groups[0]["lr"]))
+
+    def _differentiate(self, batch: Batch, step: int, reseed: Callable[[], None]) -> Totals:
+        """Add up gradients, and what was observed, over the parts of this process and over all processes."""
+        number, found = self.batches.batch_size, []
+        with self.team.together(self.device):
+            for rows in self.rows:
+                reseed()
+                part = (
+                    batch
+                    if len(self.rows) == 1
+                    else batch.part(rows.start - self.rows[0].start, rows.stop - rows.start)
+                )
+                with draws(rows, number):
+                    loss, totals = self._evaluate(part, step, "y")
+                    # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many trials are.
+                    (loss / (number * batch.y.shape[1])).backward()
+                found.append(totals)
+        totals = found[0] if len(found) == 1 else Totals.of_all(found)
+        if self.team.size > 1:
+            for parameter in self.parameters:
+                # A parameter that has none here may have one elsewhere.
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self.team.sum_(parameter.grad for parameter in self.parameters if parameter.grad is not None)
+        self.team.sum_(totals)
+        return totals
 
     def evaluate(self) -> None:
         """Record the evidence of the held-out data; always with the same random numbers, so that values compare."""
         if self.held_out is None or len(self.history) in self.history.held_out_steps[-1:]:
             return
-        seed_generators(self.device, seed_of(self.seed, "held_out", 0))
-        with torch.no_grad():
-            _, evidence, _ = self._evaluate(self.held_out, len(self.history), "held_out")
+        value = torch.zeros((), dtype=torch.float64, device=self.device)
+        with self.team.together(self.device):
+            if self.team.leads:
+                value += self._held_out(self.held_out)
+        self.team.lead_([value])
+        evidence = float(value)
         with interrupts_deferred():
             self.history.held_out_steps.append(len(self.history))
             self.history.held_out_evidence.append(evidence)
             self.best.see(evidence, step=len(self.history))
 
-    def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, float, float]:
-        """Return the loss, and per observed time bin the evidence and the share of effective particles."""
+    def _held_out(self, data: Data) -> float:
+        """Return the evidence of data per observed time bin."""
+        seed_generators(self.device, seed_of(self.seed, "held_out", 0))
+        with torch.no_grad():
+            found = [self._evaluate(piece, len(self.history), "held_out")[1] for piece in data.pieces()]
+        return Totals.of_all(found).evidence_per_bin
+
+    def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, Totals]:
+        """Return the loss, and what was observed on the way."""
         try:
             loss, history = self.elbo.loss_and_history(self.model, self.guide, *batch.arguments)
         except _FAILURES as error:
@@ -133,9 +177,4 @@ class Steps:
             # Pyro makes a plain `nn.Parameter` of a `PyroModule` trainable when it is read.
             for parameter in self.frozen:
                 parameter.requires_grad_(False)
-        observed = observed_bins(batch.y).mT.to(history.ess.dtype)
-        num_bins = observed.sum().clamp(min=1)
-        evidence = history.increments.detach().sum() / num_bins
-        weight = observed if history.ess.dim() == 2 else torch.ones_like(history.ess)
-        ess = (history.ess * weight).sum() / weight.sum().clamp(min=1) / self.elbo.num_particles
-        return loss, float(evidence), float(ess)
+        return loss, Totals.of(batch, history)

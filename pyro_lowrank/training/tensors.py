@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.errors import warn_user
 
 Trials = Sequence[Tensor] | Sequence[NDArray[np.floating]]
 
@@ -60,30 +59,9 @@ def unpack(name: str, model: nn.Module, y: Any, u: Any) -> tuple[Any, Any]:
     return y, u
 
 
-def warn_of_silence(y: Tensor) -> None:
-    """Warn where a feature is zero, or a trial missing, throughout: both work, and both are mistakes as a rule."""
-    missing = y.isnan()
-    silent = (((y == 0) | missing).all(0).all(0) & ~missing.all(0).all(0)).nonzero().flatten().tolist()
-    if silent:
-        warn_user(
-            f"{len(silent)} of {y.shape[-1]} features are zero in every trial, {_listed(silent)}: nothing can be "
-            "learned of them; leave them out, or check how they were recorded."
-        )
-    empty = missing.all(-1).all(-1).nonzero().flatten().tolist()
-    if empty:
-        warn_user(
-            f"{len(empty)} of {y.shape[0]} trials hold NaN only, {_listed(empty)}: they count as trials of which "
-            "nothing was recorded; leave them out if that is not what you want."
-        )
-
-
 def _is_trials(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(v, Tensor | np.ndarray) for v in value)
 
 
 def _array(trial: Any) -> NDArray[np.generic]:
     return trial.detach().cpu().numpy() if isinstance(trial, Tensor) else np.asarray(trial)
-
-
-def _listed(indices: list[int], most: int = 10) -> str:
-    return f"number {', '.join(map(str, indices[:most]))}{', ...' if len(indices) > most else ''}"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from pyro_lowrank.data.folds import time_folds, trial_folds
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.tensors import Trials
-from pyro_lowrank.validation.job import FitOptions
-from pyro_lowrank.validation.plan import Factory, Initialise, Plan
+from pyro_lowrank.validation.engine import scored
+from pyro_lowrank.validation.executors import Executor
+from pyro_lowrank.validation.job import FitOptions, Initialise
+from pyro_lowrank.validation.points import Point, built_by_rank
 from pyro_lowrank.validation.result import CrossValidation
+
+Factory = Callable[[int], tuple[Any, Any]]
 
 
 def cross_validate(
@@ -41,6 +41,7 @@ def cross_validate(
     num_draws: int = 100,
     folder: str | os.PathLike[str] | None = None,
     num_workers: int = 1,
+    executor: Executor | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> CrossValidation:
@@ -71,9 +72,11 @@ def cross_validate(
         num_filter_particles: of the filter that scores; too few make the evidence of all ranks too low.
         num_draws: smoothed paths that a prediction averages over.
         folder: where a small file for each rank and fold is kept. What is there already is not computed again.
-        num_workers: number of processes. The model, its guide and the data must then be able to go to another process:
-            classes of your own have to be importable, and a script has to call this under
-            `if __name__ == "__main__":`. They end when this one does, even if it is killed.
+        num_workers: number of processes of this machine, by loky; they end when this one does, even if it is killed.
+        executor: what runs the fits in their place: anything with `submit(function, *arguments)` whose result has
+            `done()` and `result()`, such as a Dask `Client` or a submitit executor; one fit at a time in a process.
+            Fits write their records themselves, so that a lost worker costs what it was at; workers on other machines
+            need a `folder` that they share with this one.
         seed: of the folds, models, fits and scores.
         progress: show a progress bar.
 
@@ -84,7 +87,9 @@ def cross_validate(
     Raises:
         ValueError: if an argument or the data do not fit, or `folder` holds records that are damaged or of other
             settings; before any fit.
-        SMCFailed: if a fit fails; RuntimeError with its traceback if it fails in another process.
+        SMCFailed: if a fit fails; RuntimeError with its traceback if it fails elsewhere.
+        TypeError: if an executor cannot send models or data to its workers.
+        RuntimeError: if workers are lost again and again; after all other fits are done.
 
     Example::
 
@@ -105,33 +110,26 @@ def cross_validate(
         Geisser (1975), J. Am. Stat. Assoc. 70:320; Pei, Ye et al. (2021), "Neural Latents Benchmark '21", NeurIPS
         Datasets and Benchmarks.
     """
-    options = FitOptions(num_steps, batch_size, window, num_particles, learning_rate, final_learning_rate)
-    check_positive_int("num_steps", num_steps)
-    plan = Plan(
-        factory=factory,
+    points = tuple(Point({"rank": rank}) for rank in _checked_ranks(ranks))
+    found = scored(
+        partial(built_by_rank, factory),
+        points,
+        data,
+        u,
+        folds=folds,
+        options=FitOptions(num_steps, batch_size, window, num_particles, learning_rate, final_learning_rate),
+        halving=None,
         initialise=initialise,
-        ranks=_checked_ranks(ranks),
-        splits=_splits(_recording(data, u), folds, check_positive_int("seed", seed, minimum=0)),
-        options=options,
-        num_filter_particles=check_positive_int("num_filter_particles", num_filter_particles),
-        num_draws=check_positive_int("num_draws", num_draws),
         hidden=hidden,
+        num_filter_particles=num_filter_particles,
+        num_draws=num_draws,
+        folder=folder,
+        num_workers=num_workers,
+        executor=executor,
         seed=seed,
+        progress=progress,
     )
-    check_positive_int("num_workers", num_workers)
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
-        place.mkdir(parents=True, exist_ok=True)
-        records, interrupted = plan.run(place, num_workers, progress)
-    return CrossValidation.of(
-        records,
-        plan.ranks,
-        [split.held_out.trial_names for split in plan.splits],
-        measure=plan.measure,
-        hidden=hidden is not None,
-        interrupted=interrupted,
-        folder=None if folder is None else place,
-    )
+    return CrossValidation(**found, ranks=tuple(point.values["rank"] for point in points))
 
 
 def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
@@ -139,32 +137,3 @@ def _checked_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
     if not checked or len(set(checked)) < len(checked):
         raise ValueError(f"`ranks` must hold at least one rank, and none twice, got {list(ranks)}.")
     return checked
-
-
-def _recording(data: Any, u: Any) -> Recording:
-    """Return data in any of the forms that `plr.fit` takes as a recording."""
-    if isinstance(data, Recording):
-        if u is not None:
-            raise ValueError("Inputs came with `data`, a Recording, which holds its own: make them part of it.")
-        return data
-    if isinstance(data, Tensor):
-        return Recording(_array(data), None if u is None else _array(u))
-    if not isinstance(data, Sequence):
-        raise TypeError(f"`data` must be a Recording, a tensor or a list of trials, got {type(data).__name__}.")
-    return Recording.from_trials([_array(y) for y in data], None if u is None else [_array(each) for each in u])
-
-
-def _array(value: Any) -> Any:
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-
-
-def _splits(recording: Recording, folds: int | Sequence[Split], seed: int) -> tuple[Split, ...]:
-    if not isinstance(folds, Sequence):
-        several = len(set(recording.trial_names)) > 1
-        return trial_folds(recording, folds, seed=seed) if several else time_folds(recording, folds)
-    splits = tuple(folds)
-    if len(splits) < 2 or not all(isinstance(split, Split) for split in splits):
-        raise TypeError(
-            "`folds` must be a number, or at least two splits, as `data.trial_folds` and `data.time_folds` return them."
-        )
-    return splits

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ from torch import Tensor
 from pyro_lowrank.data.recording import Floats, Integers, Recording
 from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.metrics.prediction import spike_gains, variance_gains
+from pyro_lowrank.training.checkpoint import steps_in
 from pyro_lowrank.training.fit import fit
+from pyro_lowrank.training.interrupts import Stopped
 from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
+from pyro_lowrank.training.result import StepReport
+from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
-from pyro_lowrank.validation.records import Record, record_path, write_record
+from pyro_lowrank.validation.records import Record, write_record
+
+Initialise = Callable[[Any, Recording], object]
 
 
 @dataclass(frozen=True)
@@ -48,45 +55,68 @@ class Scoring:
     null: Floats
     num_draws: int
 
+    def without_hidden(self) -> Scoring:
+        """Return the same, by the evidence alone."""
+        return replace(self, hidden=self.hidden[:0], null=self.null[:0])
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """All that one fit needs, so that it can run in a process of its own.
 
     Args:
+        name: of the point of the grid, as files are called by it and people read it.
+        label: what its random numbers depend on, beside seed and fold.
         rank: of the model.
         fold: number of the fold.
         model: to be fitted, in place.
         guide: its guide.
+        initialise: called with the model and what it is fitted to, or None.
         train: what it is fitted to.
         held_out: what it is scored on.
         options: how it is fitted.
         scoring: how it is scored.
         seed: of the cross-validation; the numbers depend on it, the rank and the fold alone.
-        folder: where the record goes.
+        stop_after: after how many steps it is scored, to go on later; None for all.
+        path: where the record goes.
+        checkpoint: from which it goes on, or None.
         settings: what determines the numbers.
     """
 
+    name: str
+    label: str
     rank: int
     fold: int
     model: Any
     guide: Any
+    initialise: Initialise | None
     train: Recording
     held_out: Recording
     options: FitOptions
     scoring: Scoring
     seed: int
-    folder: Path
+    stop_after: int | None
+    path: Path
+    checkpoint: Path | None
     settings: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        return f"{self.name}, fold {self.fold}"
+
     def run(self) -> None:
-        """Fit, score and write the record.
+        """Start, fit, score and write the record.
 
         Raises:
             KeyboardInterrupt: if Ctrl-C ended the fit; then there is no record.
         """
         started = time.perf_counter()
         options = self.options
+        if self.checkpoint is not None and self.stop_after is not None and steps_in(self.checkpoint) >= self.stop_after:
+            # It ended between its last step and its record.
+            self.checkpoint.unlink()
+        if self.initialise is not None:
+            with seeded(self.model, self.seed, f"initialise/{self.label}", self.fold):
+                self.initialise(self.model, self.train)
         fitted = fit(
             self.model,
             self.guide,
@@ -97,14 +127,18 @@ class Job:
             num_particles=options.num_particles,
             learning_rate=options.learning_rate,
             final_learning_rate=options.final_learning_rate,
-            seed=seed_of(self.seed, f"fit/{self.rank}", self.fold),
+            seed=seed_of(self.seed, f"fit/{self.label}", self.fold),
             progress=False,
+            checkpoint=self.checkpoint,
+            checkpoint_every=max(1, options.num_steps // 10),
+            resume=self.checkpoint is not None,
+            callback=self._stop,
         )
-        if fitted.interrupted:
+        if fitted.interrupted and fitted.steps != self.stop_after:
             raise KeyboardInterrupt
         arguments = as_tensors(self.held_out, self.model)
         with torch.no_grad(), own_generators(arguments[0].device):
-            seed_generators(arguments[0].device, seed_of(self.seed, f"score/{self.rank}", self.fold))
+            seed_generators(arguments[0].device, seed_of(self.seed, f"score/{self.label}", self.fold))
             evidence = self._filter(*arguments).log_evidence.reshape(-1)
             gains, weights = self._predict(*arguments)
         record = Record(
@@ -118,7 +152,13 @@ class Job:
             train_evidence=float(fitted.evidence[-max(1, fitted.steps // 10) :].mean()),
             seconds=time.perf_counter() - started,
         )
-        write_record(record_path(self.folder, self.rank, self.fold), record, self.settings)
+        write_record(self.path, record, self.settings)
+        if self.checkpoint is not None and self.stop_after is None:
+            self.checkpoint.unlink(missing_ok=True)
+
+    def _stop(self, report: StepReport) -> None:
+        if report.step == self.stop_after:
+            raise Stopped
 
     def _filter(self, *arguments: Tensor) -> Any:
         return SMCFilter(self.model, self.guide, self.scoring.num_particles).run(*arguments)
@@ -136,3 +176,13 @@ class Job:
         target, guess = (x[..., hidden].double().cpu().numpy() for x in (y, predicted))
         gain, weight = gains(target, guess, self.scoring.null)
         return gain.tolist(), weight.tolist()
+
+
+def seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
+    """Return a context in which torch's generators are seeded, and after which they are as they were."""
+    parameters = [] if model is None else list(parameters_of(model, None, trainable=True).values())
+    device = parameters[0].device if parameters else torch.device("cpu")
+    stack = ExitStack()
+    stack.enter_context(own_generators(device))
+    seed_generators(device, seed_of(seed, purpose, number))
+    return stack

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -20,46 +19,82 @@ from pyro_lowrank.data.splits import Split, split_features
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.serialization import describe
 from pyro_lowrank.smc.kernels import is_built_in
-from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
-from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.tensors import as_tensors
-from pyro_lowrank.validation.job import FitOptions, Job, Scoring
-from pyro_lowrank.validation.records import Record, read_record
-from pyro_lowrank.validation.workers import run_jobs
+from pyro_lowrank.validation.executors import Executor, run_jobs
+from pyro_lowrank.validation.halving import Halving
+from pyro_lowrank.validation.job import FitOptions, Initialise, Job, Scoring, seeded
+from pyro_lowrank.validation.points import Point
+from pyro_lowrank.validation.records import Record, read_record, record_path
 
 logger = logging.getLogger(__name__)
 
-Factory = Callable[[int], tuple[Any, Any]]
-Initialise = Callable[[Any, Recording], object]
+Found = dict[tuple[int, int], Record]
 
 
 @dataclass
 class Plan:
-    """What is to be fitted to what, and scored how; fields as the arguments of `cross_validate`."""
+    """What is to be fitted to what, and scored how; fields as the arguments of `sweep`, and how a model is built."""
 
-    factory: Factory
+    build: Callable[[Mapping[str, Any]], tuple[Any, Any]]
     initialise: Initialise | None
-    ranks: tuple[int, ...]
+    points: tuple[Point, ...]
     splits: tuple[Split, ...]
     options: FitOptions
     num_filter_particles: int
     num_draws: int
     hidden: Any
     seed: int
+    halving: Halving | None = None
     measure: str = "R²"
 
-    def run(self, folder: Path, num_workers: int, progress: bool) -> tuple[dict[tuple[int, int], Record], bool]:
-        """Fit what has no record yet; return all records, by rank and fold, and whether Ctrl-C came before the end."""
-        jobs, records = self.prepare(folder)
+    def run(
+        self, folder: Path, executor: Executor | None, num_workers: int, progress: bool
+    ) -> tuple[Found, list[int], bool]:
+        """Fit what has no record yet.
+
+        Returns:
+            The last record of each point and fold, how many steps each point took, and whether Ctrl-C came before the
+            end.
+        """
+        alive, records, steps = list(range(len(self.points))), Found(), [0] * len(self.points)
+        rungs = (None,) if self.halving is None else self.halving.rungs(self.options.num_steps)
+        for rung in rungs:
+            last = rung is None or rung == rungs[-1]
+            found, interrupted = self._rung(alive, folder, None if last else rung, executor, num_workers, progress)
+            records |= found
+            for place, _ in found:
+                steps[place] = self.points[place].options(self.options).num_steps if last else rung or 0
+            if interrupted:
+                return records, steps, True
+            if self.halving is not None:
+                kept = sorted(alive, key=lambda place: -_evidence(records, place))
+                alive = sorted(kept[: self.halving.remaining(len(alive))])
+        return records, steps, False
+
+    def _rung(
+        self,
+        places: Sequence[int],
+        folder: Path,
+        stop_after: int | None,
+        executor: Executor | None,
+        num_workers: int,
+        progress: bool,
+    ) -> tuple[Found, bool]:
+        jobs, records = self.prepare(places, folder, stop_after)
         done = len(records)
-        bar = tqdm(total=done + len(jobs), initial=done, desc="cross-validation", disable=not progress)
+        told = "cross-validation" if stop_after is None else f"{stop_after} steps"
+        bar = tqdm(total=done + len(jobs), initial=done, desc=told, disable=not progress)
         try:
-            with bar, closing(run_jobs(self.ready(jobs), num_workers)) as finished:
+            with bar, closing(run_jobs(list(jobs), executor, num_workers)) as finished:
                 for job in finished:
-                    record = read_record(folder, job.rank, job.fold, job.held_out.trial_names, job.settings)
-                    assert record is not None
-                    records[job.rank, job.fold] = record
-                    bar.set_postfix_str(f"rank {job.rank}: {sum(record.evidence) / sum(record.bins):.2f} nats/bin")
+                    record = read_record(job.path, job.rank, job.fold, job.held_out.trial_names, job.settings)
+                    if record is None:
+                        raise RuntimeError(
+                            f"{job} is done, and there is no record of it in {folder.resolve()}: workers on other "
+                            "machines need a `folder` on a file system that they share with this one."
+                        )
+                    records[jobs[job], job.fold] = record
+                    bar.set_postfix_str(f"{job.name}: {sum(record.evidence) / sum(record.bins):.2f} nats/bin")
                     bar.update()
         except KeyboardInterrupt:
             logger.warning(
@@ -68,57 +103,61 @@ class Plan:
             return records, True
         return records, False
 
-    def prepare(self, folder: Path) -> tuple[list[Job], dict[tuple[int, int], Record]]:
-        """Return the jobs that are left, and the records of those that are done; check all there is to check."""
-        first = self.splits[0].held_out
-        scoring = self._scoring(first)
+    def prepare(self, places: Sequence[int], folder: Path, stop_after: int | None) -> tuple[dict[Job, int], Found]:
+        """Return the jobs that are left, and their points, and the records of others; check all there is to check."""
+        scoring = self._scoring(self.splits[0].held_out)
         digests = [_digest(split) for split in self.splits]
         common = {
-            **asdict(self.options),
             "hidden": scoring.hidden.tolist(),
             "num_filter_particles": self.num_filter_particles,
             "num_draws": self.num_draws,
             "initialise": getattr(self.initialise, "__qualname__", str(self.initialise)),
-            "seed": self.seed,
         }
-        jobs, records = [], {}
-        for rank in self.ranks:
+        jobs, records = {}, Found()
+        for place in places:
+            point = self.points[place]
             for fold, split in enumerate(self.splits):
-                model, guide = self._build(rank, fold)
+                seed = point.seed(self.seed)
+                with seeded(None, seed, f"model/{point.label}", fold):
+                    model, guide = self.build(point.arguments)
                 if fold == 0:
-                    self._check(model, guide, rank)
-                    form = _form(model, guide)
-                settings = {**common, **form, "data": digests[fold]}
-                record = read_record(folder, rank, fold, split.held_out.trial_names, settings)
+                    self._check(model, guide)
+                    form = _form(model, guide) | point_settings(point)
+                rank = _rank(point, model)
+                settings = {**asdict(point.options(self.options)), "seed": seed, **common, **form}
+                settings["data"] = digests[fold]
+                path = record_path(folder.resolve(), point.name, fold, stop_after)
+                record = read_record(path, rank, fold, split.held_out.trial_names, settings)
                 if record is not None:
-                    records[rank, fold] = record
+                    records[place, fold] = record
                     continue
-                parts = (model, guide, split.train, split.held_out, self.options, scoring, self.seed, folder)
-                jobs.append(Job(rank, fold, *parts, settings=settings))
+                goes_on = record_path(folder.resolve(), point.name, fold).with_suffix(".safetensors")
+                job = Job(
+                    name=str(point),
+                    label=point.label,
+                    rank=rank,
+                    fold=fold,
+                    model=model,
+                    guide=guide,
+                    initialise=self.initialise,
+                    train=split.train,
+                    held_out=split.held_out,
+                    options=point.options(self.options),
+                    scoring=scoring if stop_after is None else scoring.without_hidden(),
+                    seed=seed,
+                    stop_after=stop_after,
+                    path=path,
+                    checkpoint=None if self.halving is None else goes_on,
+                    settings=settings,
+                )
+                jobs[job] = place
         return jobs, records
 
-    def ready(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Yield jobs whose models start at what they are to be fitted to."""
-        for job in jobs:
-            if self.initialise is not None:
-                with _seeded(job.model, self.seed, f"initialise/{job.rank}", job.fold):
-                    self.initialise(job.model, job.train)
-            yield job
-
-    def _build(self, rank: int, fold: int) -> tuple[Any, Any]:
-        with _seeded(None, self.seed, f"model/{rank}", fold):
-            built = self.factory(rank)
-        if not isinstance(built, tuple) or len(built) != 2:
-            raise TypeError(f"`factory({rank})` must return (model, guide), got {type(built).__name__}.")
-        return built
-
-    def _check(self, model: Any, guide: Any, rank: int) -> None:
+    def _check(self, model: Any, guide: Any) -> None:
         if isinstance(model, StateSpaceModel):
             for split in self.splits:
                 for part in split:
                     _check_data(model, part)
-            if model.dynamics.rank != rank:
-                raise ValueError(f"`factory({rank})` returned a model of rank {model.dynamics.rank}.")
             emission = model.bind().emission
             self.measure = "bits per spike" if getattr(emission, "mean_name", "") == "rates" else "R²"
         if self.hidden is not None and not is_built_in(model, guide):
@@ -137,18 +176,26 @@ class Plan:
         return Scoring(self.num_filter_particles, chosen, null, self.num_draws)
 
 
+def point_settings(point: Point) -> dict[str, Any]:
+    """Return what a record says of its point, beside the rank."""
+    return {} if point.values.keys() == {"rank"} else {"point": dict(point.values)}
+
+
+def _rank(point: Point, model: Any) -> int:
+    if "rank" in point.values:
+        return int(point.values["rank"])
+    return model.dynamics.rank if isinstance(model, StateSpaceModel) else 0
+
+
+def _evidence(records: Found, place: int) -> float:
+    """Return the held-out evidence of a point per time bin, over all its folds."""
+    found = [record for (other, _), record in records.items() if other == place]
+    value = sum(sum(record.evidence) for record in found) / sum(sum(record.bins) for record in found)
+    return value if value == value else -float("inf")
+
+
 def _check_data(model: StateSpaceModel, part: Recording) -> None:
     model.check_data(*as_tensors(part, model))
-
-
-def _seeded(model: Any, seed: int, purpose: str, number: int) -> ExitStack:
-    """Return a context in which torch's generators are seeded, and after which they are as they were."""
-    parameters = [] if model is None else list(parameters_of(model, None, trainable=True).values())
-    device = parameters[0].device if parameters else torch.device("cpu")
-    stack = ExitStack()
-    stack.enter_context(own_generators(device))
-    seed_generators(device, seed_of(seed, purpose, number))
-    return stack
 
 
 def _form(model: Any, guide: Any) -> dict[str, str]:

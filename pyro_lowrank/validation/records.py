@@ -42,14 +42,20 @@ class Record:
     seconds: float
 
 
-def record_path(folder: str | os.PathLike[str], rank: int, fold: int) -> Path:
-    """Return the file of a rank and fold.
+def record_path(folder: str | os.PathLike[str], name: str, fold: int, steps: int | None = None) -> Path:
+    """Return the file of a point and fold.
+
+    Args:
+        folder: where records are kept.
+        name: of the point.
+        fold: number of the fold.
+        steps: after how many of its steps; None for all.
 
     Example:
-        >>> record_path("found", 2, 0).name
+        >>> record_path("found", "rank_2", 0).name
         'rank_2_fold_0.json'
     """
-    return Path(folder) / f"rank_{rank}_fold_{fold}.json"
+    return Path(folder) / f"{name}_fold_{fold}{'' if steps is None else f'_steps_{steps}'}.json"
 
 
 def write_record(path: Path, record: Record, settings: Mapping[str, Any]) -> None:
@@ -58,13 +64,11 @@ def write_record(path: Path, record: Record, settings: Mapping[str, Any]) -> Non
     write_whole(path, json.dumps({**content, "digest": _digest(content)}, indent=1).encode())
 
 
-def read_record(
-    folder: str | os.PathLike[str], rank: int, fold: int, trials: Sequence[str], settings: Mapping[str, Any]
-) -> Record | None:
+def read_record(path: Path, rank: int, fold: int, trials: Sequence[str], settings: Mapping[str, Any]) -> Record | None:
     """Return the record of a rank and fold, or None if there is none. Earlier releases wrote no digest.
 
     Args:
-        folder: where records are kept.
+        path: where it is.
         rank: of the model.
         fold: number of the fold.
         trials: names of the trials that are held out.
@@ -73,7 +77,6 @@ def read_record(
     Raises:
         ValueError: if the file is no record, is damaged, or of another rank, fold or trials, or under other settings.
     """
-    path = record_path(folder, rank, fold)
     if not path.exists():
         return None
     with told_of(f"{path} is no record of a cross-validation, or a damaged one; remove it, and it is computed anew"):

@@ -17,29 +17,28 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class CrossValidation:
-    r"""Held-out evidence and co-smoothing by rank.
+class Scores:
+    r"""Held-out evidence and co-smoothing of several points: ranks, or points of a grid.
 
-    Every trial (or block of time) was held out of one fit per rank, so that ranks compare trial by trial. Means are
+    Every trial (or block of time) was held out of one fit per point, so that points compare trial by trial. Means are
     ratios of sums over trials, :math:`\sum_b \log \hat Z_b / \sum_b T_b`, and standard errors the jackknife's over
     trials; those of differences see what trials have in common.
 
     Attributes:
-        ranks: that were compared.
         trials: names of the held-out trials, in the order of the folds.
         folds: the fold of each, `trials`.
         bins: observed time bins of each, `trials`.
-        evidence: log evidence in nats, `ranks x trials`; NaN where it was not computed.
-        gains: of the prediction of hidden features over their means, `ranks x trials`; no columns if none were hidden.
+        evidence: log evidence in nats, `points x trials`; NaN where it was not computed.
+        gains: of the prediction of hidden features over their means, `points x trials`; no columns if none were hidden.
         weights: what gains are divided by, over trials, likewise: spikes, or squares around the means.
         measure: the unit of the ratio: `"bits per spike"`, or `"R²"` of observations that are no counts.
-        train_evidence: at the end of the fits, in nats per time bin, `ranks x folds`.
-        seconds: that each fit and its scores took, `ranks x folds`.
+        train_evidence: at the end of the fits, in nats per time bin, `points x folds`.
+        seconds: that each fit and its scores took, `points x folds`.
         interrupted: whether Ctrl-C ended it.
         folder: where its records are, or None.
+        steps: how many each point was fitted for, `points`.
     """
 
-    ranks: tuple[int, ...]
     trials: tuple[str, ...]
     folds: NDArray[np.int64]
     bins: Array
@@ -51,69 +50,107 @@ class CrossValidation:
     seconds: Array
     interrupted: bool
     folder: Path | None
+    steps: tuple[int, ...]
 
-    @classmethod
-    def of(
-        cls,
+    @staticmethod
+    def entries(
         records: Mapping[tuple[int, int], Record],
-        ranks: Sequence[int],
+        steps: Sequence[int],
         trials: Sequence[Sequence[str]],
         *,
         measure: str,
         hidden: bool,
         interrupted: bool,
         folder: Path | None,
-    ) -> CrossValidation:
-        """Return the result of these records, by rank and fold, of `trials` by fold."""
+    ) -> dict[str, Any]:
+        """Return the attributes that these records make, by point and fold, of `trials` by fold."""
 
         def rows(name: str, columns: Sequence[Sequence[str]]) -> Array:
-            found = np.full((len(ranks), sum(map(len, columns))), np.nan)
+            found = np.full((len(steps), sum(map(len, columns))), np.nan)
             starts = np.cumsum([0, *map(len, columns)])
-            for (rank, fold), record in records.items():
-                found[list(ranks).index(rank), starts[fold] : starts[fold + 1]] = getattr(record, name)
+            for (place, fold), record in records.items():
+                values = getattr(record, name)
+                # Co-smoothing is judged at the end alone.
+                if columns[fold] and values != ():
+                    found[place, starts[fold] : starts[fold + 1]] = values
             return found
 
         per_fold = [("",)] * len(trials)
         per_hidden = trials if hidden else [()] * len(trials)
         bins = rows("bins", trials)
-        return cls(
-            ranks=tuple(ranks),
-            trials=tuple(name for names in trials for name in names),
-            folds=np.repeat(np.arange(len(trials)), [len(names) for names in trials]),
-            # The same for all ranks, so of any that has them.
-            bins=np.where(np.isnan(bins).all(0), np.nan, np.nanmax(np.nan_to_num(bins, nan=-1.0), 0)),
-            evidence=rows("evidence", trials),
-            gains=rows("gains", per_hidden),
-            weights=rows("weights", per_hidden),
-            measure=measure,
-            train_evidence=rows("train_evidence", per_fold),
-            seconds=rows("seconds", per_fold),
-            interrupted=interrupted,
-            folder=folder,
-        )
+        return {
+            "trials": tuple(name for names in trials for name in names),
+            "folds": np.repeat(np.arange(len(trials)), [len(names) for names in trials]),
+            # The same for all points, so of any that has them.
+            "bins": np.where(np.isnan(bins).all(0), np.nan, np.nanmax(np.nan_to_num(bins, nan=-1.0), 0)),
+            "evidence": rows("evidence", trials),
+            "gains": rows("gains", per_hidden),
+            "weights": rows("weights", per_hidden),
+            "measure": measure,
+            "train_evidence": rows("train_evidence", per_fold),
+            "seconds": rows("seconds", per_fold),
+            "interrupted": interrupted,
+            "folder": folder,
+            "steps": tuple(steps),
+        }
 
     @property
     def held_out(self) -> list[Estimate]:
-        """The held-out log evidence of each rank, in nats per observed time bin."""
+        """The held-out log evidence of each point, in nats per observed time bin."""
         return [_ratio(row, self.bins) for row in self.evidence]
 
     @property
     def differences(self) -> list[Estimate]:
-        """What each rank has less than the best one, in nats per observed time bin, compared trial by trial."""
-        if self.best is None:
-            return [Estimate(np.nan)] * len(self.ranks)
-        return [_ratio(row - self.evidence[self.ranks.index(self.best)], self.bins) for row in self.evidence]
+        """What each point has less than the best one, in nats per observed time bin, compared trial by trial."""
+        best = self.best_place
+        if best is None:
+            return [Estimate(np.nan)] * len(self.evidence)
+        return [_ratio(row - self.evidence[best], self.bins) for row in self.evidence]
 
     @property
     def co_smoothing(self) -> list[Estimate]:
-        """How well hidden features of held-out trials are predicted from the others, by rank, in units of `measure`."""
+        """How well hidden features of held-out trials are predicted from the others, in units of `measure`."""
         return [_ratio(gains, weights) for gains, weights in zip(self.gains, self.weights, strict=True)]
+
+    @property
+    def complete(self) -> list[int]:
+        """Places of the points that were fitted for as long as any, and whose folds are all there."""
+        longest = max(self.steps, default=0)
+        whole = [not np.isnan(row).any() for row in self.evidence]
+        # With halving, those that were left behind are no match.
+        return [place for place, steps in enumerate(self.steps) if whole[place] and (self._alike or steps == longest)]
+
+    @property
+    def _alike(self) -> bool:
+        """Whether points may be compared however long they were fitted."""
+        return True
+
+    @property
+    def best_place(self) -> int | None:
+        """The place of the point of highest held-out evidence among those that are complete."""
+        return max(self.complete, key=lambda place: self.evidence[place].sum(), default=None)
+
+    def _elpd(self, names: Sequence[str]) -> dict[str, Any]:
+        from pyro_lowrank.export.arviz import make_elpd
+
+        number = len(np.unique(self.folds))
+        return {names[place]: make_elpd(self.evidence[place], num_folds=number) for place in self.complete}
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation(Scores):
+    """Held-out evidence and co-smoothing by rank; its other attributes are those of `Scores`, by rank.
+
+    Attributes:
+        ranks: that were compared.
+    """
+
+    ranks: tuple[int, ...]
 
     @property
     def best(self) -> int | None:
         """The rank of highest held-out evidence among those whose folds are all there, or None if there is none."""
-        done = {rank: row.sum() for rank, row in zip(self.ranks, self.evidence, strict=True) if not np.isnan(row).any()}
-        return max(done, key=lambda rank: done[rank]) if done else None
+        return None if self.best_place is None else self.ranks[self.best_place]
 
     @property
     def simplest(self) -> int | None:
@@ -130,14 +167,7 @@ class CrossValidation:
 
         The points are the held-out trials, or blocks of time: `az.compare(found.elpd(), method="BB-pseudo-BMA")`.
         """
-        from pyro_lowrank.export.arviz import make_elpd
-
-        number = len(np.unique(self.folds))
-        return {
-            f"rank {rank}": make_elpd(row, num_folds=number)
-            for rank, row in zip(self.ranks, self.evidence, strict=True)
-            if not np.isnan(row).any()
-        }
+        return self._elpd([f"rank {rank}" for rank in self.ranks])
 
     def plot(self, axes: Any) -> Any:
         """Draw the held-out evidence by rank on matplotlib axes, and co-smoothing if two are given; return them.

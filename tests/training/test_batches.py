@@ -18,7 +18,7 @@ def labelled(num_trials: int, num_steps: int) -> Tensor:
 
 
 def test_trials_come_once_per_epoch_in_a_new_order() -> None:
-    batches = TrialBatches(labelled(7, 3), None, batch_size=2, seed=5)
+    batches = TrialBatches(Batch.whole(labelled(7, 3), None), batch_size=2, seed=5)
     orders = [[int(t) for step in range(3 * e, 3 * e + 3) for t in batches.draw(step).trials] for e in range(20)]
     assert all(len(set(order)) == 6 for order in orders)
     assert len({tuple(order) for order in orders}) == 20
@@ -29,9 +29,9 @@ def test_trials_come_once_per_epoch_in_a_new_order() -> None:
 def test_a_batch_holds_what_stands_at_its_place(window: int | None) -> None:
     y, u = labelled(6, 30), 0.5 * labelled(6, 30)[..., :1]
     if window is None:
-        batch = TrialBatches(y, u, batch_size=3, seed=0).draw(1)
+        batch = TrialBatches(Batch.whole(y, u), batch_size=3, seed=0).draw(1)
     else:
-        batch = WindowBatches(y, u, window=window, batch_size=3, seed=0).draw(1)
+        batch = WindowBatches(Batch.whole(y, u), window=window, batch_size=3, seed=0).draw(1)
     length = window or 30
     for row, (trial, start) in enumerate(zip(batch.trials.tolist(), batch.starts.tolist(), strict=True)):
         assert torch.equal(batch.y[row], y[trial, start : start + length])
@@ -45,8 +45,8 @@ def test_a_batch_holds_what_stands_at_its_place(window: int | None) -> None:
 def test_a_step_depends_on_its_number_and_the_seed_alone(window: int | None) -> None:
     def make(seed: int) -> TrialBatches | WindowBatches:
         if window is None:
-            return TrialBatches(labelled(9, 30), None, batch_size=4, seed=seed)
-        return WindowBatches(labelled(9, 30), None, window=window, batch_size=4, seed=seed)
+            return TrialBatches(Batch.whole(labelled(9, 30), None), batch_size=4, seed=seed)
+        return WindowBatches(Batch.whole(labelled(9, 30), None), window=window, batch_size=4, seed=seed)
 
     generator = torch.get_rng_state()
     forwards, backwards = make(0), make(0)
@@ -58,13 +58,13 @@ def test_a_step_depends_on_its_number_and_the_seed_alone(window: int | None) -> 
 
 def test_all_trials_are_one_batch_in_their_order() -> None:
     y = labelled(3, 5)
-    batch = TrialBatches(y, None, batch_size=None, seed=0).draw(17)
+    batch = TrialBatches(Batch.whole(y, None), batch_size=None, seed=0).draw(17)
     assert batch.y is y
     assert batch.arguments == (y,)
 
 
 def test_windows_are_drawn_evenly() -> None:
-    batches = WindowBatches(labelled(2, 12), None, window=3, batch_size=500, seed=0)
+    batches = WindowBatches(Batch.whole(labelled(2, 12), None), window=3, batch_size=500, seed=0)
     drawn = [batches.draw(step) for step in range(20)]
     places = torch.cat([10 * (batch.trials * 100 + batch.starts) for batch in drawn])
     counts = places.unique(return_counts=True)[1]
@@ -78,7 +78,7 @@ def test_windows_of_ragged_trials_hold_no_padding() -> None:
     y[1, 12:] = NAN  # ends early
     y[2, :9] = NAN  # begins late
     y[3, 3:] = NAN  # shorter than the window
-    batches = WindowBatches(y, None, window=5, batch_size=400, seed=0)
+    batches = WindowBatches(Batch.whole(y, None), window=5, batch_size=400, seed=0)
     batch = batches.draw(0)
     whole = observed_bins(batch.y).all(-1)
     assert whole[batch.trials < 3].all()
@@ -93,7 +93,7 @@ def test_windows_in_which_everything_is_missing_are_never_drawn() -> None:
     y = labelled(2, 30)
     y[0, 8:22] = NAN
     y[1] = NAN
-    batch = WindowBatches(y, None, window=4, batch_size=300, seed=0).draw(0)
+    batch = WindowBatches(Batch.whole(y, None), window=4, batch_size=300, seed=0).draw(0)
     assert (batch.trials == 0).all()
     assert observed_bins(batch.y).any(-1).all()
 
@@ -101,7 +101,7 @@ def test_windows_in_which_everything_is_missing_are_never_drawn() -> None:
 def test_a_trial_that_ends_too_late_for_a_window_to_begin_at_its_first_bin() -> None:
     y = torch.full((1, 10, 1), NAN)
     y[0, 8:] = 1.0
-    batch = WindowBatches(y, None, window=5, batch_size=3, seed=0).draw(0)
+    batch = WindowBatches(Batch.whole(y, None), window=5, batch_size=3, seed=0).draw(0)
     assert (batch.starts == 5).all()
 
 
@@ -113,10 +113,10 @@ def test_batch_of_everything_knows_its_places() -> None:
 
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"at most the number of trials, 3, got 4\.$"):
-        TrialBatches(labelled(3, 5), None, batch_size=4, seed=0)
+        TrialBatches(Batch.whole(labelled(3, 5), None), batch_size=4, seed=0)
     with pytest.raises(ValueError, match="pass `window` to train on windows of a long recording"):
-        TrialBatches(labelled(1, 5), None, batch_size=4, seed=0)
+        TrialBatches(Batch.whole(labelled(1, 5), None), batch_size=4, seed=0)
     with pytest.raises(ValueError, match="at most the number of time bins, 5, got 6"):
-        WindowBatches(labelled(3, 5), None, window=6, batch_size=None, seed=0)
+        WindowBatches(Batch.whole(labelled(3, 5), None), window=6, batch_size=None, seed=0)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
-        WindowBatches(labelled(3, 5), None, window=2, batch_size=0, seed=0)
+        WindowBatches(Batch.whole(labelled(3, 5), None), window=2, batch_size=0, seed=0)

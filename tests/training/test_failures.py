@@ -12,7 +12,7 @@ from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor, nn
 
 import pyro_lowrank as plr
-from pyro_lowrank.training.batches import WindowBatches
+from pyro_lowrank.training.batches import Batch, WindowBatches
 from tests.training.builders import assert_same_state, pair, recording, small_fit, state
 
 
@@ -51,7 +51,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_place(tmp_path: Path) -> None:
 def test_places_within_windows_are_those_of_the_data() -> None:
     model, guide = pair()
     y = overflowing(trial=2, time=11)
-    batches = WindowBatches(y, None, window=6, batch_size=4, seed=0)
+    batches = WindowBatches(Batch.whole(y, None), window=6, batch_size=4, seed=0)
     step = next(s for s in range(100) if bool((batches.draw(s).y > 1e29).any()))
     with pytest.raises(SMCFailed, match=rf"Step {step}: the loss is not finite at trial 2, time 11 of `y`"):
         small_fit(model, guide, y, window=6, batch_size=4, num_steps=100)

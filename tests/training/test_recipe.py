@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
+from pyro_lowrank.training.batches import Batch, observed_bins
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.scales import scales_of
 from pyro_lowrank.training.standardise import Standardisation
@@ -20,7 +21,7 @@ NAN = float("nan")
 
 def recipe(y: Tensor, guide: Any = None, **asked: Any) -> Recipe:
     names = ("num_steps", "batch_size", "num_particles", "learning_rate", "final_learning_rate")
-    return Recipe.of(y, guide, **{"window": "auto", **dict.fromkeys(names), **asked})
+    return Recipe.of(observed_bins(y), guide, **{"window": "auto", **dict.fromkeys(names), **asked})
 
 
 @pytest.mark.parametrize(
@@ -201,8 +202,6 @@ def test_an_optimiser_of_ones_own_sees_the_parameters_as_they_are() -> None:
 
 
 def test_only_what_has_units_is_scaled() -> None:
-    from pyro_lowrank.training.batches import Batch
-
     model, _, y, u = models("joint")
     scales = scales_of(model, Batch.whole(y, 4 * u))
     names = {name.removeprefix("model.").removesuffix("_unconstrained") for name in scales}

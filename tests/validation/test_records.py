@@ -30,13 +30,15 @@ SETTINGS = {"num_steps": 3, "hidden": [1, 2], "window": None}
 
 def read(folder: Path, record: Record = RECORD, settings: Any = SETTINGS) -> Record | None:
     """Read the record that is wanted."""
-    return read_record(folder, record.rank, record.fold, record.trials, settings)
+    return read_record(
+        record_path(folder, f"rank_{record.rank}", record.fold), record.rank, record.fold, record.trials, settings
+    )
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The file of a record."""
-    path = record_path(tmp_path, 2, 1)
+    path = record_path(tmp_path, "rank_2", 1)
     write_record(path, RECORD, SETTINGS)
     return path
 
@@ -115,7 +117,7 @@ def test_what_is_no_record_is_refused(content: bytes, path: Path) -> None:
     ],
 )
 def test_a_record_of_another_rank_fold_or_trials_is_refused(other: Record, told: str, path: Path) -> None:
-    place = record_path(path.parent, other.rank, other.fold)
+    place = record_path(path.parent, f"rank_{other.rank}", other.fold)
     if place != path:
         shutil.copy(path, place)
     with pytest.raises(ValueError, match=f"of another cross-validation: {told}"):
@@ -123,7 +125,7 @@ def test_a_record_of_another_rank_fold_or_trials_is_refused(other: Record, told:
 
 
 def test_leftovers_of_killed_processes_are_in_nobodys_way(tmp_path: Path) -> None:
-    path = record_path(tmp_path, 2, 1)
+    path = record_path(tmp_path, "rank_2", 1)
     # As the release before named them, by the number of the process, which is always 1 in a container.
     (tmp_path / f".{path.name}.{os.getpid()}").write_text("half", encoding="utf-8")
     write_record(path, RECORD, SETTINGS)

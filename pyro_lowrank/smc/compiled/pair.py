@@ -22,7 +22,8 @@ from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.smc.compiled.lanes import WIDTH
-from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood, no_curver, no_features, no_weigher
+from pyro_lowrank.smc.compiled.likelihoods.base import no_curver, no_features, no_weigher
+from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood, likelihood_of_emission
 from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (they register themselves)
 from pyro_lowrank.smc.compiled.proposals.base import compiled_form
 from pyro_lowrank.smc.compiled.records import Draws, Features, Tables
@@ -55,16 +56,16 @@ class CompiledPair:
         if isinstance(proposal, ForwardProposal):
             # Where nothing is seen latents come from the transition; the likelihood is still that of the recording.
             self.seeing = proposal.seeing
-        self.likelihood: CompiledLikelihood | None = None
+        self.likelihood: AnyLikelihood | None = None
         self.proposal = compiled_form(self.seeing, transition, self._likelihood())
         if self.proposal.weighs_data and isinstance(proposal, ForwardProposal):
             raise NoCompiledForm(f"ForwardPrediction of a {type(self.seeing).__name__} has no compiled form")
         if not self.proposal.weighs_data:
-            self.likelihood = CompiledLikelihood.of(pair.emission)
+            self.likelihood = likelihood_of_emission(pair.emission)
 
-    def _likelihood(self) -> CompiledLikelihood | None:
+    def _likelihood(self) -> AnyLikelihood | None:
         try:
-            return CompiledLikelihood.of(self.pair.emission)
+            return likelihood_of_emission(self.pair.emission)
         except NoCompiledForm:
             return None
 

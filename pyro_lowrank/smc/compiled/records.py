@@ -44,6 +44,8 @@ class Features(NamedTuple):
         aims: where the data would have what is read, `B x T x D`; nothing where no step asks for it.
         y: the recording, zero where missing, `B x T x D`.
         present: 1 where it is there, else 0, `B x T x D`.
+        first: the first feature that counts.
+        last: the one after the last.
     """
 
     weight: Any
@@ -54,6 +56,8 @@ class Features(NamedTuple):
     aims: Any
     y: Any
     present: Any
+    first: Any
+    last: Any
 
 
 class Draws(NamedTuple):
@@ -138,7 +142,8 @@ class Signatures(NamedTuple):
         vector, matrix, cube, four = (floats(dtype, dims) for dims in (1, 2, 3, 4))
         index = types.Array(types.int64, 2, "C", aligned=True)
         tables = types.NamedTuple((four, matrix, four, cube, index), Tables)
-        features = types.NamedTuple((matrix, cube, matrix, matrix, matrix, cube, cube, cube), Features)
+        ends = types.int64, types.int64
+        features = types.NamedTuple((matrix, cube, matrix, matrix, matrix, cube, cube, cube, *ends), Features)
         where = types.int64, types.int64
         weigh = types.void(features, *where, matrix, vector, vector)
         curve = types.void(features, *where, matrix, vector, types.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -65,16 +66,22 @@ def test_for_bootstrap_proposals(emission: str) -> None:
     assert_equal_online(model, plr.BootstrapGuide(model), *recording(model, 0, missing=True))
 
 
+class Rounded(plr.Observation):
+    """Seen to the next whole number."""
+
+    def __init__(self) -> None:
+        super().__init__(features=3)
+        self.readout = plr.AffineReadout(rank=2, features=3, dtype=torch.float64)
+
+    def distribution(self, z: Tensor, v: Tensor | None = None) -> Any:
+        return dist.Normal(self.readout.bind(None)(z).round(), 1.0).to_event(1)
+
+
 def test_what_has_no_compiled_form_is_refused_or_proposed_by_tensor_operations() -> None:
-    shape = {"rank": 2, "dtype": torch.float64}
-    parts = {
-        "ones": plr.BernoulliObservation(features=2, **shape),
-        "counts": plr.PoissonObservation(features=3, **shape),
-    }
-    model = plr.StateSpaceModel(build(noise="full").dynamics, plr.JointObservation(parts))
+    model = plr.StateSpaceModel(build(noise="full").dynamics, Rounded())
     y = model.simulate(num_trials=3, num_steps=6).y
-    guide = plr.EncoderGuide(model, plr.ConvEncoder(5, 2, (1,), (), dtype=torch.float64))
-    with pytest.raises(plr.NoCompiledForm, match="JointEmission has no compiled form"):
+    guide = plr.EncoderGuide(model, plr.ConvEncoder(3, 2, (1,), (), dtype=torch.float64))
+    with pytest.raises(plr.NoCompiledForm, match="Rounded has no compiled form"):
         filtered(model, guide, y, None, "compiled")
     auto, plain = (filtered(model, guide, y, None, backend) for backend in ("auto", "plain"))
     torch.testing.assert_close(auto.log_evidence, plain.log_evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -93,7 +94,7 @@ class CompiledLikelihood:
 
     @classmethod
     def of(cls, emission: Any) -> CompiledLikelihood:
-        """Return the likelihood of an emission."""
+        """Return the likelihood of an emission of one family."""
         density = getattr(emission, "density", None)
         if not isinstance(density, ScalarDensity):
             raise NoCompiledForm(f"{type(emission).__name__} has no compiled form")
@@ -109,19 +110,17 @@ class CompiledLikelihood:
 
     def weigher(self, dtype: Any) -> Any:
         """Compile what adds the log likelihood of a time bin to the log weights."""
+        return as_weigher(self.weigh(dtype), dtype)
+
+    def weigh(self, dtype: Any) -> Callable[..., None]:
+        """Return the function that `weigher` compiles."""
         likelihood, activation, num_hinges = self.likelihood, identity, 0
         if isinstance(self.emission.readout, RatesMap):
             units: Any = self.emission.readout.units
             activation, hinges = compiled_activation(units.activation)
             num_hinges = len(hinges) - 1
-        return _weigher(
-            likelihood.at_zero,
-            likelihood.log_density,
-            activation,
-            num_hinges,
-            (dtype(0),) * likelihood.num_parameters,
-            dtype,
-        )
+        count = likelihood.num_parameters
+        return _weigh(likelihood.at_zero, likelihood.log_density, activation, num_hinges, count, dtype)
 
     def curver(self, dtype: Any) -> Any:
         """Compile what adds up scores and curvature of a time bin.
@@ -129,10 +128,14 @@ class CompiledLikelihood:
         Raises:
             NoCompiledForm: if the readout is not affine.
         """
+        return as_curver(self.curve(dtype), dtype)
+
+    def curve(self, dtype: Any) -> Callable[..., None]:
+        """Return the function that `curver` compiles."""
         likelihood = self.likelihood
         if not isinstance(self.emission.readout, AffineMap):
             raise NoCompiledForm(f"the curvature of a {type(self.emission).__name__} has no compiled form")
-        return _curver(likelihood.curvature, (dtype(0),) * likelihood.num_parameters, dtype)
+        return _curve(likelihood.curvature, likelihood.num_parameters, dtype)
 
     def along_paths(self, seen: Observed, v: Tensor | None, z: Tensor) -> Tensor:
         """Return what has the gradient of the log likelihood of paths, `paths x trials x time`, but not its value.
@@ -200,6 +203,8 @@ class CompiledLikelihood:
             aims=array(self._aims(seen) if with_aims else y.new_zeros(0, 0, 0)),
             y=array(y),
             present=array(seen.present),
+            first=0,
+            last=y.shape[-1],
         )
 
 
@@ -247,7 +252,7 @@ def no_features(like: Tensor) -> Features:
     """Return the arrays where no likelihood is left, for a recording `trials x time x features`."""
     nothing = array(like.new_zeros(*like.shape[:2], 0))
     empty = array(like.new_zeros(0, 0))
-    return Features(empty, nothing, empty, empty, empty, nothing, nothing, nothing)
+    return Features(empty, nothing, empty, empty, empty, nothing, nothing, nothing, 0, 0)
 
 
 @cache
@@ -273,13 +278,24 @@ def no_curver(dtype: Any) -> Any:
 
 
 @cache
-def _weigher(
-    zero: Split, other: Split, activation: Function, num_hinges: int, nothing: tuple[Any, ...], dtype: Any
-) -> Any:
-    num_parameters = len(nothing)
+def as_weigher(function: Callable[..., None], dtype: Any) -> Any:
+    """Compile a function that weighs time bins."""
+    return first_class(Signatures.of(dtype).weigh, fastmath=FAST)(function)
+
+
+@cache
+def as_curver(function: Callable[..., None], dtype: Any) -> Any:
+    """Compile a function that curves time bins."""
+    return first_class(Signatures.of(dtype).curve, fastmath=FAST)(function)
+
+
+@cache
+def _weigh(
+    zero: Split, other: Split, activation: Function, num_hinges: int, num_parameters: int, dtype: Any
+) -> Callable[..., None]:
+    nothing = (dtype(0),) * num_parameters
     prepare_zero, at_zero, prepare, log_density = zero.prepare, zero.finish, other.prepare, other.finish
 
-    @first_class(Signatures.of(dtype).weigh, fastmath=FAST)
     def weigh(features: Any, b: Any, t: Any, z: Any, log_weights: Any, rows: Any) -> None:
         """Add the log likelihood of latents `R x K`; the first two rows of scratch are readout and sum."""
         rank, num_particles = z.shape
@@ -287,7 +303,7 @@ def _weigher(
             size = min(WIDTH, num_particles - start)
             for lane in range(size):
                 rows[WIDTH + lane] = ZERO
-            for i in range(features.y.shape[2]):
+            for i in range(features.first, features.last):
                 if features.present[b, t, i] == ZERO:
                     continue
                 y, parameters = features.y[b, t, i], nothing
@@ -320,15 +336,14 @@ def _weigher(
 
 
 @cache
-def _curver(curvature: Split, nothing: tuple[Any, ...], dtype: Any) -> Any:
-    num_parameters, prepare, finish = len(nothing), curvature.prepare, curvature.finish
+def _curve(curvature: Split, num_parameters: int, dtype: Any) -> Callable[..., None]:
+    nothing, prepare, finish = (dtype(0),) * num_parameters, curvature.prepare, curvature.finish
 
-    @first_class(Signatures.of(dtype).curve, fastmath=FAST)
     def curve(features: Any, b: Any, t: Any, own: Any, rows: Any, lanes: Any) -> None:
         """Add each feature's score to the step, its stiffness and information to the matrices: rows of `laplace`."""
         rank, square = own.shape[0], own.shape[0] * own.shape[0]
         found = 4 * rank + 2 * square
-        for i in range(features.y.shape[2]):
+        for i in range(features.first, features.last):
             if features.present[b, t, i] == ZERO:
                 continue
             y, parameters = features.y[b, t, i], nothing

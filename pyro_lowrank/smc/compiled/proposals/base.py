@@ -13,7 +13,7 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding, Proposal
 from pyro_lowrank.observations.observed import Observed
-from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood
+from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood
 from pyro_lowrank.smc.compiled.records import Tables
 
 
@@ -32,7 +32,7 @@ class CompiledProposal(ABC):
     needs_curvature = False
     """Whether it asks the likelihood for scores and curvature."""
 
-    def __init__(self, proposal: Any, transition: Transition, likelihood: CompiledLikelihood | None) -> None:
+    def __init__(self, proposal: Any, transition: Transition, likelihood: AnyLikelihood | None) -> None:
         self.proposal, self.transition, self.likelihood = proposal, transition, likelihood
 
     @abstractmethod
@@ -81,9 +81,7 @@ def register(proposal: type) -> Callable[[type[CompiledProposal]], type[Compiled
     return decorate
 
 
-def compiled_form(
-    proposal: Proposal, transition: Transition, likelihood: CompiledLikelihood | None
-) -> CompiledProposal:
+def compiled_form(proposal: Proposal, transition: Transition, likelihood: AnyLikelihood | None) -> CompiledProposal:
     """Return the compiled form of a proposal.
 
     Raises:

@@ -37,7 +37,7 @@ from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
 from pyro_lowrank.smc.compiled.lanes import WIDTH, at, lanes_of
-from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood
+from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood
 from pyro_lowrank.smc.compiled.proposals.base import CompiledProposal, first_or_rest, register
 from pyro_lowrank.smc.compiled.records import Signatures, Tables
 
@@ -155,9 +155,7 @@ class LaplaceForm(CompiledProposal):
 
     needs_curvature = True
 
-    def __init__(
-        self, proposal: LaplaceProposal, transition: Transition, likelihood: CompiledLikelihood | None
-    ) -> None:
+    def __init__(self, proposal: LaplaceProposal, transition: Transition, likelihood: AnyLikelihood | None) -> None:
         super().__init__(proposal, transition, likelihood)
         readout = getattr(proposal.emission, "readout", None)
         if likelihood is None or not isinstance(readout, AffineMap):

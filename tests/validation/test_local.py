@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PARENT = """
 import sys
 from pathlib import Path
-from pyro_lowrank.validation.workers import run_jobs
+from pyro_lowrank.validation.executors import run_jobs
 from tests.validation.jobs import Endless
-list(run_jobs(iter([Endless(Path(sys.argv[1]), False), Endless(Path(sys.argv[1]), True)]), 2))
+list(run_jobs([Endless(Path(sys.argv[1]), False), Endless(Path(sys.argv[1]), True)], None, 2))
 """
 
 
