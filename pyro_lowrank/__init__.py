@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
+    from pyro_lowrank.observations.calcium import CalciumObservation as CalciumObservation
+    from pyro_lowrank.observations.coloured import ColouredNoiseObservation as ColouredNoiseObservation
     from pyro_lowrank.observations.gaussian import GaussianObservation as GaussianObservation
+    from pyro_lowrank.observations.haemodynamic import HaemodynamicObservation as HaemodynamicObservation
     from pyro_lowrank.observations.joint import JointObservation as JointObservation
     from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation as NegativeBinomialObservation
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
@@ -91,6 +94,8 @@ _HOMES = {
     "Baselines": "validation.baselines",
     "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
+    "CalciumObservation": "observations.calcium",
+    "ColouredNoiseObservation": "observations.coloured",
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
     "Dynamics": "dynamics.base",
@@ -105,6 +110,7 @@ _HOMES = {
     "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
     "GaussianPosterior": "infer.gaussian_posterior",
+    "HaemodynamicObservation": "observations.haemodynamic",
     "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",

@@ -16,7 +16,17 @@ from pyro_lowrank.cli.recordings import add_recording
 from pyro_lowrank.cli.using import add_commands
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
-LIKELIHOODS = ("gaussian", "autoregressive", "student-t", "poisson", "negative-binomial", "bernoulli")
+LIKELIHOODS = (
+    "gaussian",
+    "autoregressive",
+    "student-t",
+    "poisson",
+    "negative-binomial",
+    "bernoulli",
+    "calcium",
+    "bold",
+)
+INDICATORS = ("GCaMP6f", "GCaMP6m", "GCaMP6s")
 GUIDES = ("optimal", "laplace", "bootstrap")
 METHODS = ("certified", "enumerate", "search")
 
@@ -60,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     demo.set_defaults(module="pyro_lowrank.cli.demonstration")
 
-    about = "fit a low-rank network to a recording (.npy, .npz, .csv, .h5, .mat, .nwb, .nc, or a folder of Phy)"
+    about = "fit a low-rank network to a recording (.npy, .npz, .csv, .h5, .mat, .nwb, .nc, or a Phy or Suite2p folder)"
     command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
     command.add_argument(
@@ -150,8 +160,11 @@ def _add_model(group: Any) -> None:
         "--noise-factors", type=int, metavar="K", help="of noise that features share (gaussian, autoregressive; 0)"
     )
     group.add_argument("--order", type=int, metavar="P", help="bins that features remember (autoregressive; 1)")
+    group.add_argument("--indicator", choices=INDICATORS, help="of the fluorescence (calcium; GCaMP6f)")
     group.add_argument(
-        "--guide", choices=GUIDES, help="what proposes particles (optimal for gaussian, laplace for all others)"
+        "--guide",
+        choices=GUIDES,
+        help="what proposes particles (optimal for gaussian, autoregressive and bold, laplace for all others)",
     )
 
 

@@ -18,7 +18,7 @@ from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.cli.models import SCALED, build, independent_features
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
-from pyro_lowrank.cli.recordings import read
+from pyro_lowrank.cli.recordings import IN_SECONDS, read
 from pyro_lowrank.data import Recording
 from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.files import write_whole
@@ -128,7 +128,7 @@ def _prepare(options: argparse.Namespace) -> Prepared:
         print(STANDARDISED)
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
-        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1])
+        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1], recording.bin_size)
     return Prepared(
         model=model,
         guide=guide,
@@ -207,7 +207,7 @@ def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor
     """Print what real-valued data are worth without latent dynamics, where there are enough of them."""
     bins, features = train.shape[1:]
     order = min(options.order or 4, bins - 1)
-    if options.likelihood in SCALED and features > options.rank and order > 0:
+    if options.likelihood in (*SCALED, *IN_SECONDS) and features > options.rank and order > 0:
         print(baselines(train, held_out, order=order, factors=options.rank))
 
 

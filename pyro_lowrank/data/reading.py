@@ -70,8 +70,9 @@ def read_recording(
             counts the rows is left out. A cell array in a `.mat` file holds the trials, `time x features` or the other
             way round, or vectors with the spike times of one unit each, or trials x units of these.
         key: which array of a `.npz` or `.h5` file (`group/name`), variable of a `.mat` (`struct.field` for a field) or
-            `.nc` file or time series of an `.nwb` file, by its name or path; needed where several have two or more
-            axes. Without it an `.nwb` file is read for its units.
+            `.nc` file or time series of an `.nwb` file, by its name or path (or that of what holds one alone, as
+            `Fluorescence`); needed where several have two or more axes. Without it an `.nwb` file is
+            read for its units.
         time_axis: axis of time in the file's array.
         trials_axis: axis of trials in the file's array, or among cells of spike times.
         bin_size: seconds per bin, for spike times; counts in shorter bins are summed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.infer.remembered import FilteredBin, bin_arguments, copies
 from pyro_lowrank.models.state_space import StateSpaceModel, recalled
 from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
+from pyro_lowrank.observations.driven import COVARIANCE
 from pyro_lowrank.observations.memory import Memory, Past
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.conditional import Reference
@@ -207,7 +209,8 @@ class SMCFilter:
             u=None if u[0] is None else torch.stack(u, -2),
             past=self._past(kernel.pair.memory, Observed.of(torch.stack(y, -2)), bins[0].memory),
         )
-        return BuiltInTransitions.of(kernel.pair, data, self.backend).kept()
+        before = bins[0].memory.get(COVARIANCE)
+        return replace(BuiltInTransitions.of(kernel.pair, data, self.backend).kept(), before=before)
 
     @staticmethod
     def _past(memory: Memory | None, recording: Observed, known: State) -> Past | None:

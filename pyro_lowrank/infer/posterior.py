@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.calibration import draw_pit
+from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve
 from pyro_lowrank.infer.forecast import (
     Forecast,
     Replicates,
@@ -21,9 +21,11 @@ from pyro_lowrank.infer.forecast import (
     expected_observations,
 )
 from pyro_lowrank.infer.latents import LEVEL, NUM_DRAWS, Latents
+from pyro_lowrank.infer.values import values_of
+from pyro_lowrank.observations.driven import REMEMBERED
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.replayed import ReplayedTransitions
-from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
+from pyro_lowrank.smc.smoothing import backward_paths, check_forgets, genealogy_paths, mcmc_paths, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 SMOOTHERS = ("backward", "mcmc", "genealogy")
@@ -173,16 +175,18 @@ class SMCPosterior:
         if method == "genealogy":
             return self._along(name, genealogy_paths(log_weights, ancestors, num_draws))
         transitions = self._model()
+        to_come = transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None
         if method == "mcmc":
+            check_forgets(to_come, 'method="mcmc"')
             found = mcmc_paths(transitions, self._states(), log_weights, ancestors, num_draws, num_moves)
             return self._along(name, found)
         steps, _, trials = log_weights.shape
         uniforms = torch.rand(steps, num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
         paths = None
-        if isinstance(transitions, BuiltInTransitions):
+        if isinstance(transitions, BuiltInTransitions) and to_come is None:
             paths = transitions.compiled_paths(self.particles["z"], log_weights, uniforms)
         if paths is None:
-            paths = backward_paths(transitions, self._states(), log_weights, uniforms)
+            paths = backward_paths(transitions, self._states(), log_weights, uniforms, to_come=to_come)
         return self._along(name, paths)
 
     @torch.no_grad()
@@ -191,10 +195,15 @@ class SMCPosterior:
 
         It costs the square of the number of particles, per time bin and trial.
 
+        Raises:
+            ValueError: if observations remember the latents.
+
         References:
             Doucet, Godsill and Andrieu (2000), Stat. Comput. 10:197.
         """
-        found = smoothed_log_weights(self._model(), self._states(), self._per_trial(self.log_weights))
+        transitions = self._model()
+        check_forgets(transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None, "`smoothed`")
+        found = smoothed_log_weights(transitions, self._states(), self._per_trial(self.log_weights))
         return replace(self, log_weights=found.reshape(self.log_weights.shape))
 
     @torch.no_grad()
@@ -217,7 +226,7 @@ class SMCPosterior:
         check_positive_int("horizon", horizon)
         check_positive_int("num_draws", num_draws)
         model = self._built_in()
-        return draw_forecast(model, self.particles["z"], self.log_weights, horizon, u, num_draws, start=self.start)
+        return draw_forecast(model, self.particles, self.log_weights, horizon, u, num_draws, start=self.start)
 
     @torch.no_grad()
     def predict(self, z: Tensor | None = None) -> Tensor:
@@ -226,10 +235,9 @@ class SMCPosterior:
         Args:
             z: latents given the whole recording, from `smooth`; if None those given the past, weighted.
         """
-        log_weights = None
         if z is None:
-            z, log_weights = self.particles["z"], self.log_weights
-        return expected_observations(self._built_in(), z, log_weights)
+            return expected_observations(self._built_in(), self.particles["z"], self.log_weights, self._remembered)
+        return expected_observations(self._built_in(), z, None)
 
     @torch.no_grad()
     def prequential_pit(self) -> Tensor:
@@ -243,7 +251,8 @@ class SMCPosterior:
         References:
             Dawid (1984), J. R. Stat. Soc. A 147:278; Czado, Gneiting and Held (2009), Biometrics 65:1254.
         """
-        return draw_pit(self._built_in(), self.particles["z"], self.log_weights, first=self.start == 0)
+        model, first = self._built_in(), self.start == 0
+        return draw_pit(model, self.particles["z"], self.log_weights, first=first, remembered=self._remembered)
 
     @torch.no_grad()
     def replicate(self, z: Tensor) -> Replicates:
@@ -269,6 +278,24 @@ class SMCPosterior:
         """
         return entry_log_likelihood(self._built_in(), z)
 
+    @torch.no_grad()
+    def deconvolve(self, z: Tensor) -> Deconvolution:
+        r"""Return what drives each feature, given the whole recording, of observations that remember the latents.
+
+        Along each path a Kalman smoother tells the states and what drives them beside the latents: of fluorescence the
+        rate of each cell, :math:`r_t = \mathrm{softplus}(C z_t + d) + \varepsilon_t`, and its calcium.
+
+        Args:
+            z: latents, `draws x trials x time x rank`, as `smooth` returns them.
+
+        Returns:
+            A named tuple `(drive, mean, variance, state, state_variance)`, over draws and given each.
+
+        Raises:
+            ValueError: if observations do not remember the latents.
+        """
+        return deconvolve(self._built_in(), z)
+
     def rerun(self) -> SMCPosterior:
         """Return another run of the same filter on the same recording, independent of this one.
 
@@ -279,7 +306,7 @@ class SMCPosterior:
             raise ValueError("This posterior does not know its filter: take one that `SMCFilter.run` returned.")
         other = self.again()
         if isinstance(self.transitions, BuiltInTransitions) and isinstance(other.transitions, BuiltInTransitions):
-            before, after = (_parameters(t) for t in (self.transitions, other.transitions))
+            before, after = (values_of(t) for t in (self.transitions, other.transitions))
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 raise ValueError(
                     "The parameters of the model have changed since this run: run the filter anew for all chains, or "
@@ -298,6 +325,11 @@ class SMCPosterior:
         """What the expected observations are called: `"rates"` of spikes, else `"mean"`; None for a user's model."""
         model = self.transitions
         return getattr(model.emission, "mean_name", "mean") if isinstance(model, BuiltInTransitions) else None
+
+    @property
+    def _remembered(self) -> Tensor | None:
+        """What particles remember, `particles x trials x time x features x order`, or None."""
+        return self.particles.get(REMEMBERED)
 
     def _model(self) -> BuiltInTransitions | ReplayedTransitions:
         if self.transitions is None:
@@ -368,22 +400,3 @@ class SMCPosterior:
             f"  resampled       {100 * resampled.mean().item():.0f} % of time bins\n"
             "  latents()       means and bands given the whole recording"
         )
-
-
-def _parameters(model: BuiltInTransitions) -> Iterator[Tensor]:
-    """All tensors that a model has at the parameter values of its run."""
-    return _tensors((model.transition, model.emission, None if model.data.past is None else model.data.past.memory))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors of nested dataclasses, sequences and modules."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, torch.nn.Module):
-        yield from value.state_dict().values()
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        for each in fields(value):
-            yield from _tensors(getattr(value, each.name))
