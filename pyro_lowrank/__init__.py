@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyro_lowrank import data as data
     from pyro_lowrank import metrics as metrics
+    from pyro_lowrank import plots as plots
     from pyro_lowrank.dynamics.activations import Activation as Activation
     from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.base import Dynamics as Dynamics
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
     from pyro_lowrank.observations.base import Observation as Observation
     from pyro_lowrank.observations.bernoulli import BernoulliObservation as BernoulliObservation
+    from pyro_lowrank.observations.calcium import CalciumObservation as CalciumObservation
+    from pyro_lowrank.observations.coloured import ColouredNoiseObservation as ColouredNoiseObservation
     from pyro_lowrank.observations.gaussian import GaussianObservation as GaussianObservation
+    from pyro_lowrank.observations.haemodynamic import HaemodynamicObservation as HaemodynamicObservation
     from pyro_lowrank.observations.joint import JointObservation as JointObservation
     from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation as NegativeBinomialObservation
     from pyro_lowrank.observations.poisson import PoissonObservation as PoissonObservation
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.observations.sessions import MultiSession as MultiSession
     from pyro_lowrank.observations.student_t import StudentTObservation as StudentTObservation
     from pyro_lowrank.piecewise import PiecewiseLinear as PiecewiseLinear
+    from pyro_lowrank.reports.report import report as report
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
     from pyro_lowrank.smc.gradients import FisherGradient as FisherGradient
@@ -89,6 +94,8 @@ _HOMES = {
     "Baselines": "validation.baselines",
     "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
+    "CalciumObservation": "observations.calcium",
+    "ColouredNoiseObservation": "observations.coloured",
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
     "Dynamics": "dynamics.base",
@@ -103,6 +110,7 @@ _HOMES = {
     "GRUEncoder": "encoders.recurrent",
     "GaussianObservation": "observations.gaussian",
     "GaussianPosterior": "infer.gaussian_posterior",
+    "HaemodynamicObservation": "observations.haemodynamic",
     "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
@@ -149,6 +157,7 @@ _HOMES = {
     "load_smc_rnns": "interop.smc_rnns",
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
+    "report": "reports.report",
     "save": "serialization",
     "sweep": "validation.sweep",
     "to_arviz": "export.posterior",
@@ -159,7 +168,7 @@ __all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "metrics"):
+    if name in ("data", "metrics", "plots"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import warnings
@@ -71,6 +72,14 @@ def check_positive(name: str, value: Any) -> float:
     number = float(value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"`{name}` must be finite and above zero, got {name}={number}.")
+    return number
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise if it is not a number above zero and below one."""
+    number = check_positive(name, value)
+    if number >= 1:
+        raise ValueError(f"`{name}` must be a share, above 0 and below 1, got {number}.")
     return number
 
 
@@ -147,3 +156,27 @@ def check_no_infinities(name: str, value: Tensor) -> None:
             f"`{name}` holds {int(infinite.sum())} infinite values, the first at index {where}; "
             "replace them (NaN marks a missing entry)."
         )
+
+
+def require(library: str, extra: str, purpose: str) -> Any:
+    """Import and return an optional library, or raise with the extra that brings it.
+
+    Args:
+        library: its name, as it is imported.
+        extra: the extra of this package that has it.
+        purpose: what it is needed for, to begin the message with.
+
+    Raises:
+        ModuleNotFoundError: if it is not installed.
+
+    Example:
+        >>> require("numpy", "numbers", "Counting").__name__
+        'numpy'
+    """
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'{purpose} needs {library}, and {error.name} is not installed: pip install "pyro-lowrank[{extra}]".',
+            name=error.name,
+        ) from error

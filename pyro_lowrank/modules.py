@@ -62,10 +62,15 @@ def own_values(*modules: Any) -> Iterator[None]:
 
 
 def _reads_the_store(module: Any) -> bool:
-    """Whether a module has parts that are not ours (a user's encoder, say), which Pyro stores when they are read."""
+    """Whether a module has parts that Pyro stores when they are read.
+
+    Those are parts that are not ours (a user's encoder, say), and ours in a program of a user's: it reads them within
+    its own plates.
+    """
     if not isinstance(module, nn.Module):
         return False
-    return any(part._parameters and not isinstance(part, Module) for part in module.modules())
+    users = not isinstance(module, Module)
+    return any(part._parameters and (users or not isinstance(part, Module)) for part in module.modules())
 
 
 def _without(modules: tuple[Any, ...]) -> Any:

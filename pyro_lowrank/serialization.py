@@ -28,7 +28,10 @@ from pyro_lowrank.guides.laplace import LaplaceGuide
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
+from pyro_lowrank.observations.calcium import CalciumObservation
+from pyro_lowrank.observations.coloured import ColouredNoiseObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.haemodynamic import HaemodynamicObservation
 from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
@@ -45,12 +48,15 @@ _CLASSES: dict[str, type[nn.Module]] = {
         AffineReadout,
         BernoulliObservation,
         BootstrapGuide,
+        CalciumObservation,
+        ColouredNoiseObservation,
         ConvEncoder,
         EncoderGuide,
         ForwardPrediction,
         FullRankRNN,
         GRUEncoder,
         GaussianObservation,
+        HaemodynamicObservation,
         HeldIn,
         JointObservation,
         LaplaceGuide,

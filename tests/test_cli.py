@@ -19,6 +19,7 @@ import pyro_lowrank as plr
 from pyro_lowrank import cli
 from pyro_lowrank.cli import fitting
 from pyro_lowrank.cli.models import OBSERVATIONS
+from pyro_lowrank.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--units", "8", "--rank", "2", "--steps", "4", "--window", "10", "--batch-size", "3", "--particles", "4")
@@ -78,6 +79,27 @@ def test_fit_writes_a_model_in_the_recordings_own_units(
         "summary.json",
         "training.png",
     }
+
+
+def test_what_is_not_asked_for_is_what_fit_chooses(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fit(model: Any, guide: Any, y: Any, u: Any = None, **options: Any) -> Any:
+        asked.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    assert cli.main(words("fit", recorded, "--out", tmp_path / "out", "--units", "8", "--rank", "2")) == 2
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=8), plr.GaussianObservation(rank=2, features=5))
+    names = ("num_steps", "batch_size", "num_particles", "learning_rate", "final_learning_rate")
+    observed = torch.ones(1, 108, dtype=torch.bool)
+    recipe = Recipe.of(observed, plr.OptimalGuide(model), window="auto", **dict.fromkeys(names))  # type: ignore[arg-type]
+    assert {name: asked[0][name] for name in (*names, "window")} == {
+        name: getattr(recipe, name) for name in (*names, "window")
+    }
+    assert (recipe.learning_rate, recipe.final_learning_rate) == (0.01, 0.001)
 
 
 def test_the_same_command_gives_the_same_model_and_leaves_the_generator(recorded: Path, tmp_path: Path) -> None:

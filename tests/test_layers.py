@@ -34,6 +34,7 @@ LAYERS = (
     {"interop", "serialization"},
     {"training"},
     {"validation"},
+    {"reports"},
 )
 HEIGHT = {part: height for height, row in enumerate(LAYERS) for part in row}
 
@@ -61,10 +62,12 @@ DEFERRED: dict[str, set[str]] = {
     "arviz": set(),
     "h5netcdf": {"data"},
     "h5py": {"data"},
+    "jinja2": {"reports"},
     "loky": {"validation"},
     "matplotlib": {"plots"},
     "mne": {"data"},
     "numba": {"compilation"},
+    "plotly": {"plots"},
     "pynapple": {"data"},
     "pynwb": {"data"},
     "xarray": {"data", "export"},
@@ -159,7 +162,7 @@ def test_what_takes_arrays_only_imports_neither_torch_nor_pyro(part: str) -> Non
 
 
 def test_the_package_imports_no_library_for_files_or_figures() -> None:
-    libraries = {"arviz", "h5netcdf", "h5py", "matplotlib", "mne", "pandas", "pynapple", "pynwb", "xarray"}
+    libraries = {"arviz", "h5netcdf", "h5py", "jinja2", "matplotlib", "mne", "pandas", "pynapple", "pynwb", "xarray"}
     heavy = python(
         "import sys, pyro_lowrank as plr\n"
         "for name in getattr(plr, '__all__', []):\n"

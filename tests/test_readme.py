@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import types
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from pyro_lowrank.cli import main
+from tests.markdown import Block, fenced_blocks, python_blocks, run
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
-
-class Block(NamedTuple):
-    """A fenced code block, and the line of README.md on which its code starts."""
-
-    language: str
-    line: int
-    code: str
-
-
-def fenced_blocks(text: str) -> list[Block]:
-    """Fenced code blocks of a Markdown text, from top to bottom."""
-    fences = re.finditer(
-        r"^```(?P<language>[\w-]*)[^\n]*\n(?P<code>.*?)^```[ \t]*$", text, flags=re.MULTILINE | re.DOTALL
-    )
-    return [Block(f["language"], text.count("\n", 0, f.start("code")) + 1, f["code"]) for f in fences]
-
-
 BLOCKS = fenced_blocks(README.read_text(encoding="utf-8"))
-PYTHON_BLOCKS = [block for block in BLOCKS if block.language == "python"]
+PYTHON_BLOCKS = python_blocks(README)
 
 
 def test_the_first_two_blocks_are_the_two_commands() -> None:
@@ -49,12 +30,7 @@ def test_the_first_two_blocks_are_the_two_commands() -> None:
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: f"line{block.line}")
 def test_python_blocks_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # The blank lines make a traceback name the line of README.md.
-    source = "\n" * (block.line - 1) + block.code
-    namespace: dict[str, object] = {"__name__": "readme"}
-    exec(compile(source, str(README), "exec"), namespace)
-    made = {name: value for name, value in namespace.items() if not name.startswith("__")}
-    assert any(not isinstance(value, types.ModuleType) for value in made.values()), "the block makes nothing"
+    run([block], README)
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "console"], ids=lambda block: f"line{block.line}")

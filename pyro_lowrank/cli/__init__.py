@@ -10,10 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pyro_lowrank import __version__
 from pyro_lowrank.cli.codes import INTERRUPTED, USER_ERROR
+from pyro_lowrank.cli.recordings import add_recording
+from pyro_lowrank.cli.using import add_commands
 
 ACTIVATIONS = ("clipped_relu", "relu", "tanh", "softplus", "identity")
-LIKELIHOODS = ("gaussian", "autoregressive", "student-t", "poisson", "negative-binomial", "bernoulli")
+LIKELIHOODS = (
+    "gaussian",
+    "autoregressive",
+    "student-t",
+    "poisson",
+    "negative-binomial",
+    "bernoulli",
+    "calcium",
+    "bold",
+)
+INDICATORS = ("GCaMP6f", "GCaMP6m", "GCaMP6s")
 GUIDES = ("optimal", "laplace", "bootstrap")
 METHODS = ("certified", "enumerate", "search")
 
@@ -46,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Stochastic low-rank recurrent networks, fitted by variational sequential Monte Carlo.",
         epilog="The environment variable OMP_NUM_THREADS tells on how many threads to run.",
     )
+    parser.add_argument("--version", action="version", version=f"pyro-lowrank {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     about = "fit a student network to data of a noisy-oscillator teacher, and compare the two"
     demo = commands.add_parser("demo", help=about, description=about)
@@ -56,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
     demo.set_defaults(module="pyro_lowrank.cli.demonstration")
 
-    about = "fit a low-rank network to a recording (.npy, .npz, .csv, MATLAB .mat, NWB .nwb or xarray .nc)"
+    about = "fit a low-rank network to a recording (.npy, .npz, .csv, .h5, .mat, .nwb, .nc, or a Phy or Suite2p folder)"
     command = commands.add_parser("fit", help=about, description=about)
     command.add_argument("data", type=Path, metavar="DATA", help="the recording")
     command.add_argument(
@@ -72,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analysis(command)
     command.set_defaults(module="pyro_lowrank.cli.analysis")
     _add_sweep(commands)
+    add_commands(commands)
     return parser
 
 
@@ -108,21 +123,13 @@ def _add_analysis(command: Any) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of a search (%(default)s)")
     command.add_argument("--out", type=Path, metavar="DIR", help="where a table, arrays and a figure are written")
+    command.add_argument(
+        "--latents", type=Path, metavar="FILE", help="latents.csv of `pyro-lowrank latents`, drawn in the figure"
+    )
 
 
 def _add_reading(group: Any) -> None:
-    group.add_argument(
-        "--key", help="which array of a .npz or .mat file, variable of a .nc or time series of a .nwb file"
-    )
-    group.add_argument(
-        "--bin",
-        type=float,
-        metavar="SECONDS",
-        help="bins in which spike times (the units of a .nwb file, a cell array of a .mat file) are counted, needed "
-        "for these; counts in shorter bins are summed",
-    )
-    group.add_argument("--time-axis", type=int, metavar="AXIS", help="axis of time; guessed, and told, if left out")
-    group.add_argument("--trials-axis", type=int, metavar="AXIS", help="axis of trials; guessed, and told, if left out")
+    add_recording(group)
     group.add_argument(
         "--held-out",
         type=float,
@@ -137,13 +144,6 @@ def _add_reading(group: Any) -> None:
         help="train on features of mean 0 and variance 1 (real-valued likelihoods only, on unless refused); the saved "
         "model is in the recording's own units all the same",
     )
-    group.add_argument(
-        "--inputs",
-        type=Path,
-        metavar="FILE",
-        help="a file with the inputs (stimuli, cues), at the same trials and bins",
-    )
-    group.add_argument("--inputs-key", metavar="KEY", help="which array of that file")
 
 
 def _add_model(group: Any) -> None:
@@ -160,8 +160,11 @@ def _add_model(group: Any) -> None:
         "--noise-factors", type=int, metavar="K", help="of noise that features share (gaussian, autoregressive; 0)"
     )
     group.add_argument("--order", type=int, metavar="P", help="bins that features remember (autoregressive; 1)")
+    group.add_argument("--indicator", choices=INDICATORS, help="of the fluorescence (calcium; GCaMP6f)")
     group.add_argument(
-        "--guide", choices=GUIDES, help="what proposes particles (optimal for gaussian, laplace for all others)"
+        "--guide",
+        choices=GUIDES,
+        help="what proposes particles (optimal for gaussian, autoregressive and bold, laplace for all others)",
     )
 
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
+from pyro_lowrank.cli.tables import read_latents
 from pyro_lowrank.dynamics.analysis import analyzer_arguments
 from pyro_lowrank.files import write_whole
 from pyro_lowrank.fixed_points import FixedPoints, find_fixed_points, read_weights
 from pyro_lowrank.modules import own_values
 from pyro_lowrank.plots.figures import new_figure
-from pyro_lowrank.plots.phase import new_space, plot_phase_line, plot_phase_plane, plot_phase_space
+from pyro_lowrank.plots.phase import new_space, plot_flow
 from pyro_lowrank.serialization import load
 
 TABLE, ARRAYS, FIGURE = "fixed_points.csv", "fixed_points.npz", "fixed_points.png"
@@ -27,6 +28,7 @@ DRAWN_RANKS = (1, 2, 3)
 def run(options: argparse.Namespace) -> int:
     """Read the network, find its fixed points, print and save them; return the exit code."""
     arguments = _network(options.model, options.input)
+    trajectories = None if options.latents is None else read_latents(options.latents)
     files = output_files(options.out, TABLE, ARRAYS, FIGURE) if options.out is not None else {}
     result = find_fixed_points(
         **arguments,
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         _write_table(files[TABLE], result)
         _write_arrays(files[ARRAYS], result)
         rank = result.points.shape[1]
-        drawn = draw(files[FIGURE], lambda: _figure(result)) if rank in DRAWN_RANKS else []
+        drawn = draw(files[FIGURE], lambda: _figure(result, trajectories)) if rank in DRAWN_RANKS else []
         list_files(options.out, [TABLE, ARRAYS, *drawn])
         if rank not in DRAWN_RANKS:
             print("There is no figure: ranks up to 3 can be drawn.")
@@ -90,12 +92,11 @@ def _write_arrays(path: Path, result: FixedPoints) -> None:
     write_whole(path, content.getvalue())
 
 
-def _figure(result: FixedPoints) -> Any:
-    rank = result.points.shape[1]
-    if rank == 3:
+def _figure(result: FixedPoints, trajectories: Any) -> Any:
+    if result.points.shape[1] == 3:
         figure, space = new_space()
-        plot_phase_space(space, result)
+        plot_flow(space, result, trajectories=trajectories)
         return figure
     figure, axes = new_figure(1, 1, width=7, height=5)
-    (plot_phase_line if rank == 1 else plot_phase_plane)(axes[0, 0], result)
+    plot_flow(axes[0, 0], result, trajectories=trajectories)
     return figure

@@ -13,7 +13,7 @@ from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.plots.figures import new_figure
+from pyro_lowrank.plots.figures import new_figure, share_limits
 from pyro_lowrank.plots.trajectories import plot_phase_portrait, plot_traces
 from pyro_lowrank.serialization import save
 from pyro_lowrank.training.fit import fit
@@ -88,7 +88,8 @@ def _demo_figure(teacher: StateSpaceModel, student: StateSpaceModel, seed: int) 
     plane = torch.linalg.qr(teacher.dynamics.left.detach()).Q
     for column, (model, name) in enumerate(((teacher, "teacher (true)"), (student, "student (fitted)"))):
         with own_generators(CPU):
-            seed_generators(CPU, seed)
+            # Noise of their own: with the same, two networks that are alike would draw the same pictures.
+            seed_generators(CPU, seed + column)
             draw = model.simulate(num_trials=15, num_steps=75)
         # Both in the plane in which the teacher's units move: latents themselves are known up to a basis only.
         seen = (draw.mean @ plane).numpy()
@@ -96,11 +97,6 @@ def _demo_figure(teacher: StateSpaceModel, student: StateSpaceModel, seed: int) 
         traces = draw.y[0, :, :5].numpy()
         plot_traces(axes[1, column], traces, spacing=1.5, title=f"{name}: 5 units, one trial", color=f"C{column}")
     for row in axes:
-        for one, other in (row, row[::-1]):
-            one.set(xlim=_joint(one.get_xlim(), other.get_xlim()), ylim=_joint(one.get_ylim(), other.get_ylim()))
+        share_limits(row)
     axes[0, 0].legend(frameon=False, loc="upper right")
     return figure
-
-
-def _joint(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return min(one[0], other[0]), max(one[1], other[1])

@@ -18,7 +18,8 @@ from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.cli.models import SCALED, build, independent_features
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
-from pyro_lowrank.data import Recording, read_recording
+from pyro_lowrank.cli.recordings import IN_SECONDS, read
+from pyro_lowrank.data import Recording
 from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.files import write_whole
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -80,22 +81,6 @@ def _split(recording: Recording, y: Tensor, u: Tensor | None, share: float) -> _
     return _Split(train, held_out, sentence)
 
 
-def _read(options: argparse.Namespace) -> Recording:
-    recording = read_recording(
-        options.data,
-        key=options.key,
-        time_axis=options.time_axis,
-        trials_axis=options.trials_axis,
-        bin_size=options.bin,
-    )
-    print(recording.orientation)
-    if options.inputs is None:
-        return recording
-    inputs = read_recording(options.inputs, key=options.inputs_key)
-    print(f"Inputs: {inputs.orientation}")
-    return replace(recording, inputs=inputs.data)
-
-
 def run(options: argparse.Namespace) -> int:
     """Read, split, fit, save; return the exit code."""
     files = output_files(options.out, "model.safetensors", "checkpoint.safetensors", "training.png", "summary.json")
@@ -106,15 +91,18 @@ def run(options: argparse.Namespace) -> int:
     if given.standardisation is not None:
         given.standardisation.fold_into(model.observation)
     save(files["model.safetensors"], model, guide)
-    _write_summary(files["summary.json"], options, given, result)
-    made = draw(files["training.png"], lambda: _training_figure(result))
-    print(result)
+    reference = None
     if given.held_out is not None:
         train, held_out = given.train.sample.y, given.held_out.sample.y
         reference = independent_evidence(train, held_out, independent_features(options.likelihood))
+    _write_summary(files["summary.json"], options, given, result, reference)
+    made = draw(files["training.png"], lambda: _training_figure(result, reference))
+    print(result)
+    if given.held_out is not None:
         print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
         _tell_baselines(options, train, held_out)
     list_files(options.out, ["model.safetensors", "summary.json", *made])
+    print(f"Look at it:      pyro-lowrank report {options.out} {options.data}")
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
     if result.interrupted:
         print("Interrupted: the same command with --resume goes on.")
@@ -124,7 +112,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _prepare(options: argparse.Namespace) -> Prepared:
     """Read and split a recording as a whole, and build its model."""
-    recording = _read(options)
+    recording = read(options)
+    print(recording)
     y = torch.as_tensor(recording.data, dtype=torch.float64)
     u = None if recording.inputs is None else torch.as_tensor(recording.inputs, dtype=torch.float32)
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
@@ -139,7 +128,7 @@ def _prepare(options: argparse.Namespace) -> Prepared:
         print(STANDARDISED)
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
-        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1])
+        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1], recording.bin_size)
     return Prepared(
         model=model,
         guide=guide,
@@ -218,11 +207,13 @@ def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor
     """Print what real-valued data are worth without latent dynamics, where there are enough of them."""
     bins, features = train.shape[1:]
     order = min(options.order or 4, bins - 1)
-    if options.likelihood in SCALED and features > options.rank and order > 0:
+    if options.likelihood in (*SCALED, *IN_SECONDS) and features > options.rank and order > 0:
         print(baselines(train, held_out, order=order, factors=options.rank))
 
 
-def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, result: FitResult) -> None:
+def _write_summary(
+    path: Path, options: argparse.Namespace, given: Prepared, result: FitResult, reference: float | None
+) -> None:
     held_out = result.held_out_evidence.tolist()
     summary = {
         "options": {
@@ -237,13 +228,17 @@ def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, res
         "held_out_evidence_per_bin": {"before": held_out[0], "after": held_out[-1]} if held_out else None,
         "held_out_steps": result.held_out_steps.tolist(),
         "held_out_evidence": held_out,
+        "without_dynamics": reference,
         "evidence": result.evidence.tolist(),
+        "ess": result.ess.tolist(),
+        "kept_step": result.kept_step,
+        "num_steps": result.num_steps,
     }
     write_whole(path, (json.dumps(summary, indent=1) + "\n").encode())
 
 
-def _training_figure(result: FitResult) -> Any:
+def _training_figure(result: FitResult, reference: float | None) -> Any:
     figure, axes = new_figure(1, 2, width=9, height=3.5)
-    plot_evidence(axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence)
+    plot_evidence(axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence, reference=reference)
     plot_effective_size(axes[0, 1], result.ess)
     return figure

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Normal, Poisson
+from torch.distributions import Distribution
 
+from pyro_lowrank.cli.recordings import IN_SECONDS
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
@@ -18,10 +19,13 @@ from pyro_lowrank.guides.optimal import OptimalGuide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation
 from pyro_lowrank.observations.bernoulli import BernoulliObservation
+from pyro_lowrank.observations.calcium import CalciumObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
+from pyro_lowrank.observations.haemodynamic import HaemodynamicObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.student_t import StudentTObservation
+from pyro_lowrank.training.independent import bernoulli, negative_binomial, normal, poisson
 
 OBSERVATIONS: dict[str, Callable[..., Observation]] = {
     "gaussian": GaussianObservation,
@@ -30,6 +34,8 @@ OBSERVATIONS: dict[str, Callable[..., Observation]] = {
     "poisson": PoissonObservation,
     "negative-binomial": NegativeBinomialObservation,
     "bernoulli": BernoulliObservation,
+    "calcium": CalciumObservation,
+    "bold": HaemodynamicObservation,
 }
 GUIDES: dict[str, Callable[[StateSpaceModel], Guide]] = {
     "optimal": OptimalGuide,
@@ -45,21 +51,31 @@ def guide_name(options: argparse.Namespace) -> str:
     """Return the guide asked for, or the one that suits the likelihood."""
     if options.guide is not None:
         return str(options.guide)
-    return "optimal" if options.likelihood in GAUSSIAN else "laplace"
+    return "optimal" if options.likelihood in (*GAUSSIAN, "bold") else "laplace"
 
 
-def build(options: argparse.Namespace, features: int, inputs: int) -> tuple[StateSpaceModel, Guide]:
-    """Return the model and the guide that the options ask for."""
+def build(
+    options: argparse.Namespace, features: int, inputs: int, bin_size: float | None = None
+) -> tuple[StateSpaceModel, Guide]:
+    """Return the model and the guide that the options ask for, of a recording with so many seconds per bin."""
     dynamics = LowRankRNN(rank=options.rank, units=options.units, activation=options.activation, inputs=inputs)
-    observation = OBSERVATIONS[options.likelihood](rank=options.rank, features=features, **_noise(options))
+    observation = OBSERVATIONS[options.likelihood](rank=options.rank, features=features, **_noise(options, bin_size))
     model = StateSpaceModel(dynamics, observation)
     return model, GUIDES[guide_name(options)](model)
 
 
-def _noise(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the options say of the noise, beside its kind."""
-    found = {}
-    for name, likelihoods in (("noise_factors", GAUSSIAN), ("order", ("autoregressive",))):
+def _noise(options: argparse.Namespace, bin_size: float | None) -> dict[str, Any]:
+    """Return what the options say of the observation, beside its kind."""
+    found: dict[str, Any] = {}
+    if options.likelihood in IN_SECONDS:
+        if bin_size is None:
+            raise ValueError(
+                f"--likelihood {options.likelihood} needs the time from frame to frame, which the file does not tell: "
+                "pass `--bin SECONDS`, such as --bin 0.033 at 30 frames per second."
+            )
+        found["bin_size"] = bin_size
+    of_options = (("noise_factors", GAUSSIAN), ("order", ("autoregressive",)), ("indicator", ("calcium",)))
+    for name, likelihoods in of_options:
         value = getattr(options, name)
         if value is None:
             continue
@@ -77,30 +93,13 @@ def independent_features(likelihood: str) -> Callable[[Tensor, Tensor], Distribu
     return _INDEPENDENT[likelihood]
 
 
-def _normal(mean: Tensor, variance: Tensor) -> Distribution:
-    return Normal(mean, variance.sqrt().clamp(min=1e-6))
-
-
-def _poisson(mean: Tensor, variance: Tensor) -> Distribution:
-    return Poisson(mean.clamp(min=1e-6))
-
-
-def _negative_binomial(mean: Tensor, variance: Tensor) -> Distribution:
-    mean = mean.clamp(min=1e-6)
-    # By the moments; counts that vary less than Poisson ones are as good as Poisson.
-    dispersion = ((variance - mean) / mean.square()).clamp(min=1e-6)
-    return NegativeBinomial(1 / dispersion, logits=(mean * dispersion).log())
-
-
-def _bernoulli(mean: Tensor, variance: Tensor) -> Distribution:
-    return Bernoulli(mean.clamp(1e-6, 1 - 1e-6))
-
-
 _INDEPENDENT: dict[str, Any] = {
-    "gaussian": _normal,
-    "autoregressive": _normal,
-    "student-t": _normal,
-    "poisson": _poisson,
-    "negative-binomial": _negative_binomial,
-    "bernoulli": _bernoulli,
+    "gaussian": normal,
+    "autoregressive": normal,
+    "student-t": normal,
+    "poisson": poisson,
+    "negative-binomial": negative_binomial,
+    "bernoulli": bernoulli,
+    "calcium": normal,
+    "bold": normal,
 }

@@ -65,7 +65,7 @@ def prepare(options: argparse.Namespace) -> Prepared:
         print(STANDARDISED, flush=True)
     with own_generators(like.device):
         seed_generators(like.device, options.seed)
-        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1])
+        model, guide = build(options, y.shape[-1], 0 if u is None else u.shape[-1], options.bin)
 
     def looked_through(name: str, where: _Where) -> StoredData:
         source = ArraySource(name, y, u, like, trials=where.trials, times=where.times, standardisation=standardisation)

@@ -7,6 +7,7 @@ from pyro_lowrank.data.reading import read_recording
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.spikes import bin_spikes
 from pyro_lowrank.data.splits import cut_windows, split_features, split_time, split_trials
+from pyro_lowrank.data.suite2p import read_suite2p
 
 __all__ = [
     "Recording",
@@ -16,6 +17,7 @@ __all__ = [
     "from_pynapple",
     "from_xarray",
     "read_recording",
+    "read_suite2p",
     "rebin",
     "split_features",
     "split_time",

@@ -36,6 +36,7 @@ class Contents:
         invalid: begins and ends in seconds of what the file says is not to be used, `intervals x 2`, or nothing.
         trial_lengths: time bins of each trial before its padding, where trials differ, or nothing.
         remark: sentences on what was left out of the array, each with a space before it, or nothing.
+        labels: lists beside the array that may tell of its trials, by name.
     """
 
     array: Array
@@ -49,6 +50,7 @@ class Contents:
     invalid: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
     trial_lengths: tuple[int, ...] = ()
     remark: str = ""
+    labels: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,6 +24,7 @@ from pyro_lowrank.data.variables import (
     choose,
     is_beside,
     is_small,
+    labels_beside,
     listing,
     names_beside,
     stated_bin_size,
@@ -177,7 +179,7 @@ def _trials(path: Path, cells: list[Array], variables: dict[str, Variable], rema
         )
     scalars = {name: one.read() for name, one in variables.items() if states_bin_size(name) and is_small(one)}
     known = Contents(np.empty(0), feature_names=names_beside(path, variables), bin_size=stated_bin_size(path, scalars))
-    known = replace(known, remark=remark)
+    known = replace(known, remark=remark, labels=labels_beside(variables, len(cells)))
     if len(same) == 2:
         # All of one shape: which axis is time is for the usual rules to tell.
         return replace(known, array=np.stack(cells), dims=("trial", "", ""))
@@ -194,7 +196,7 @@ def _trials(path: Path, cells: list[Array], variables: dict[str, Variable], rema
 
 def _spikes(path: Path, cells: Array, variables: dict[str, Variable], trials_axis: int | None) -> SpikeTrains:
     cells = _as_grid(path, cells)
-    epochs, no_epochs = _epochs(variables)
+    epochs, no_epochs = epochs_beside(variables)
     names = names_beside(path, variables)
     unused = {name: one for name, one in variables.items() if not (is_beside(name) or states_bin_size(name))}
     unused_too = f" Not used: {listing(unused)}." if epochs is None and unused else ""
@@ -215,7 +217,8 @@ def _spikes(path: Path, cells: Array, variables: dict[str, Variable], trials_axi
         warn_user(f"{path} names {len(names)} units, but {len(default)} were read; the names are left out.")
     names = distinct(names if len(names) == len(default) else default)
     if axis is None:
-        return SpikeTrains(units, names, epochs=epochs, no_epochs=no_epochs, remark=remark)
+        labels = {} if epochs is None else labels_beside(variables, len(epochs))
+        return SpikeTrains(units, names, epochs=epochs, no_epochs=no_epochs, labels=labels, remark=remark)
     grid = [[np.asarray(cell, dtype=np.float64) for cell in row] for row in np.moveaxis(cells, axis, 0)]
     if epochs is not None and len(epochs) != len(grid):
         raise Refused(f"{path} holds spike times of {len(grid)} trials, and begins and ends of {len(epochs)}.")
@@ -223,7 +226,8 @@ def _spikes(path: Path, cells: Array, variables: dict[str, Variable], trials_axi
         # On the clock of the session, as the epochs are.
         grid = [[cell - start for cell in row] for row, (start, _) in zip(grid, epochs, strict=True)]
     remark += f" Axis {axis} of the cells was taken as trials, each with spike times since its begin."
-    return SpikeTrains(grid, names, by_trial=True, epochs=epochs, no_epochs=no_epochs, remark=remark)
+    labels = labels_beside(variables, len(grid))
+    return SpikeTrains(grid, names, by_trial=True, epochs=epochs, no_epochs=no_epochs, labels=labels, remark=remark)
 
 
 def _as_grid(path: Path, cells: Array) -> Array:
@@ -276,7 +280,7 @@ def _within(grid: Any, epochs: Array) -> bool:
     )
 
 
-def _epochs(variables: dict[str, Variable]) -> tuple[Array | None, str]:
+def epochs_beside(variables: Mapping[str, Variable]) -> tuple[Array | None, str]:
     """Return begins and ends of trials, `trials x 2`, or why what the file has of them cannot be used."""
     problem = ""
     for name, one in variables.items():

@@ -98,6 +98,8 @@ def _time_series(path: Path, file: pynwb.NWBFile, key: str, manager: Any) -> Con
     series = _all_series(file, manager)
     listing = ", ".join(f"{name} {tuple(one.data.shape)}" for name, one in series.items()) or "none"
     fitting = [name for name in series if name == key] or [name for name in series if f"/{name}".endswith(f"/{key}")]
+    # A container of series, such as `Fluorescence` or `DfOverF`, stands for the only one in it.
+    fitting = fitting or [name for name in series if f"/{key}/" in f"/{name}"]
     if not fitting:
         raise Refused(f"`key` must name a time series of numbers in {path}, got key={key!r}; it holds: {listing}.")
     if len(fitting) > 1:

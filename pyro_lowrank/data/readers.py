@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.arrays import missing_labels
 from pyro_lowrank.data.clocks import SECONDS, time_order
-from pyro_lowrank.data.contents import Contents, is_numeric
+from pyro_lowrank.data.contents import Contents, SpikeTrains, is_numeric
 from pyro_lowrank.data.opening import Refused, check_claim, check_claims, check_inside, holds_objects, reading
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import role_of
+from pyro_lowrank.data.spike_arrays import TIMES, spikes_beside
 from pyro_lowrank.data.variables import (
     DATES,
     Variable,
@@ -46,8 +47,8 @@ def read_npy(path: Path, key: str | None) -> Contents:
         return Contents(np.load(path, allow_pickle=False))
 
 
-def read_npz(path: Path, key: str | None) -> Contents:
-    """Read one array of a `.npz` archive, and the scalars and names that stand beside it."""
+def read_npz(path: Path, key: str | None) -> Contents | SpikeTrains:
+    """Read one array of a `.npz` archive, with scalars and names beside it, or its spike times and their units."""
     with reading(path, "an archive of NumPy arrays"):
         with path.open("rb") as file:
             if file.read(6) == b"\x93NUMPY" and not zipfile.is_zipfile(path):
@@ -66,6 +67,10 @@ def read_npz(path: Path, key: str | None) -> Contents:
             for name, one in variables.items():
                 if one.kind == "unreadable" and (name == key or not numbers):
                     one.read()
+            if key in (None, TIMES):
+                spikes = spikes_beside(path, variables)
+                if spikes is not None:
+                    return spikes
             several = len([one for one in numbers.values() if one.shape]) > 1
             dims = {
                 name: len(one.shape)

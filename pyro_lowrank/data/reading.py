@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.data.contents import Contents, SpikeTrains, recording_of
 from pyro_lowrank.data.counts import hide_unobserved, rebin
+from pyro_lowrank.data.hdf5 import read_hdf5
 from pyro_lowrank.data.matlab import read_mat
 from pyro_lowrank.data.nwb import read_nwb
+from pyro_lowrank.data.phy import is_phy, read_phy
 from pyro_lowrank.data.readers import read_netcdf, read_npy, read_npz
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.spikes import bin_spikes, bin_trials, check_epochs, check_spikes
@@ -23,6 +25,8 @@ from pyro_lowrank.errors import check_positive
 
 READERS: dict[str, Callable[[Path, str | None], Contents | SpikeTrains]] = {
     ".csv": read_csv,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
     ".mat": read_mat,
     ".nc": read_netcdf,
     ".npy": read_npy,
@@ -41,7 +45,7 @@ def read_recording(
     epochs: Any = None,
     conditions: str | None = None,
 ) -> Recording:
-    """Read a recording from a `.npy`, `.npz`, `.csv`, xarray `.nc`, MATLAB `.mat` or NWB `.nwb` file.
+    """Read a recording from a `.npy`, `.npz`, `.csv`, `.h5`, xarray `.nc`, MATLAB `.mat` or NWB `.nwb` file, or of Phy.
 
     Which axis is which is decided in this order: the arguments; the names of the dimensions (`time`, `trial`,
     `channel`, `unit`, ...); the number of features that the file names; the shape. A 1-d array is one feature over
@@ -50,7 +54,9 @@ def read_recording(
 
     Spike times are binned, see `bin_spikes`: those of an `.nwb` file in the epochs of its table of trials, or, without
     one, from its first spike to its last. Where the file says when a unit was observed, or which times are not valid,
-    it is missing otherwise. Rows that are not in the order of time are sorted.
+    it is missing otherwise. Rows that are not in the order of time are sorted. So are those of a folder that Phy or
+    Kilosort wrote (clusters called good, seconds by the `sample_rate` in `params.py`, which is not run), and those of a
+    `.npz` or `.h5` file with `spike_times` in seconds and as many of `spike_unit`.
 
     A damaged or hostile file, in whatever way, raises `ValueError` with its name before much time or memory is spent;
     numbers that lie in another file are not read.
@@ -63,14 +69,16 @@ def read_recording(
             is a missing entry, a column of times (`time`, `t_ms`, `Timestamp`, dates) gives the bin size, and one that
             counts the rows is left out. A cell array in a `.mat` file holds the trials, `time x features` or the other
             way round, or vectors with the spike times of one unit each, or trials x units of these.
-        key: which array of a `.npz` file, variable of a `.mat` (`struct.field` for a field) or `.nc` file or time
-            series of an `.nwb` file, by its name or path; needed where several have two or more axes. Without it an
-            `.nwb` file is read for its units.
+        key: which array of a `.npz` or `.h5` file (`group/name`), variable of a `.mat` (`struct.field` for a field) or
+            `.nc` file or time series of an `.nwb` file, by its name or path (or that of what holds one alone, as
+            `Fluorescence`); needed where several have two or more axes. Without it an `.nwb` file is
+            read for its units.
         time_axis: axis of time in the file's array.
         trials_axis: axis of trials in the file's array, or among cells of spike times.
         bin_size: seconds per bin, for spike times; counts in shorter bins are summed.
         epochs: for spike times, begins and ends in seconds, `epochs x 2`, in place of those in the file.
-        conditions: the column of the table of trials that tells the condition; one called `condition` if None.
+        conditions: what tells the condition of each trial, a column of the table of trials or an array of the file; one
+            called `condition` if None and there is one.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -89,25 +97,47 @@ def read_recording(
         pass `time_axis` to override.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no file"
-        raise FileNotFoundError(f"`path` must be a recording ({', '.join(READERS)}), but there is {what} at {path}.")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"`path` must end in one of {', '.join(READERS)}, got {path.name!r}; save it as one of these.")
-    contents = read_mat(path, key, trials_axis) if reader is read_mat else reader(path, key)
+    contents = _contents(path, key, trials_axis)
     try:
         if isinstance(contents, SpikeTrains):
             return _binned(path, contents, bin_size, epochs, conditions)
-        for name, value in (("epochs", epochs), ("conditions", conditions)):
-            if value is not None:
-                raise ValueError(f"`{name}` is for spike times, and {path} holds an array.")
+        if epochs is not None:
+            raise ValueError(f"`epochs` is for spike times, and {path} holds an array.")
         recording = recording_of(str(path), contents, time_axis=time_axis, trials_axis=trials_axis)
+        recording = _labelled(path, recording, contents, conditions)
         return recording if bin_size is None else rebin(recording, bin_size)
     except (TypeError, ValueError) as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
+
+
+def _contents(path: Path, key: str | None, trials_axis: int | None) -> Contents | SpikeTrains:
+    """Return what a file, or a folder of Phy, holds."""
+    if path.is_dir() and is_phy(path):
+        return read_phy(path, key)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no file"
+        raise FileNotFoundError(
+            f"`path` must be a recording ({', '.join(READERS)}, or a folder of Phy with spike_times.npy), but there is "
+            f"{what} at {path}."
+        )
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"`path` must end in one of {', '.join(READERS)}, got {path.name!r}; save it as one of these.")
+    return read_mat(path, key, trials_axis) if reader is read_mat else reader(path, key)
+
+
+def _labelled(path: Path, recording: Recording, contents: Contents, conditions: str | None) -> Recording:
+    """Return an array with the conditions of its trials, where the file tells them."""
+    fitting = {name: one for name, one in contents.labels.items() if len(one) == recording.num_trials}
+    if conditions is not None and conditions not in fitting:
+        raise ValueError(
+            f"`conditions` must name an array in {path} with an entry for each of {recording.num_trials} trials, got "
+            f"{conditions!r}; it has {', '.join(fitting) or 'none'}."
+        )
+    labels = fitting.get("condition" if conditions is None else conditions)
+    return recording if labels is None else replace(recording, conditions=labels)
 
 
 def _binned(
@@ -130,7 +160,7 @@ def _binned(
     if epochs is None and contents.epochs is None and contents.no_epochs:
         raise ValueError(f"{path}: {contents.no_epochs}; pass `epochs`, such as epochs=[(0.0, 1.5), (2.0, 3.5)].")
     if contents.by_trial:
-        return _binned_by_trial(path, contents, bin_size, epochs)
+        return _binned_by_trial(path, contents, bin_size, epochs, labels)
     remark = contents.remark
     trains = [check_spikes(train, name) for train, name in zip(contents.trains, contents.names, strict=True)]
     if epochs is None:
@@ -152,7 +182,7 @@ def _binned(
     return replace(recording, orientation=recording.orientation + remark)
 
 
-def _binned_by_trial(path: Path, contents: SpikeTrains, bin_size: float, epochs: Any) -> Recording:
+def _binned_by_trial(path: Path, contents: SpikeTrains, bin_size: float, epochs: Any, labels: Any) -> Recording:
     """Bin spike times that start again with each trial; `epochs` are on the clocks of the trials."""
     number, remark, starts = len(contents.trains), contents.remark, None
     spikes = np.concatenate(
@@ -173,7 +203,14 @@ def _binned_by_trial(path: Path, contents: SpikeTrains, bin_size: float, epochs:
         first, last = _extent(path, spikes, (), bin_size, len(contents.names), from_zero=True)[0]
         intervals = np.tile([first, last], (number, 1))
         remark += f" The file does not tell how long they are: from {first:g} to {last:g} s, where the last spike is."
-    recording = bin_trials(contents.trains, contents.names, bin_size=bin_size, epochs=intervals, start_times=starts)
+    recording = bin_trials(
+        contents.trains,
+        contents.names,
+        bin_size=bin_size,
+        epochs=intervals,
+        start_times=starts,
+        conditions=labels,
+    )
     return replace(recording, orientation=recording.orientation + remark)
 
 

@@ -8,14 +8,15 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pyro_lowrank.arrays import as_labels, missing_labels
+from pyro_lowrank.arrays import as_labels
+from pyro_lowrank.data.description import description, listed
 from pyro_lowrank.errors import check_positive
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """A recording of one or many trials, with the names, units and times that belong to it.
 
@@ -43,8 +44,10 @@ class Recording:
 
     Example:
         >>> recording = Recording(data=np.zeros((1, 100, 2)), bin_size=0.01, feature_names=("left", "right"))
-        >>> print(recording)
+        >>> recording
         Recording: 1 trial x 100 time bins (0.01 s) x 2 features
+          duration        1 s per trial
+          features        left, right
         >>> recording.select(features=["right"]).data.shape
         (1, 100, 1)
     """
@@ -243,25 +246,8 @@ class Recording:
             raise ValueError(f"No {kind} are left: `{kind}` chose none of {len(names)}.")
         return indices
 
-    def __str__(self) -> str:
-        trials, time, features = self.data.shape
-        ragged = f"{self.trial_lengths.min()} to " if self.trial_lengths.min() < time else ""
-        lines = [
-            f"Recording: {trials} trial{'s' * (trials > 1)} x {ragged}{time} time bins"
-            + (f" ({self.bin_size:g} s)" if self.bin_size is not None else "")
-            + f" x {features} feature{'s' * (features > 1)}"
-        ]
-        if self.inputs is not None:
-            lines.append(f"  inputs          {', '.join(self.input_names)}")
-        if self.conditions is not None:
-            without = set(missing_labels(self.conditions))
-            labels = {label for trial, label in enumerate(self.conditions.tolist()) if trial not in without}
-            lines.append(f"  conditions      {len(labels)}{f', {len(without)} trials have none' * bool(without)}")
-        recorded = int(self.trial_lengths.sum()) * features
-        missing = recorded - int(self.mask.sum())
-        if missing:
-            lines.append(f"  missing         {missing} of {recorded} entries ({missing / recorded:.1%})")
-        return "\n".join(lines)
+    def __repr__(self) -> str:
+        return "\n".join(description(self))
 
 
 def places_of(kind: str, chosen: Iterable[object], names: tuple[str, ...]) -> Integers:
@@ -279,7 +265,7 @@ def places_of(kind: str, chosen: Iterable[object], names: tuple[str, ...]) -> In
     wanted = [str(name) for name in chosen]
     unknown = [name for name in wanted if name not in places]
     if unknown:
-        raise ValueError(f"There are no {kind} {unknown}; the recording has {_listed(names)}.")
+        raise ValueError(f"There are no {kind} {unknown}; the recording has {listed(names)}.")
     found = []
     for name in wanted:
         found += places[name]
@@ -368,9 +354,5 @@ def _names(kind: str, names: Sequence[str], number: int) -> tuple[str, ...]:
     if not names:
         return tuple(f"{kind}_{index}" for index in range(number))
     if len(names) != number:
-        raise ValueError(f"`{kind}_names` must hold {number} names, got {len(names)}: {_listed(tuple(names))}.")
+        raise ValueError(f"`{kind}_names` must hold {number} names, got {len(names)}: {listed(tuple(names))}.")
     return tuple(str(name) for name in names)
-
-
-def _listed(names: tuple[str, ...], most: int = 12) -> str:
-    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")

@@ -123,7 +123,37 @@ def beside(path: Path, variables: Mapping[str, Variable], chosen: str) -> Conten
         bin_size=stated_bin_size(path, scalars),
         times=times,
         remark=remark,
+        # Which axis is that of trials is not known yet.
+        labels={
+            name: one
+            for length in set(array.shape)
+            for name, one in labels_beside({n: v for n, v in variables.items() if n != chosen}, length).items()
+        },
     )
+
+
+def labels_beside(variables: Mapping[str, Variable], number: int) -> dict[str, NDArray[np.generic]]:
+    """Return the lists of `number` words or numbers in a file, by name; one called `conditions` as `condition`.
+
+    Example:
+        >>> labels_beside({"condition": Variable("numbers", (3,), lambda: np.array([1, 2, 1]))}, 3)
+        {'condition': array([1, 2, 1])}
+    """
+    found: dict[str, NDArray[np.generic]] = {}
+    for name, one in variables.items():
+        told_elsewhere = is_beside(name) or states_bin_size(name) or names_time(name)
+        if one.shape != (number,) or told_elsewhere or one.kind not in ("numbers", "words", "cell"):
+            continue
+        if not is_small(one):
+            continue
+        if one.kind == "numbers":
+            values: NDArray[np.generic] = np.asarray(one.read())
+        else:
+            words = read_words(one)
+            values = np.array(words if words is not None else (), dtype=object)
+        if values.shape == (number,):
+            found["condition" if _plain(name) in ("condition", "conditions") else name] = values
+    return found
 
 
 def _eeglab_dims(variables: Mapping[str, Variable], shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import arviz as az
@@ -70,6 +70,35 @@ def make_elpd(evidence: ArrayLike, *, num_folds: int) -> Any:
         elpd_i=each,
         n_folds=num_folds,
     )
+
+
+def summarise(
+    container: Any, name: str, *, over: Sequence[str] = (), first: Mapping[str, int] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and rows of `az.summary` of one variable, as words.
+
+    Args:
+        container: what `make_container` returned.
+        name: of the variable in the group `posterior`.
+        over: dims whose mean is summarised, over the bins in which something was recorded.
+        first: how many entries of a dim to keep.
+
+    Example:
+        >>> draws = xr.Dataset({"z": (("chain", "draw"), np.random.default_rng(0).normal(size=(4, 50)))})
+        >>> headings, rows = summarise(make_container({"posterior": draws}), "z")
+        >>> headings[:2], rows[0][0]
+        (['', 'mean'], 'z')
+    """
+    values = container["posterior"][name].isel({dim: slice(0, number) for dim, number in (first or {}).items()})
+    if over:
+        mask = container["constant_data"]["mask"].any("feature")
+        values = values.where(mask.isel({dim: slice(0, n) for dim, n in (first or {}).items()})).mean(over)
+    table = az.summary(values.to_dataset(name=name))
+    words = [
+        [str(label), *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)]
+        for label, row in zip(table.index, table.itertuples(index=False), strict=True)
+    ]
+    return ["", *map(str, table.columns)], words
 
 
 def _is_old() -> bool:

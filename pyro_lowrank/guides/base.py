@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import pyro
@@ -16,6 +16,7 @@ from pyro_lowrank.handlers import leave_out, trials_plate
 from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean, recalled
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.gaps import filled_in
 from pyro_lowrank.observations.memory import Lags, innovations, read
 from pyro_lowrank.observations.observed import Observed
@@ -75,6 +76,30 @@ class Proposal(Protocol):
         Returns:
             Latents `particles x trials x rank`; log p(y_t | z_t) p(z_t | z_{t-1}) / q(z_t), `particles x trials`.
         """
+
+
+def through(proposal: Any, emission: Emission) -> Any:
+    """Return a proposal that sees the latents of a bin through another emission, as particles do that remember.
+
+    Raises:
+        ValueError: if it sees them through none.
+    """
+    if isinstance(proposal, WrapsProposals):
+        return proposal.through(emission)
+    if "emission" not in {each.name for each in fields(proposal)}:
+        raise ValueError(
+            f"{type(proposal).__name__} cannot propose latents that observations remember: use BootstrapGuide, "
+            "LaplaceGuide or EncoderGuide."
+        )
+    return replace(proposal, emission=emission)
+
+
+@runtime_checkable
+class WrapsProposals(Protocol):
+    """A proposal that is made of others."""
+
+    def through(self, emission: Emission) -> Proposal:
+        """Return the same of proposals that see latents through another emission."""
 
 
 @runtime_checkable
@@ -172,6 +197,8 @@ class Guide(Module):
                 f"{type(self).__name__} proposes from the data: pass the time bin `y_t`, trials x features."
             )
         proposal = self.bind(bound)
+        if isinstance(bound.emission, DrivenEmission):
+            proposal = through(proposal, bound.emission.recalled(state, mean.shape[:-1]))
         if encoding is None:
             one_bin = proposal.encode(
                 _now(bound, state, y_t).as_sequence(), None if v is None else v.unsqueeze(-2), first=first

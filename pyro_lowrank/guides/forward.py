@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.errors import check_positive_int
-from pyro_lowrank.guides.base import Bin, Encoding, Guide, Proposal
+from pyro_lowrank.guides.base import Bin, Encoding, Guide, Proposal, through
 from pyro_lowrank.guides.bootstrap import BootstrapProposal
 from pyro_lowrank.models.state_space import BoundModel
+from pyro_lowrank.observations.base import Emission
 from pyro_lowrank.observations.observed import Observed
 
 
@@ -41,6 +42,10 @@ class ForwardProposal:
         """Return what the other proposal makes of the earlier bins, and which bins are the last ones."""
         blind = self.unseen(seen)
         return {**self.seeing.encode(seen.hidden(blind), v, first=first), "blind": blind.to(seen.y.dtype)}
+
+    def through(self, emission: Emission) -> ForwardProposal:
+        """Return the same of proposals that see latents through another emission."""
+        return replace(self, seeing=through(self.seeing, emission), blind=through(self.blind, emission))
 
     @staticmethod
     def _blind(encoding: Encoding) -> Tensor:

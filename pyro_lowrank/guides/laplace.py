@@ -14,6 +14,7 @@ from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.curvature import Curved, weight_of
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import RatesMap
 from pyro_lowrank.shapes import apply_matrix
@@ -151,7 +152,7 @@ class LaplaceGuide(Guide):
         self.num_iterations = check_positive_int("num_iterations", num_iterations)
         self.freedom = None if freedom is None else check_positive("freedom", freedom)
         emission = model.bind().emission
-        if not isinstance(emission, Curved):
+        if not isinstance(emission, (Curved, DrivenEmission)):
             raise ValueError(
                 f"`LaplaceGuide` needs an observation model with a method `curvature(z, v, y)`, got "
                 f"{type(model.observation).__name__}; define one (see pyro_lowrank.observations.curvature.Curvature), "
@@ -163,10 +164,11 @@ class LaplaceGuide(Guide):
 
     def bind(self, bound: BoundModel) -> LaplaceProposal:
         """Return the proposal at the present parameter values."""
-        assert isinstance(bound.emission, Curved)
+        # Of what remembers the latents the filter hands on what particles see of each bin, which is curved.
+        emission: Any = bound.emission
         like = bound.transition.initial_mean
         freedom = None if self.freedom is None else like.new_tensor(self.freedom)
-        return LaplaceProposal(bound.emission, self.num_iterations, freedom)
+        return LaplaceProposal(emission, self.num_iterations, freedom)
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments, beside the model, that build a guide of the same form."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -13,8 +14,10 @@ from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin, Encoding, Guide
 from pyro_lowrank.guides.conditioning import Conditioning, apply_pattern, condition, pick
+from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.observations.base import AffineGaussian
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.shapes import apply_per_trial
 
@@ -163,6 +166,9 @@ class OptimalGuide(Guide):
 
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__(model)
+        emission = model.bind().emission
+        if isinstance(emission, DrivenEmission) and emission.affine:
+            return
         if model.observation.affine_gaussian(model.dynamics.transition().drift) is None:
             found = " ".join(repr(model.observation).split())
             raise ValueError(
@@ -170,7 +176,11 @@ class OptimalGuide(Guide):
                 f"or currents), got {found}; use BootstrapGuide."
             )
 
-    def bind(self, bound: BoundModel) -> OptimalProposal:
+    def bind(self, bound: BoundModel) -> OptimalProposal | LaplaceProposal:
         """Return the proposal at the present parameter values."""
+        if isinstance(bound.emission, DrivenEmission):
+            # What particles see of a bin is affine-Gaussian with an offset of each: one Gauss-Newton step is exact.
+            emission: Any = bound.emission
+            return LaplaceProposal(emission, 1, None)
         assert bound.affine_gaussian is not None
         return OptimalProposal(bound.transition, bound.affine_gaussian)

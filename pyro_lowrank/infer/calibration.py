@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 # Departures from uniformity that are smaller matter to nobody, however long the recording.
@@ -64,7 +67,9 @@ class Calibration:
         )
 
 
-def draw_pit(model: BuiltInTransitions, z: Tensor, log_weights: Tensor, *, first: bool) -> Tensor:
+def draw_pit(
+    model: BuiltInTransitions, z: Tensor, log_weights: Tensor, *, first: bool, remembered: Tensor | None = None
+) -> Tensor:
     """Draw randomised probability integral transforms, `trials x time x features`, NaN where missing.
 
     Args:
@@ -72,26 +77,37 @@ def draw_pit(model: BuiltInTransitions, z: Tensor, log_weights: Tensor, *, first
         z: particles, `particles x trials x time x rank`.
         log_weights: `time x particles x trials`.
         first: whether the first time bin is that of the trials; if not, it has no prediction, and NaN.
+        remembered: what particles remember, `particles x trials x time x features x order`, or None.
     """
+    emissions = predicting(model, remembered)
     rows = [torch.full_like(model.data.seen.y[:, 0], torch.nan)]
     # Equal weights at the first bin, whose prediction is the prior.
     weights = torch.full_like(log_weights[0], 1 / len(log_weights[0]))
     if first:
         mean = model.transition.first_mean(model.data.v_at(0)).expand(z.shape[0], z.shape[1], -1)
         drawn = mean + model.transition.initial_noise.colour(torch.randn_like(mean))
-        rows = [_pit(model, drawn, weights, 0)]
+        rows = [_pit(model, emissions(0), drawn, weights, 0)]
     for t in range(1, len(log_weights)):
         mean = model.transition.mean(z[:, :, t - 1], model.data.v_at(t - 1))
         drawn = mean + model.transition.noise.colour(torch.randn_like(mean))
-        rows.append(_pit(model, drawn, log_weights[t - 1].exp(), t))
+        rows.append(_pit(model, emissions(t), drawn, log_weights[t - 1].exp(), t))
     return torch.stack(rows, 1)
 
 
-def _pit(model: BuiltInTransitions, z: Tensor, weights: Tensor, time: int) -> Tensor:
+def predicting(model: BuiltInTransitions, remembered: Tensor | None) -> Callable[[int], Emission]:
+    """Return how particles, of what each remembers, expect a time bin to be seen."""
+    emission = model.emission
+    if not isinstance(emission, DrivenEmission) or remembered is None:
+        return lambda time: emission
+    laws, beginning = model.laws(), emission.memory.beginning(remembered.shape[:2])
+    return lambda time: emission.at(remembered[:, :, time - 1] if time else beginning, laws[time])
+
+
+def _pit(model: BuiltInTransitions, emission: Emission, z: Tensor, weights: Tensor, time: int) -> Tensor:
     """Share of the predicted observations below the one that came, ties broken at random, `trials x features`."""
     seen = model.data.seen
     y = seen.y[:, time]
-    predicted = model.emission.distribution(z, model.data.v_at(time)).sample()
+    predicted = emission.distribution(z, model.data.v_at(time)).sample()
     weight = weights.unsqueeze(-1)
     below, equal = (weight * (predicted < y)).sum(0), (weight * (predicted == y)).sum(0)
     pit = below + torch.rand_like(below) * equal

@@ -20,6 +20,23 @@ _COLLAPSED = 10.0
 _NOT_SEEN = "that says nothing of it: predictions look right as long as a few particles follow the data"
 
 
+# What may propose better than each guide: the one that is in use is no advice.
+_INSTEAD = {
+    name: f"a guide that sees them ({others}), or more particles"
+    for name, others in {
+        "": "OptimalGuide where noise is Gaussian, else LaplaceGuide or EncoderGuide",
+        "BootstrapGuide": "OptimalGuide where noise is Gaussian, else LaplaceGuide or EncoderGuide",
+        "EncoderGuide": "OptimalGuide or LaplaceGuide, which need no training",
+    }.items()
+} | {
+    "OptimalGuide": "more particles, or an EncoderGuide, which sees later time bins too; OptimalGuide, in use, is the "
+    "best that sees one at a time",
+    "LaplaceGuide": "more particles, or an EncoderGuide, which sees later time bins too",
+}
+_BEST = ("OptimalGuide", "LaplaceGuide")
+_INSTEAD_OF_OTHERS = "a guide that sees them, or more particles"
+
+
 @dataclass(frozen=True)
 class Place:
     """A trial and time bin, and the effective sample size there."""
@@ -142,12 +159,12 @@ def _at_least(suggested: int | None, interval: tuple[int, int] | None) -> str:
     return f"{suggested or 1:,} particles{within}"
 
 
-def _advice(found: dict[str, float], needed: str) -> tuple[str, ...]:
+def _advice(found: dict[str, float], needed: str, guide: str) -> tuple[str, ...]:
     rows = []
     if found["share"] < _SMALLEST_ESS:
         rows.append(
             "The effective sample size falls below a tenth of the particles: look at the data of the worst time bins, "
-            "use a guide that sees them (OptimalGuide, LaplaceGuide, EncoderGuide), or more particles."
+            f"and use {_INSTEAD.get(guide, _INSTEAD_OF_OTHERS)}."
         )
     if found["weight"] > _LARGEST_WEIGHT:
         rows.append(
@@ -158,13 +175,14 @@ def _advice(found: dict[str, float], needed: str) -> tuple[str, ...]:
         rows.append("Runs disagree on the latents (R-hat): use more particles.")
     if found["variance"] > _LARGEST_VARIANCE:
         rows.append(
-            f"The log evidence varies by more than a nat between runs: use at least {needed}, or a better guide."
+            f"The log evidence varies by more than a nat between runs: use at least {needed}"
+            f"{'.' if guide in _BEST else ', or a better guide.'}"
         )
     if found["variance"] > _COLLAPSED:
         rows.append(
             "The filter has collapsed: so large a variance does not fall as one over the number of particles, and the "
-            "number of them that is needed is uncertain by orders of magnitude, as a rule upwards. Change the guide or "
-            f"the model. Where predictions look calibrated, {_NOT_SEEN}."
+            "number of them that is needed is uncertain by orders of magnitude, as a rule upwards. Change the "
+            f"{'model' if guide in _BEST else 'guide or the model'}. Where predictions look calibrated, {_NOT_SEEN}."
         )
     if found["coalescence"] > 0:
         rows.append("Paths share one ancestor: draw them with method='backward' or 'mcmc', not 'genealogy'.")
@@ -244,5 +262,5 @@ def diagnose(posterior: SMCPosterior | Sequence[SMCPosterior], *, name: str = "z
         suggested_particles=needed[0],
         suggested_interval=needed[1],
         calibration=calibration,
-        advice=_advice(found, _at_least(*needed)) + (() if calibration is None else calibration.advice),
+        advice=_advice(found, _at_least(*needed), first.guide) + (() if calibration is None else calibration.advice),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.infer.remembered import FilteredBin, bin_arguments, copies
 from pyro_lowrank.models.state_space import StateSpaceModel, recalled
 from pyro_lowrank.modules import check_priors_are_handled, own_values, read_priors
+from pyro_lowrank.observations.driven import COVARIANCE
 from pyro_lowrank.observations.memory import Memory, Past
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.conditional import Reference
@@ -191,7 +193,8 @@ class SMCFilter:
         assert kernel is not None
         history = History.of([each.particles for each in bins], store=True)
         start = self._time + 1 - len(bins)
-        return SMCPosterior.from_history(history, kernel.batch_dims, self._transitions(bins), start=start)
+        transitions, guide = self._transitions(bins), self._guide_name
+        return SMCPosterior.from_history(history, kernel.batch_dims, transitions, start=start, guide=guide)
 
     def _transitions(self, bins: list[FilteredBin]) -> BuiltInTransitions | ReplayedTransitions:
         kernel = self._kernel
@@ -206,7 +209,8 @@ class SMCFilter:
             u=None if u[0] is None else torch.stack(u, -2),
             past=self._past(kernel.pair.memory, Observed.of(torch.stack(y, -2)), bins[0].memory),
         )
-        return BuiltInTransitions.of(kernel.pair, data, self.backend).kept()
+        before = bins[0].memory.get(COVARIANCE)
+        return replace(BuiltInTransitions.of(kernel.pair, data, self.backend).kept(), before=before)
 
     @staticmethod
     def _past(memory: Memory | None, recording: Observed, known: State) -> Past | None:
@@ -267,7 +271,11 @@ class SMCFilter:
                 history = UsersRun(bound, (args, kwargs), self.scheme, self.backend, store=True).filter()
                 transitions, batch_dims = ReplayedTransitions(bound, bound.calls(*args, **kwargs)), bound.batch_dims
         again = partial(self.run, *args, reference=reference, ancestor_sampling=ancestor_sampling, **kwargs)
-        return SMCPosterior.from_history(history, batch_dims, transitions, again)
+        return SMCPosterior.from_history(history, batch_dims, transitions, again, guide=self._guide_name)
+
+    @property
+    def _guide_name(self) -> str:
+        return "" if self.guide is None else type(self.guide).__name__
 
     def _bind(self) -> Pair | EffectsKernel:
         check_one_draw()

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_same_type, check_sequence
+from pyro_lowrank.infer.deconvolve import check_whole, deconvolve
 from pyro_lowrank.observations.base import mean_if_any
+from pyro_lowrank.observations.driven import REMEMBERED, DrivenEmission
+from pyro_lowrank.observations.driven_recording import colour, draw_on, expect_on
 from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.observations.memory import roll
+from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 
@@ -62,7 +66,7 @@ def _check_inputs(model: BuiltInTransitions, u: Tensor | None, horizon: int) -> 
 
 def draw_forecast(
     model: BuiltInTransitions,
-    z: Tensor,
+    particles: State,
     log_weights: Tensor,
     horizon: int,
     u: Tensor | None,
@@ -74,7 +78,7 @@ def draw_forecast(
 
     Args:
         model: of the run.
-        z: particles, `particles x trials x time x rank`.
+        particles: their state, `particles x trials x time x ...`.
         log_weights: `time x particles x trials`.
         horizon: number of time bins.
         u: their inputs, `trials x horizon x inputs`.
@@ -85,7 +89,9 @@ def draw_forecast(
     trials = torch.arange(len(end), device=end.device)
     weights = log_weights[end, :, trials].exp()
     index = torch.multinomial(weights, num_draws, replacement=True).mT
-    return go_on(model, z[index, trials, end], horizon, u, start=start)
+    now, remembered = particles["z"][index, trials, end], particles.get(REMEMBERED)
+    past = None if remembered is None else remembered[index, trials, end]
+    return go_on(model, now, horizon, u, start=start, past=past)
 
 
 def end_of_data(model: BuiltInTransitions) -> Tensor:
@@ -94,7 +100,15 @@ def end_of_data(model: BuiltInTransitions) -> Tensor:
     return torch.where(last < 0, model.data.shape[1] - 1, last)
 
 
-def go_on(model: BuiltInTransitions, now: Tensor, horizon: int, u: Tensor | None, *, start: int = 0) -> Forecast:
+def go_on(
+    model: BuiltInTransitions,
+    now: Tensor,
+    horizon: int,
+    u: Tensor | None,
+    *,
+    start: int = 0,
+    past: Tensor | None = None,
+) -> Forecast:
     """Draw latents and observations of the time bins after each trial's last one with data.
 
     Args:
@@ -103,6 +117,7 @@ def go_on(model: BuiltInTransitions, now: Tensor, horizon: int, u: Tensor | None
         horizon: number of time bins.
         u: their inputs, `trials x horizon x inputs`.
         start: time bin of the recording at which the model's data begin.
+        past: what is remembered then, `draws x trials x features x order`, where observations remember the latents.
     """
     _check_inputs(model, u, horizon)
     transition, data, end = model.transition, model.data, end_of_data(model)
@@ -119,6 +134,9 @@ def go_on(model: BuiltInTransitions, now: Tensor, horizon: int, u: Tensor | None
         latents.append(now)
     path = torch.stack(latents)
     v = torch.stack(inputs).unsqueeze(1) if inputs else None
+    if isinstance(model.emission, DrivenEmission) and past is not None:
+        drawn, expected = _driven_on(model, model.emission.drive(path, v).movedim(0, -2), past, end)
+        return Forecast(path.movedim(0, -2), drawn, expected, start + end + 1)
     observation = model.emission.distribution(path, v)
     mean = mean_if_any(model.emission, path, v)
     mean = None if mean is None else mean.movedim(0, -2)
@@ -129,21 +147,40 @@ def go_on(model: BuiltInTransitions, now: Tensor, horizon: int, u: Tensor | None
     return Forecast(path.movedim(0, -2), y, mean, start + end + 1)
 
 
-def expected_observations(model: BuiltInTransitions, z: Tensor, log_weights: Tensor | None) -> Tensor:
+def _driven_on(model: BuiltInTransitions, driven: Tensor, past: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Return observations that features are driven to after what they remember, and their means without noise."""
+    emission: Any = model.emission
+    memory = emission.memory
+    covariances = [law.covariance.expand(len(end), *law.covariance.shape[-3:]) for law in model.laws()]
+    covariance = torch.stack(covariances)[end, torch.arange(len(end), device=end.device)]
+    drawn = past + colour(covariance, torch.randn_like(past))
+    return draw_on(memory, drawn, driven), expect_on(memory, past, driven)
+
+
+def expected_observations(
+    model: BuiltInTransitions, z: Tensor, log_weights: Tensor | None, remembered: Tensor | None = None
+) -> Tensor:
     """Return the expected observations, `trials x time x features`.
 
     Args:
         model: of the run.
         z: latents, `draws x trials x time x rank`.
         log_weights: of the draws, `time x draws x trials`; equal ones if None.
+        remembered: what particles remember, `draws x trials x time x features x order`; None for paths of latents given
+            the whole recording, or where observations remember none.
 
     Raises:
         ValueError: if the latents are not those of the recording.
     """
+    if isinstance(model.emission, DrivenEmission) and remembered is None:
+        return deconvolve(model, z).signal.mean(0)
     bins = []
     # Bin by bin: all features of all particles at all times may not fit in memory.
     for t, (z_t, v_t) in enumerate(_bins(model, z)):
-        mean = model.emission.mean(z_t, v_t)
+        if isinstance(model.emission, DrivenEmission) and remembered is not None:
+            mean: Tensor = model.emission.memory.expected(remembered[:, :, t], model.emission.drive(z_t, v_t))
+        else:
+            mean = model.emission.mean(z_t, v_t)
         mean = mean if model.data.past is None else model.data.past.expected(mean, t)
         weights = None if log_weights is None else log_weights[t].exp().unsqueeze(-1)
         bins.append(mean.mean(0) if weights is None else (weights * mean).sum(0))
@@ -160,8 +197,13 @@ def draw_replicates(model: BuiltInTransitions, z: Tensor) -> Replicates:
     Raises:
         ValueError: if the latents are not those of the recording.
     """
+    bins = list(_bins(model, z))
+    if isinstance(model.emission, DrivenEmission):
+        check_whole(model)
+        recording = model.emission.recording(z, model.data.v)
+        return Replicates(recording.mean, recording.sample())
     means, draws = [], []
-    for z_t, v_t in _bins(model, z):
+    for z_t, v_t in bins:
         mean = mean_if_any(model.emission, z_t, v_t)
         means += [] if mean is None else [mean]
         draws.append(model.emission.distribution(z_t, v_t).sample())
@@ -183,6 +225,10 @@ def entry_log_likelihood(model: BuiltInTransitions, z: Tensor) -> Tensor:
         ValueError: if features are not independent given the latents.
     """
     y = model.data.seen
+    if isinstance(model.emission, DrivenEmission):
+        check_whole(model)
+        found = model.emission.entries(y, model.data.v, z)
+        return found if y.missing is None else found.masked_fill(y.missing, torch.nan)
     bins = []
     for t, (z_t, v_t) in enumerate(_bins(model, z)):
         found = _of_entries(model.emission.distribution(z_t, v_t), y.y[:, t])

@@ -18,6 +18,7 @@ from pyro_lowrank.infer.forecast import (
     expected_observations,
     go_on,
 )
+from pyro_lowrank.infer.latents import LEVEL, Latents
 from pyro_lowrank.kalman.filter import Gaussians
 from pyro_lowrank.kalman.roots import apply, squared
 from pyro_lowrank.kalman.smoother import Backward, Smoothed, backward_steps, draw_paths, smooth
@@ -85,6 +86,27 @@ class GaussianPosterior:
     def lagged_covariance(self) -> Tensor:
         """Cov(z_t, z_{t+1}) given the whole recording, `trials x (time - 1) x rank x rank`: rows at t."""
         return self._smoothed.lagged
+
+    @torch.no_grad()
+    def latents(self, level: float = LEVEL) -> Latents:
+        """Return the latents given the whole recording: the smoother's means, and bands that hold `level` of each.
+
+        Args:
+            level: share of the posterior within the bands.
+
+        Returns:
+            `Latents`: `mean`, `lower` and `upper`, `trials x time x rank` each.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=2, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), observation)
+            >>> plr.ExtendedKalmanFilter(model).run(torch.randn(4, 10, 3)).latents(0.5).upper.shape
+            torch.Size([4, 10, 2])
+        """
+        variance = self.smoothed_covariance.diagonal(dim1=-2, dim2=-1)
+        return Latents.of_normals(self.smoothed_mean, variance, level, self._lengths)
 
     def mean(self) -> Tensor:
         """Return the filtering means, as of `SMCPosterior`."""
@@ -185,6 +207,11 @@ class GaussianPosterior:
         """What the expected observations are called: `"rates"` of spikes, else `"mean"`."""
         return getattr(self.transitions.emission, "mean_name", "mean")
 
+    @property
+    def _lengths(self) -> Tensor:
+        """Time bins of each trial up to its last one with data, `trials`."""
+        return end_of_data(self.transitions) + 1
+
     @cached_property
     def _backward(self) -> Backward:
         with torch.no_grad():
@@ -202,10 +229,14 @@ class GaussianPosterior:
 
     def __str__(self) -> str:
         trials, num_steps, rank = self.filtered_mean.shape
-        spread = self.variance().mean((0, 1)).sqrt()
+        lengths = self._lengths
+        within = torch.arange(num_steps, device=lengths.device) < lengths.unsqueeze(-1)
+        spread = self.variance()[within].mean(0).sqrt()
+        evidence = self.log_evidence.sum().item()
         return (
             f"GaussianPosterior: {trials} trials x {num_steps} time bins, {rank} latents\n"
-            f"  log evidence    {self.log_evidence.sum().item():.2f} nats, "
-            f"{self.log_evidence_increments.mean().item():.4f} per bin and trial (approximate)\n"
-            f"  filtered SD     {', '.join(f'{value:.3g}' for value in spread.tolist())}, root mean square per latent"
+            f"  log evidence    {evidence:.2f} nats, "
+            f"{evidence / int(lengths.sum()):.4f} per bin and trial (approximate)\n"
+            f"  filtered SD     {', '.join(f'{value:.3g}' for value in spread.tolist())}, root mean square per latent\n"
+            "  latents()       means and bands given the whole recording"
         )

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.calibration import draw_pit
+from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve
 from pyro_lowrank.infer.forecast import (
     Forecast,
     Replicates,
     draw_forecast,
     draw_replicates,
+    end_of_data,
     entry_log_likelihood,
     expected_observations,
 )
+from pyro_lowrank.infer.latents import LEVEL, NUM_DRAWS, Latents
+from pyro_lowrank.infer.values import values_of
+from pyro_lowrank.observations.driven import REMEMBERED
 from pyro_lowrank.smc.loop import History, State, take
 from pyro_lowrank.smc.replayed import ReplayedTransitions
-from pyro_lowrank.smc.smoothing import backward_paths, genealogy_paths, mcmc_paths, smoothed_log_weights
+from pyro_lowrank.smc.smoothing import backward_paths, check_forgets, genealogy_paths, mcmc_paths, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 SMOOTHERS = ("backward", "mcmc", "genealogy")
@@ -41,6 +45,7 @@ class SMCPosterior:
         transitions: the model of the run, which smoothing and forecasts need.
         again: runs the same filter on the same recording once more.
         start: time bin of the recording at which it begins: above 0 for the last ones of an online filter.
+        guide: the class of what proposed the particles; empty where the model itself did.
     """
 
     particles: State
@@ -52,6 +57,7 @@ class SMCPosterior:
     transitions: BuiltInTransitions | ReplayedTransitions | None = field(default=None, repr=False, compare=False)
     again: Callable[[], SMCPosterior] | None = field(default=None, repr=False, compare=False)
     start: int = 0
+    guide: str = field(default="", compare=False)
 
     @classmethod
     def from_history(
@@ -61,6 +67,7 @@ class SMCPosterior:
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
         again: Callable[[], SMCPosterior] | None = None,
         start: int = 0,
+        guide: str = "",
     ) -> SMCPosterior:
         """Collect what the loop over time stored."""
         assert history.states is not None
@@ -78,6 +85,7 @@ class SMCPosterior:
             transitions=transitions,
             again=again,
             start=start,
+            guide=guide,
         )
 
     @property
@@ -89,6 +97,36 @@ class SMCPosterior:
     def num_particles(self) -> int:
         """The number of particles."""
         return self.log_weights.shape[1]
+
+    @torch.no_grad()
+    def latents(self, level: float = LEVEL, *, num_draws: int = NUM_DRAWS, method: str = "backward") -> Latents:
+        r"""Return the latents given the whole recording: means, and bands that hold `level` of the posterior.
+
+        .. math:: E[z_t \mid y_{1:T}], \qquad P(l_t \le z_t \le u_t \mid y_{1:T}) = p
+
+        Estimated from paths that `smooth` draws. `mean` and `variance` are those of the filter, given the past alone.
+
+        Args:
+            level: share of the posterior within the bands, p.
+            num_draws: number of paths.
+            method: as of `smooth`.
+
+        Returns:
+            `Latents`: `mean`, `lower` and `upper`, `trials x time x rank` each.
+
+        Raises:
+            ValueError: if the transition density of a user-written model cannot be replayed.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> observation = plr.GaussianObservation(rank=1, features=3)
+            >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=9), observation)
+            >>> print(plr.SMCFilter(model, plr.OptimalGuide(model), 50).run(torch.randn(4, 10, 3)).latents())
+            Latents: 4 trials x 10 time bins x 1 latent, smoothed, with 95 % bands
+              latent 1 ...
+        """
+        return Latents.of_draws(self.smooth(num_draws, method=method), level, self._lengths)
 
     def mean(self, name: str = "z") -> Tensor:
         """Return the filtering means, `trials x time x ...`."""
@@ -137,16 +175,18 @@ class SMCPosterior:
         if method == "genealogy":
             return self._along(name, genealogy_paths(log_weights, ancestors, num_draws))
         transitions = self._model()
+        to_come = transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None
         if method == "mcmc":
+            check_forgets(to_come, 'method="mcmc"')
             found = mcmc_paths(transitions, self._states(), log_weights, ancestors, num_draws, num_moves)
             return self._along(name, found)
         steps, _, trials = log_weights.shape
         uniforms = torch.rand(steps, num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
         paths = None
-        if isinstance(transitions, BuiltInTransitions):
+        if isinstance(transitions, BuiltInTransitions) and to_come is None:
             paths = transitions.compiled_paths(self.particles["z"], log_weights, uniforms)
         if paths is None:
-            paths = backward_paths(transitions, self._states(), log_weights, uniforms)
+            paths = backward_paths(transitions, self._states(), log_weights, uniforms, to_come=to_come)
         return self._along(name, paths)
 
     @torch.no_grad()
@@ -155,10 +195,15 @@ class SMCPosterior:
 
         It costs the square of the number of particles, per time bin and trial.
 
+        Raises:
+            ValueError: if observations remember the latents.
+
         References:
             Doucet, Godsill and Andrieu (2000), Stat. Comput. 10:197.
         """
-        found = smoothed_log_weights(self._model(), self._states(), self._per_trial(self.log_weights))
+        transitions = self._model()
+        check_forgets(transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None, "`smoothed`")
+        found = smoothed_log_weights(transitions, self._states(), self._per_trial(self.log_weights))
         return replace(self, log_weights=found.reshape(self.log_weights.shape))
 
     @torch.no_grad()
@@ -181,7 +226,7 @@ class SMCPosterior:
         check_positive_int("horizon", horizon)
         check_positive_int("num_draws", num_draws)
         model = self._built_in()
-        return draw_forecast(model, self.particles["z"], self.log_weights, horizon, u, num_draws, start=self.start)
+        return draw_forecast(model, self.particles, self.log_weights, horizon, u, num_draws, start=self.start)
 
     @torch.no_grad()
     def predict(self, z: Tensor | None = None) -> Tensor:
@@ -190,10 +235,9 @@ class SMCPosterior:
         Args:
             z: latents given the whole recording, from `smooth`; if None those given the past, weighted.
         """
-        log_weights = None
         if z is None:
-            z, log_weights = self.particles["z"], self.log_weights
-        return expected_observations(self._built_in(), z, log_weights)
+            return expected_observations(self._built_in(), self.particles["z"], self.log_weights, self._remembered)
+        return expected_observations(self._built_in(), z, None)
 
     @torch.no_grad()
     def prequential_pit(self) -> Tensor:
@@ -207,7 +251,8 @@ class SMCPosterior:
         References:
             Dawid (1984), J. R. Stat. Soc. A 147:278; Czado, Gneiting and Held (2009), Biometrics 65:1254.
         """
-        return draw_pit(self._built_in(), self.particles["z"], self.log_weights, first=self.start == 0)
+        model, first = self._built_in(), self.start == 0
+        return draw_pit(model, self.particles["z"], self.log_weights, first=first, remembered=self._remembered)
 
     @torch.no_grad()
     def replicate(self, z: Tensor) -> Replicates:
@@ -233,6 +278,24 @@ class SMCPosterior:
         """
         return entry_log_likelihood(self._built_in(), z)
 
+    @torch.no_grad()
+    def deconvolve(self, z: Tensor) -> Deconvolution:
+        r"""Return what drives each feature, given the whole recording, of observations that remember the latents.
+
+        Along each path a Kalman smoother tells the states and what drives them beside the latents: of fluorescence the
+        rate of each cell, :math:`r_t = \mathrm{softplus}(C z_t + d) + \varepsilon_t`, and its calcium.
+
+        Args:
+            z: latents, `draws x trials x time x rank`, as `smooth` returns them.
+
+        Returns:
+            A named tuple `(drive, mean, variance, state, state_variance)`, over draws and given each.
+
+        Raises:
+            ValueError: if observations do not remember the latents.
+        """
+        return deconvolve(self._built_in(), z)
+
     def rerun(self) -> SMCPosterior:
         """Return another run of the same filter on the same recording, independent of this one.
 
@@ -243,7 +306,7 @@ class SMCPosterior:
             raise ValueError("This posterior does not know its filter: take one that `SMCFilter.run` returned.")
         other = self.again()
         if isinstance(self.transitions, BuiltInTransitions) and isinstance(other.transitions, BuiltInTransitions):
-            before, after = (_parameters(t) for t in (self.transitions, other.transitions))
+            before, after = (values_of(t) for t in (self.transitions, other.transitions))
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 raise ValueError(
                     "The parameters of the model have changed since this run: run the filter anew for all chains, or "
@@ -263,6 +326,11 @@ class SMCPosterior:
         model = self.transitions
         return getattr(model.emission, "mean_name", "mean") if isinstance(model, BuiltInTransitions) else None
 
+    @property
+    def _remembered(self) -> Tensor | None:
+        """What particles remember, `particles x trials x time x features x order`, or None."""
+        return self.particles.get(REMEMBERED)
+
     def _model(self) -> BuiltInTransitions | ReplayedTransitions:
         if self.transitions is None:
             raise ValueError("This posterior does not know its model: take one that `SMCFilter.run` returned.")
@@ -276,6 +344,14 @@ class SMCPosterior:
                 "draw paths with `smooth` and run the model's `step` on from their ends."
             )
         return transitions
+
+    @property
+    def _lengths(self) -> Tensor:
+        """Time bins of each trial up to its last one with data, `trials`; all of them for a user's own model."""
+        if isinstance(self.transitions, BuiltInTransitions):
+            return end_of_data(self.transitions) + 1
+        steps, trials = self.ess.shape[0], self.ess.shape[1] if self.ess.dim() > 1 else 1
+        return torch.full((trials,), steps, device=self.ess.device)
 
     def _per_trial(self, value: Tensor) -> Tensor:
         return value if value.dim() == 3 else value.unsqueeze(-1)
@@ -310,30 +386,17 @@ class SMCPosterior:
 
     def __str__(self) -> str:
         num_steps, num_particles = self.log_weights.shape[:2]
-        trials = self.ess.shape[1] if self.ess.dim() > 1 else 1
-        per_bin = self.log_evidence_increments.mean().item()
+        lengths = self._lengths
+        # What pads a trial carries no evidence, and would hide what the others carry.
+        within = torch.arange(num_steps, device=lengths.device).unsqueeze(-1) < lengths
+        ess, resampled = (value.reshape(num_steps, -1)[within] for value in (self.ess, self.resampled.float()))
+        evidence = self.log_evidence.sum().item()
+        shortest = int(lengths.min())
+        ragged = f"{shortest} to " if shortest < num_steps else ""
         return (
-            f"SMCPosterior: {trials} trials x {num_steps} time bins, {num_particles} particles\n"
-            f"  log evidence    {self.log_evidence.sum().item():.2f} nats, {per_bin:.4f} per bin and trial\n"
-            f"  effective size  {self.ess.mean().item():.1f} on average, {self.ess.min().item():.1f} at worst\n"
-            f"  resampled       {100 * self.resampled.float().mean().item():.0f} % of time bins"
+            f"SMCPosterior: {len(lengths)} trials x {ragged}{num_steps} time bins, {num_particles} particles\n"
+            f"  log evidence    {evidence:.2f} nats, {evidence / int(lengths.sum()):.4f} per bin and trial\n"
+            f"  effective size  {ess.mean().item():.1f} on average, {ess.min().item():.1f} at worst\n"
+            f"  resampled       {100 * resampled.mean().item():.0f} % of time bins\n"
+            "  latents()       means and bands given the whole recording"
         )
-
-
-def _parameters(model: BuiltInTransitions) -> Iterator[Tensor]:
-    """All tensors that a model has at the parameter values of its run."""
-    return _tensors((model.transition, model.emission, None if model.data.past is None else model.data.past.memory))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors of nested dataclasses, sequences and modules."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, torch.nn.Module):
-        yield from value.state_dict().values()
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        for each in fields(value):
-            yield from _tensors(getattr(value, each.name))

@@ -5,7 +5,7 @@ is passed in is changed.
 """
 
 from pyro_lowrank.metrics.comparison import Agreement, agreement
-from pyro_lowrank.metrics.decoding import decoding_r2
+from pyro_lowrank.metrics.decoding import decode, decoding_r2
 from pyro_lowrank.metrics.estimate import Estimate
 from pyro_lowrank.metrics.prediction import bits_per_spike, psth_r2
 from pyro_lowrank.metrics.recordings import hann_smoothed, standardised
@@ -20,6 +20,7 @@ __all__ = [
     "autocorrelation",
     "bits_per_spike",
     "coherence",
+    "decode",
     "decoding_r2",
     "hann_smoothed",
     "isi_statistics",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -46,6 +48,61 @@ def decoding_r2(
         >>> decoding_r2(x, x @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(20, 30, 2))) > 0.95
         True
     """
+    inputs, outputs, labels, strengths, parts = _checked(x, targets, folds, penalties, groups)
+    scores = []
+    for part in parts:
+        test = np.isin(labels, part)
+        best = _best_penalty(inputs[~test], outputs[~test], labels[~test], strengths, len(parts) - 1)
+        scores.append(mean_seen(_scores(inputs, outputs, test, np.array([best])), (0, 1)))
+    return mean_of(np.array(scores))
+
+
+def decode(
+    x: ArrayLike,
+    targets: ArrayLike,
+    *,
+    folds: int = 5,
+    penalties: ArrayLike = PENALTIES,
+    groups: ArrayLike | None = None,
+) -> Floats:
+    """Return what the ridge regressions of `decoding_r2` predict of the trials they did not see.
+
+    Shapes: `trials x time x targets`.
+
+    Args:
+        x: as of `decoding_r2`, as are all that follow.
+        targets: what is decoded.
+        folds: number of folds.
+        penalties: of the squared weights.
+        groups: a label per trial.
+
+    Raises:
+        ValueError: if shapes do not fit, or there are fewer than three trials or groups.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.normal(size=(20, 30, 3))
+        >>> bool(np.abs(decode(x, x[..., :1]) - x[..., :1]).max() < 1e-3)
+        True
+    """
+    inputs, outputs, labels, strengths, parts = _checked(x, targets, folds, penalties, groups)
+    found = np.full(outputs.shape, np.nan)
+    for part in parts:
+        test = np.isin(labels, part)
+        best = _best_penalty(inputs[~test], outputs[~test], labels[~test], strengths, len(parts) - 1)
+        x_train, y_train = inputs[~test].reshape(-1, inputs.shape[-1]), outputs[~test].reshape(-1, outputs.shape[-1])
+        here = ~np.isnan(y_train).any(1)
+        unit_x, unit_y = largest(inputs.reshape(-1, inputs.shape[-1]), 0), largest(y_train[here], 0)
+        x_test = inputs[test].reshape(-1, inputs.shape[-1])
+        (predicted,) = _ridge(x_train[here] / unit_x, y_train[here] / unit_y, x_test / unit_x, np.array([best]))
+        found[test] = (predicted * unit_y).reshape(found[test].shape)
+    return found
+
+
+def _checked(
+    x: ArrayLike, targets: ArrayLike, folds: int, penalties: ArrayLike, groups: ArrayLike | None
+) -> tuple[Floats, Floats, NDArray[Any], Floats, list[NDArray[Any]]]:
+    """Inputs, targets, a label per trial, penalties, and the labels of each fold."""
     inputs, outputs = as_trials("x", x), as_trials("targets", targets)
     check_complete("x", inputs)
     if inputs.shape[:2] != outputs.shape[:2]:
@@ -59,12 +116,7 @@ def decoding_r2(
         raise ValueError(f"Cross-validation within folds needs three trials or groups or more, got {len(names)}.")
     strengths = np.atleast_1d(np.asarray(penalties, dtype=np.float64))
     parts = np.array_split(names, min(check_positive_int("folds", folds, minimum=2), len(names)))
-    scores = []
-    for part in parts:
-        test = np.isin(labels, part)
-        best = _best_penalty(inputs[~test], outputs[~test], labels[~test], strengths, len(parts) - 1)
-        scores.append(mean_seen(_scores(inputs, outputs, test, np.array([best])), (0, 1)))
-    return mean_of(np.array(scores))
+    return inputs, outputs, labels, strengths, parts
 
 
 def _best_penalty(x: Floats, y: Floats, labels: NDArray[np.generic], penalties: Floats, folds: int) -> float:
@@ -87,6 +139,17 @@ def _scores(x: Floats, y: Floats, test: NDArray[np.bool_], penalties: Floats) ->
         unit = largest(np.concatenate([one, other]), 0)
         one /= unit
         other /= unit
+    centre = y_train.mean(0)
+    predicted = _ridge(x_train, y_train, x_test, penalties)
+    total = ((y_test - centre) ** 2).sum(0)
+    # Where a target stays at its mean there is nothing to explain.
+    varying = varies_along(np.concatenate([y_train, y_test]), 0) & (total > 0)
+    total = np.where(varying, total, np.nan)
+    return np.array([1 - ((y_test - each) ** 2).sum(0) / total for each in predicted])
+
+
+def _ridge(x_train: Floats, y_train: Floats, x_test: Floats, penalties: Floats) -> list[Floats]:
+    """Predictions of ridge regressions on standardised features, `time x targets` for each penalty."""
     mean, varying = x_train.mean(0), varies_along(x_train, 0)
     # A feature that does not vary in the training tells nothing: its weight is zero.
     spread = np.where(varying, x_train.std(0), np.inf)
@@ -95,13 +158,8 @@ def _scores(x: Floats, y: Floats, test: NDArray[np.bool_], penalties: Floats) ->
     # One decomposition serves all penalties.
     values, vectors = np.linalg.eigh(x_train.T @ x_train)
     projected = vectors.T @ (x_train.T @ (y_train - centre))
-    total = ((y_test - centre) ** 2).sum(0)
-    # Where a target stays at its mean there is nothing to explain.
-    varying = varies_along(np.concatenate([y_train, y_test]), 0) & (total > 0)
-    total = np.where(varying, total, np.nan)
     rows = []
     for penalty in penalties:
         weights = vectors @ (projected / (np.maximum(values, 0) + 1e-3 * penalty * len(x_train))[:, np.newaxis])
-        error = ((y_test - centre - x_test @ weights) ** 2).sum(0)
-        rows.append(1 - error / total)
-    return np.array(rows)
+        rows.append(centre + x_test @ weights)
+    return rows

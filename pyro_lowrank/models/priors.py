@@ -17,6 +17,7 @@ from torch.distributions import constraints
 from pyro_lowrank.errors import check_same_type
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import prior_names
+from pyro_lowrank.observations.driven import DrivenObservation
 
 Prior = Any
 
@@ -42,7 +43,8 @@ def with_priors(model: StateSpaceModel, *, only: Sequence[str] | None = None, **
         \Sigma_z = \sigma_z \Omega\, \sigma_z, \ \Omega \sim \mathrm{LKJ}(2)
 
     with :math:`\sigma_0` the scale that the noise has now; readouts N(0, 1 / d), biases and all other real parameters
-    N(0, 1); all other positive parameters log-normal around their value. They suppose data of unit scale. See what they
+    N(0, 1); all other positive parameters log-normal around their value. Time constants of fluorescence and of blood
+    flow have priors around the published values that they start at. All else supposes data of unit scale. See what they
     came to with `prior_table`.
 
     Args:
@@ -149,7 +151,9 @@ def _put_default(name: str, place: _Place, model: StateSpaceModel) -> None:
     if value.dim() >= 2 and attribute in ("noise_scale", "initial_noise_scale"):
         _put_covariance(owner, attribute, value)
         return
-    setattr(owner, attribute, PyroSample(_default(name, value, constraint)))
+    own = owner.priors().get(attribute) if isinstance(owner, DrivenObservation) else None
+    prior = _default(name, value, constraint) if own is None else own.to_event(value.dim())
+    setattr(owner, attribute, PyroSample(prior))
 
 
 def _default(name: str, value: Tensor, constraint: constraints.Constraint) -> Prior:

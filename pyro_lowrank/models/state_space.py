@@ -18,6 +18,7 @@ from pyro_lowrank.errors import check_positive_int, check_same_type, check_track
 from pyro_lowrank.handlers import check_plates, observe, surroundings, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.memory import Lags, Memory, RememberedBin, recording_of, roll
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.parameters import copy_module
@@ -227,6 +228,12 @@ class StateSpaceModel(Module):
         with plate:
             state["z"] = pyro.sample("z", latents)
         self._remember(state, v, u_t)
+        if isinstance(bound.emission, DrivenEmission):
+            seen_bin = bound.emission.recalled(state, state["z"].shape[:-1])
+            with plate:
+                y = observe("y", seen_bin.distribution(state["z"], v), y_t)
+            state.update(bound.emission.remembered(state, seen_bin.past, v, Observed.of(y)))
+            return y
         distribution = bound.emission.distribution(state["z"], v)
         if bound.memory is None:
             with plate:
@@ -268,10 +275,13 @@ class StateSpaceModel(Module):
         z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))
         emission, memory = self.observation.bind(trajectory.transition.drift), self.observation.bind_memory()
         v = trajectory.effective_inputs
+        recording = _recording(emission, memory, z, v)
+        if isinstance(emission, DrivenEmission):
+            return Simulation(z, recording.sample(), recording.mean)
         mean = mean_if_any(emission, *_in_front(z, v))
         if mean is not None:
             mean = mean.movedim(0, -2) if memory is None else roll(memory, mean.movedim(0, -2))
-        return Simulation(z, _recording(emission, memory, z, v).sample(), mean)
+        return Simulation(z, recording.sample(), mean)
 
     def change_basis(self, matrix: Tensor) -> StateSpaceModel:
         """Return a copy with latents z' = `matrix` z and recordings of the same law; see `LowRankRNN.change_basis`."""
@@ -316,6 +326,8 @@ def recalled(memory: Memory, state: State) -> Lags:
 
 
 def _recording(emission: Emission, memory: Memory | None, z: Tensor, v: Tensor | None) -> dist.TorchDistribution:
+    if isinstance(emission, DrivenEmission):
+        return emission.recording(z, v)
     return recording_of(emission.distribution(*_in_front(z, v)), memory)
 
 

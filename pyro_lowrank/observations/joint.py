@@ -16,6 +16,7 @@ from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.autoregressive import AutoregressiveMemory
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation
 from pyro_lowrank.observations.curvature import Curvature, Curved
+from pyro_lowrank.observations.driven import DrivenObservation
 from pyro_lowrank.observations.family import ScalarEmission
 from pyro_lowrank.observations.joint_distribution import JointDistribution
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
@@ -107,6 +108,11 @@ class JointObservation(Observation):
         for name, part in parts.items():
             if not isinstance(part, Observation):
                 raise TypeError(f"Part {name!r} must be an Observation, got {type(part).__name__}.")
+            if isinstance(part, DrivenObservation):
+                raise TypeError(
+                    f"Part {name!r} must not remember the latents, got {type(part).__name__}: it is an observation "
+                    "model by itself, for all features."
+                )
             if not isinstance(name, str) or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
                 raise ValueError(f"Names of parts must be words like 'spikes' or 'region_1', got {name!r}.")
         super().__init__(features=sum(part.features for part in parts.values()))

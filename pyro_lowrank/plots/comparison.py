@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyro_lowrank.arrays import varies
-from pyro_lowrank.plots.posterior import Array, as_array
-from pyro_lowrank.plots.trajectories import plot_raster, plot_traces
+from pyro_lowrank.plots.figures import share_limits
+from pyro_lowrank.plots.recorded import Array, Recorded, as_array, shown
+from pyro_lowrank.plots.trajectories import by_rate, plot_raster, plot_traces, spacing_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,61 +21,70 @@ TITLES = ("recording", "generated")
 
 def plot_traces_beside(
     axes: Sequence[Axes],
-    real: ArrayLike,
+    real: ArrayLike | Recorded,
     generated: ArrayLike,
     *,
+    trial: int = 0,
     names: Sequence[str] = (),
     bin_size: float | None = None,
-    unit: str = "a.u.",
+    unit: str | None = None,
     titles: tuple[str, str] = TITLES,
 ) -> Sequence[Axes]:
     """Draw a trial of a recording and a generated one beside each other, at the same scale.
 
     Args:
         axes: two, to draw on.
-        real: one trial, `time x features`, NaN where missing.
-        generated: likewise, with the same features.
-        names: of the features; their numbers if empty.
-        bin_size: seconds per time bin; None shows time in bins.
+        real: one trial, `time x features`, NaN where missing; or a `Recording`.
+        generated: one trial likewise, with the same features.
+        trial: which one of a recording.
+        names: of the features; those of the recording, or their numbers, if empty.
+        bin_size: seconds per time bin; that of the recording, or bins, if None.
         unit: of the recording.
         titles: of the axes.
 
     Raises:
         ValueError: if the features differ.
     """
-    pair = _pair(real, generated)
+    told = shown(real, trial, names=names, bin_size=bin_size, unit=unit)
+    pair = _pair(told.values, generated)
     # The recording sets the scale: a network that explodes shall look like one.
-    spacing = float(np.nanmax(np.nanmax(pair[0], 0) - np.nanmin(pair[0], 0))) or 1.0
+    spacing = spacing_of(pair[0])
+    labels: dict[str, Any] = {"names": told.names, "bin_size": told.bin_size, "unit": told.unit, "spacing": spacing}
     for panel, y, title, color in zip(axes, pair, titles, ("black", "C0"), strict=True):
-        plot_traces(panel, y, names=names, spacing=spacing, bin_size=bin_size, unit=unit, title=title, color=color)
-    _share_limits(axes)
+        plot_traces(panel, y, title=title, color=color, **labels)
+    share_limits(axes)
     axes[1].set_ylabel("")
     return axes
 
 
 def plot_rasters_beside(
     axes: Sequence[Axes],
-    real: ArrayLike,
+    real: ArrayLike | Recorded,
     generated: ArrayLike,
     *,
+    trial: int = 0,
     bin_size: float | None = None,
     titles: tuple[str, str] = TITLES,
 ) -> Sequence[Axes]:
-    """Draw the spikes of a recorded trial and of a generated one beside each other.
+    """Draw the spikes of a recorded trial and of a generated one beside each other, units by their recorded rate.
 
     Args:
         axes: two, to draw on.
-        real: counts of one trial, `time x features`, NaN where missing.
-        generated: likewise, with the same features.
-        bin_size: seconds per time bin; None shows time in bins.
+        real: counts of one trial, `time x features`, NaN where missing; or a `Recording`.
+        generated: counts of one trial likewise, with the same features.
+        trial: which one of a recording.
+        bin_size: seconds per time bin; that of the recording, or bins, if None.
         titles: of the axes.
 
     Raises:
         ValueError: if the features differ.
     """
-    for panel, y, title, color in zip(axes, _pair(real, generated), titles, ("black", "C0"), strict=True):
-        plot_raster(panel, y, bin_size=bin_size, title=title, color=color)
-    _share_limits(axes)
+    told = shown(real, trial, bin_size=bin_size)
+    pair = _pair(told.values, generated)
+    order = by_rate(pair[0])
+    for panel, y, title, color in zip(axes, pair, titles, ("black", "C0"), strict=True):
+        plot_raster(panel, y, order=order, bin_size=told.bin_size, title=title, color=color)
+    share_limits(axes)
     axes[1].set_ylabel("")
     return axes
 
@@ -193,12 +203,3 @@ def _pair(real: ArrayLike, generated: ArrayLike) -> tuple[Array, Array]:
             f"Both must be one trial, time x features, with the same features; got {pair[0].shape} and {pair[1].shape}."
         )
     return pair
-
-
-def _share_limits(axes: Sequence[Any]) -> None:
-    for read, write in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
-        ends = np.array([getattr(panel, read)() for panel in axes])
-        turned = ends[0, 0] > ends[0, 1]
-        limits = (ends.max(), ends.min()) if turned else (ends.min(), ends.max())
-        for panel in axes:
-            getattr(panel, write)(*limits)

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from pyro_lowrank.plots.recorded import Array, as_array, time_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = NDArray[np.floating[Any]]
+
+class Banded(Protocol):
+    """Smoothed latents with bands: what `posterior.latents()` returns, `trials x time x rank` each."""
+
+    @property
+    def mean(self) -> Any:
+        """Means."""
+
+    @property
+    def lower(self) -> Any:
+        """Lower ends."""
+
+    @property
+    def upper(self) -> Any:
+        """Upper ends."""
+
+    @property
+    def lengths(self) -> Any:
+        """Time bins of each trial."""
 
 
 def plot_latents(
     axes: Any,
-    draws: ArrayLike,
+    draws: ArrayLike | Banded,
     *,
+    trial: int = 0,
     levels: Sequence[float] = (0.5, 0.95),
     truth: ArrayLike | None = None,
     bin_size: float | None = None,
@@ -27,7 +48,9 @@ def plot_latents(
 
     Args:
         axes: one to draw all latents on, or as many as there are latents, in an array or list.
-        draws: of the latents, `draws x time x rank`, such as `posterior.smooth(200)[:, trial]`.
+        draws: of the latents, `draws x time x rank`, such as `posterior.smooth(200)[:, trial]`; or what
+            `posterior.latents()` returns: then means, and its bands.
+        trial: which one of `posterior.latents()`.
         levels: shares of the draws within the bands.
         truth: the latents that made the data, where they are known, `time x rank`.
         bin_size: seconds per time bin; None shows time in bins.
@@ -36,33 +59,44 @@ def plot_latents(
     Raises:
         ValueError: if the draws have another shape, there are not as many axes as latents, or a level is no share.
     """
-    z = as_array(draws)
-    if z.ndim != 3 or z.shape[0] < 2:
-        raise ValueError(f"`draws` must be draws x time x rank, of one trial, got shape {z.shape}.")
     if not all(0 < level < 1 for level in levels):
         raise ValueError(f"`levels` must be shares, above 0 and below 1, got {tuple(levels)}.")
+    middle, bands = _bands(draws, trial, levels)
+    rank = middle.shape[-1]
     panels = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-    if len(panels) not in (1, z.shape[-1]):
-        raise ValueError(f"`axes` must be one, or one per latent, {z.shape[-1]}, got {len(panels)}.")
-    times = np.arange(z.shape[1]) * (1.0 if bin_size is None else bin_size)
+    if len(panels) not in (1, rank):
+        raise ValueError(f"`axes` must be one, or one per latent, {rank}, got {len(panels)}.")
+    times = np.arange(len(middle)) * (1.0 if bin_size is None else bin_size)
     single = len(panels) == 1
-    for latent in range(z.shape[-1]):
+    for latent in range(rank):
         panel, color = panels[0 if single else latent], f"C{latent}"
-        for level in sorted(levels, reverse=True):
-            low, high = np.quantile(z[..., latent], [0.5 - level / 2, 0.5 + level / 2], axis=0)
-            panel.fill_between(times, low, high, color=color, alpha=0.25, linewidth=0)
-        panel.plot(times, np.median(z[..., latent], 0), color=color, linewidth=1.2, label=f"latent {latent + 1}")
+        for low, high in bands:
+            panel.fill_between(times, low[:, latent], high[:, latent], color=color, alpha=0.25, linewidth=0)
+        panel.plot(times, middle[:, latent], color=color, linewidth=1.2, label=f"latent {latent + 1}")
         if truth is not None:
             true = as_array(truth)[:, latent]
             panel.plot(times, true, color="black", linewidth=1.0, linestyle="--", label=None if latent else "truth")
-        panel.set_ylabel("latents (a.u.)" if single and z.shape[-1] > 1 else f"latent {latent + 1} (a.u.)")
+        panel.set_ylabel("latents (a.u.)" if single and rank > 1 else f"latent {latent + 1} (a.u.)")
         panel.margins(x=0)
-    if truth is not None or (single and z.shape[-1] > 1):
+    if truth is not None or (single and rank > 1):
         # Above the axes: over time there is no empty corner.
         panels[0].legend(frameon=False, fontsize="small", ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     panels[0].set_title(title, loc="left")
-    panels[-1].set_xlabel("time (bins)" if bin_size is None else "time (s)")
+    panels[-1].set_xlabel(time_label(bin_size))
     return axes
+
+
+def _bands(draws: Any, trial: int, levels: Sequence[float]) -> tuple[Array, list[tuple[Array, Array]]]:
+    """The middle, `time x rank`, and bands from the widest to the narrowest."""
+    if all(hasattr(draws, name) for name in ("mean", "lower", "upper", "lengths")):
+        kept = slice(0, int(draws.lengths[trial]))
+        mean, lower, upper = (as_array(each[trial, kept]) for each in (draws.mean, draws.lower, draws.upper))
+        return mean, [(lower, upper)]
+    z = as_array(draws)
+    if z.ndim != 3 or z.shape[0] < 2:
+        raise ValueError(f"`draws` must be draws x time x rank, of one trial, got shape {z.shape}.")
+    ends = [np.quantile(z, [0.5 - level / 2, 0.5 + level / 2], axis=0) for level in sorted(levels, reverse=True)]
+    return np.median(z, 0), [(low, high) for low, high in ends]
 
 
 def plot_ess(
@@ -99,7 +133,7 @@ def plot_ess(
         axes.axhline(ess_threshold * num_particles, color="black", linestyle=":", label="resamples below")
     axes.set_yscale("log")
     axes.set_ylim(0.9, 1.1 * num_particles)
-    axes.set(xlabel="time (bins)" if bin_size is None else "time (s)")
+    axes.set(xlabel=time_label(bin_size))
     axes.set_ylabel(f"effective particles (of {num_particles:,})")
     axes.set_title(title, loc="left")
     axes.margins(x=0)
@@ -137,8 +171,3 @@ def plot_calibration(axes: Axes, pit: ArrayLike, *, num_bins: int = 20, title: s
     axes.set_ylim(0, 1.25 * max(1 + spread, float(counts.max()) / len(values) * num_bins))
     axes.legend(frameon=False, fontsize="small", loc="upper right")
     return axes
-
-
-def as_array(value: Any) -> Array:
-    """An array of a tensor or of anything else that holds numbers."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value, dtype=np.float64)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from pyro_lowrank.plots.recorded import Array, Recorded, shown, time_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Array = NDArray[np.floating[Any]]
 
 
 def plot_phase_portrait(axes: Axes, z: Array, *, title: str = "", color: str = "C0") -> Axes:
@@ -37,72 +37,98 @@ def plot_phase_portrait(axes: Axes, z: Array, *, title: str = "", color: str = "
 
 def plot_traces(
     axes: Axes,
-    y: Array,
+    y: ArrayLike | Recorded,
     *,
+    trial: int = 0,
     names: Sequence[str] = (),
     spacing: float | None = None,
     bin_size: float | None = None,
-    unit: str = "a.u.",
+    unit: str | None = None,
     title: str = "",
     color: str = "C0",
+    label: str | None = None,
 ) -> Axes:
     """Draw features over time, one above the other, the first on top.
 
     Args:
         axes: to draw on.
-        y: one trial of a recording, `time x features`, NaN where missing.
-        names: of the features; their numbers if empty.
+        y: one trial, `time x features`, NaN where missing; or a `Recording`, with its names and units.
+        trial: which one of a recording.
+        names: of the features; those of the recording, or their numbers, if empty.
         spacing: between two features, in the unit of the recording; the widest one's range if None.
-        bin_size: seconds per time bin; None shows time in bins.
+        bin_size: seconds per time bin; that of the recording, or bins, if None.
         unit: of the recording.
         title: of the axes.
         color: of the traces.
+        label: of all of them, for a legend.
 
     Raises:
         ValueError: if there is not one name per feature.
     """
-    if names and len(names) != y.shape[-1]:
-        raise ValueError(f"`names` must be one per feature, {y.shape[-1]}, got {len(names)}.")
-    times = np.arange(len(y)) * (1.0 if bin_size is None else bin_size)
-    if spacing is None:
-        spacing = float(np.nanmax(np.nanmax(y, 0) - np.nanmin(y, 0))) or 1.0
-    offsets = -spacing * np.arange(y.shape[-1])
-    axes.plot(times, y + offsets, color=color, linewidth=1.0)
-    axes.set_yticks(offsets, names or [str(feature) for feature in range(y.shape[-1])])
-    axes.set(
-        title=title,
-        xlabel="time (bins)" if bin_size is None else "time (s)",
-        ylabel=f"features, {spacing:.2g} {unit} apart",
-    )
+    values, names, bin_size, unit = shown(y, trial, names=names, bin_size=bin_size, unit=unit)
+    if names and len(names) != values.shape[-1]:
+        raise ValueError(f"`names` must be one per feature, {values.shape[-1]}, got {len(names)}.")
+    times = np.arange(len(values)) * (1.0 if bin_size is None else bin_size)
+    spacing = spacing_of(values) if spacing is None else spacing
+    offsets = -spacing * np.arange(values.shape[-1])
+    lines = axes.plot(times, values + offsets, color=color, linewidth=1.0)
+    lines[0].set_label(label)
+    axes.set_yticks(offsets, names or [str(feature) for feature in range(values.shape[-1])])
+    axes.set(title=title, xlabel=time_label(bin_size), ylabel=f"features, {spacing:.2g} {unit} apart")
     axes.margins(x=0)
     return axes
 
 
+def spacing_of(values: Array) -> float:
+    """Return the range of the feature that varies most: so far apart, no two traces meet."""
+    return float(np.nanmax(np.nanmax(values, 0) - np.nanmin(values, 0))) or 1.0
+
+
 def plot_raster(
-    axes: Axes, spikes: Array, *, bin_size: float | None = None, title: str = "", color: str = "black"
+    axes: Axes,
+    spikes: ArrayLike | Recorded,
+    *,
+    trial: int = 0,
+    order: Sequence[int] | NDArray[np.integer[Any]] | None = None,
+    bin_size: float | None = None,
+    title: str = "",
+    color: str = "black",
 ) -> Axes:
     """Draw a tick for every time bin with spikes, one row per unit, the first on top; more spikes are darker.
 
     Args:
         axes: to draw on.
-        spikes: counts of one trial, `time x units`, NaN where missing.
-        bin_size: seconds per time bin; None shows time in bins.
+        spikes: counts of one trial, `time x units`, NaN where missing; or a `Recording`.
+        trial: which one of a recording.
+        order: units from the top, such as `by_rate` returns them; as they come if None.
+        bin_size: seconds per time bin; that of the recording, or bins, if None.
         title: of the axes.
         color: of the ticks.
 
     Raises:
         ValueError: if the counts have another shape.
     """
-    counts = np.nan_to_num(np.asarray(spikes, dtype=np.float64))
-    if counts.ndim != 2:
-        raise ValueError(f"`spikes` must be time x units, of one trial, got shape {counts.shape}.")
-    width = 1.0 if bin_size is None else bin_size
+    told = shown(spikes, trial, bin_size=bin_size)
+    counts = told.values if order is None else told.values[:, np.asarray(order)]
+    width = 1.0 if told.bin_size is None else told.bin_size
+    draw_ticks(axes, counts, width=width, color=color)
+    axes.set(xlim=(0, len(counts) * width), ylim=(counts.shape[1] - 0.5, -0.5), title=title)
+    axes.set(xlabel=time_label(told.bin_size), ylabel="unit" if order is None else "unit, by rate")
+    return axes
+
+
+def by_rate(spikes: ArrayLike) -> NDArray[np.intp]:
+    """Return the units of `time x units` by their number of spikes, the most active first."""
+    return np.argsort(-np.nansum(np.asarray(spikes, dtype=np.float64), axis=0), kind="stable")
+
+
+def draw_ticks(axes: Axes, counts: Array, *, width: float, color: str, faintest: float = 0.55) -> None:
+    """Draw a tick for every time bin with spikes; a single spike is never fainter than `faintest`."""
+    counts = np.nan_to_num(counts)
     most = max(counts.max(initial=0.0), 1.0)
     for number in np.unique(counts[counts > 0]):
         times, units = np.nonzero(counts == number)
+        alpha = faintest + (1 - faintest) * (number / most)
         axes.vlines(
-            (times + 0.5) * width, units - 0.42, units + 0.42, color=color, linewidth=0.9, alpha=(number / most) ** 0.5
+            (times + 0.5) * width, units - 0.42, units + 0.42, color=color, linewidth=0.9, alpha=min(1.0, alpha)
         )
-    axes.set(xlim=(0, len(counts) * width), ylim=(counts.shape[1] - 0.5, -0.5), title=title)
-    axes.set(xlabel="time (bins)" if bin_size is None else "time (s)", ylabel="unit")
-    return axes

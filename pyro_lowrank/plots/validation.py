@@ -19,7 +19,7 @@ def plot_by_rank(
     Args:
         axes: to draw on.
         ranks: of the models.
-        values: one per rank, NaN where there is none; `metrics.Estimate`s have standard errors.
+        values: one per rank, NaN where there is none; those of type `metrics.Estimate` have standard errors.
         label: what they are, with the unit.
         color: of the line.
         title: of the axes.

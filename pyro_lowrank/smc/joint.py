@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics.means import Mean
 from pyro_lowrank.guides.base import Bin, Encoding
 from pyro_lowrank.observations.base import AffineGaussian
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.pair import Pair, Sequences
 
@@ -58,7 +59,12 @@ def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likeliho
 
 
 def path_likelihood(pair: Pair, data: Sequences, z: Tensor) -> Tensor:
-    """Return log p(y_t | z_t) in nats along paths `paths x trials x time x rank`, `paths x trials x time`."""
+    """Return log p(y_t | z_t) in nats along paths `paths x trials x time x rank`, `paths x trials x time`.
+
+    Where observations remember the latents, given those before and the observations before too.
+    """
+    if isinstance(pair.emission, DrivenEmission):
+        return pair.emission.entries(data.seen, data.v, z).sum(-1)
     # Time in front: the batch dims of sampled parameters line up with paths and trials.
     v = None if data.v is None else data.v.movedim(1, 0).unsqueeze(1)
     return Bin(data.seen.time_in_front(), v, {}).log_likelihood(pair.emission, z.movedim(2, 0)).movedim(0, -1)

@@ -126,7 +126,8 @@ class ReplayedTransitions:
         """Return the log density of all pairs, draws in a dim of their own: what sees one of the two is done once."""
         draws, num_particles = next(iter(after.values())).shape[0], self.kernel.num_particles
         later = {name: value.unsqueeze(1) for name, value in after.items()}
-        with pyro.plate("draws", draws, dim=-self.batch_dims - 1):
+        # The store is set aside before the plate: within it, it would be read, and overwrite the model.
+        with own_values(self.kernel.model), invisible(), pyro.plate("draws", draws, dim=-self.batch_dims - 1):
             sites = self._steps(time, before, later, _AnyShape(num_particles))
         total: Tensor | float = 0.0
         for site in sites:

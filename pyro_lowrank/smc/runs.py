@@ -13,7 +13,9 @@ from torch import Tensor
 from pyro_lowrank.dynamics.means import Mean, compiled_mean
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Bin, LooksBack
+from pyro_lowrank.observations.driven import REMEMBERED
 from pyro_lowrank.smc.conditional import ConditionalKernel, Reference, check_scheme
+from pyro_lowrank.smc.driven import check_forgets, plain_kernel
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.joint import log_joint, log_proposal
 from pyro_lowrank.smc.loop import History, Scheme, State, run_loop
@@ -113,6 +115,7 @@ class BuiltInRun:
 
     def __post_init__(self) -> None:
         if self.reference is not None:
+            check_forgets(self.pair.emission)
             self.reference.check(self.data, self.pair.transition.initial_mean)
             check_scheme(self.scheme.resampler)
         # A guide that learns looks at the recording with gradients; the filter looks at the same.
@@ -164,7 +167,7 @@ class BuiltInRun:
         return dead
 
     def _filter(self, *, with_paths: bool) -> History:
-        kernel = PlainKernel(self.pair, self.num_particles, mean=self._mean())
+        kernel = plain_kernel(self.pair, self.num_particles, mean=self._mean())
         if self._loops is None:
             slices, store = kernel.slices(self.data, self._encoding), self.store or with_paths
             if self.reference is None:
@@ -205,9 +208,12 @@ class BuiltInRun:
         assert history.log_weights is not None
         transitions = BuiltInTransitions.of(self.pair, self.data, self.backend)
         states = [{"z": z} for z in history.states["z"].unbind(0)]
-        return Paths(
-            along(history.states["z"], backward_paths(transitions, states, history.log_weights, uniforms, last))
-        )
+        to_come = transitions.to_come()
+        if to_come is not None:
+            remembered = history.states[REMEMBERED].unbind(0)
+            states = [state | {REMEMBERED: value} for state, value in zip(states, remembered, strict=True)]
+        index = backward_paths(transitions, states, history.log_weights, uniforms, last, to_come)
+        return Paths(along(history.states["z"], index))
 
     def log_density(self, paths: Paths) -> Tensor:
         """Return log p(z, y), and log q(z | y) where the guide learns, averaged over paths, `trials`."""
@@ -294,7 +300,7 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
         _leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
         compiled = None
     if compiled is None:
-        return PlainKernel(pair, num_particles, mean=_mean_of(pair, compiled, backend))
+        return plain_kernel(pair, num_particles, mean=_mean_of(pair, compiled, backend))
     if compiled.proposal.weighs_data:
         # Of one time bin its few products on tensors take no longer than handing it over.
         return PlainKernel(pair, num_particles, mean=compiled.mean)

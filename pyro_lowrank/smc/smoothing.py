@@ -37,6 +37,30 @@ class Transitions(Protocol):
         """
 
 
+class ToCome(Protocol):
+    """What later time bins say of the particles of one, where they depend on more than its latents."""
+
+    def score(self, time: int, states: Sequence[State], path: Tensor) -> Callable[[slice], Tensor]:
+        """Return the log likelihood of the bins after `time` given its particles, as a function of which draws.
+
+        `path` are the particles that were drawn of the bin after it, `draws x trials`; what is returned gives
+        `draws x trials x particles`.
+        """
+
+
+def check_forgets(to_come: ToCome | None, what: str) -> None:
+    """Raise where later bins depend on more than the latents of one, and `what` takes that they do not.
+
+    Raises:
+        ValueError: if they do.
+    """
+    if to_come is not None:
+        raise ValueError(
+            f"{what} weighs particles by their transitions alone, and observations that remember the latents (calcium, "
+            'BOLD, coloured noise) depend on those before: use smooth(num_draws, method="backward").'
+        )
+
+
 def take_states(state: State, index: Tensor, batch_dims: int) -> State:
     """Return particles by index, `draws x trials`.
 
@@ -78,6 +102,7 @@ def backward_paths(
     log_weights: Tensor,
     uniforms: Tensor,
     last: Tensor | None = None,
+    to_come: ToCome | None = None,
 ) -> Tensor:
     r"""Draw paths given the whole recording, each ancestor afresh among all particles.
 
@@ -89,6 +114,7 @@ def backward_paths(
         log_weights: of the particles.
         uniforms: numbers in [0, 1), `time x draws x trials`.
         last: where the paths of each trial end, `trials`; at the last time bin if None. What comes after is no path.
+        to_come: what the later bins say of the particles beside their transitions; None where that is nothing.
 
     Returns:
         Indices of particles, `draws x trials x time`.
@@ -101,9 +127,13 @@ def backward_paths(
     for t in reversed(range(num_steps - 1)):
         score = transitions.pairs(t, states[t])
         prior = log_weights[t].mT
-        drawn = []
+        later = None if to_come is None else to_come.score(t, states, paths[-1])
+        drawn: list[Tensor] = []
         for index, numbers in zip(_blocks(paths[-1], num_particles), _blocks(uniforms[t], num_particles), strict=True):
             logits = score(take_states(states[t + 1], index, transitions.batch_dims))
+            if later is not None:
+                begin = sum(map(len, drawn))
+                logits = logits + later(slice(begin, begin + len(index)))
             if last is not None:
                 logits = torch.where((t < last).unsqueeze(-1), logits, 0.0)
             weights = torch.softmax(logits.add_(prior), -1)

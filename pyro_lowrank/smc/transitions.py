@@ -15,6 +15,9 @@ from pyro_lowrank.dynamics.noise import StudentTNoise
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.driven import DrivenEmission
+from pyro_lowrank.observations.linear_memory import Law
+from pyro_lowrank.smc.driven import ToCome
 from pyro_lowrank.smc.loop import State, take
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.smoothing import take_states
@@ -29,6 +32,8 @@ class BuiltInTransitions:
         emission: how they are seen.
         data: the recording and its inputs.
         backend: as of `SMCFilter`.
+        before: where observations remember the latents: covariance of what they remember before the first bin; that of
+            the beginning if None.
     """
 
     transition: Transition
@@ -36,6 +41,7 @@ class BuiltInTransitions:
     data: Sequences
     backend: str
     batch_dims: int = 2
+    before: Tensor | None = None
 
     @classmethod
     def of(cls, pair: Pair, data: Sequences, backend: str) -> BuiltInTransitions:
@@ -46,6 +52,17 @@ class BuiltInTransitions:
         """Return a copy of what training may change afterwards."""
         transition, emission, past = copy.deepcopy((self.transition, self.emission, self.data.past))
         return replace(self, transition=transition, emission=emission, data=replace(self.data, past=past))
+
+    def to_come(self) -> ToCome | None:
+        """Return what later bins say of particles beside the transitions, where observations remember the latents."""
+        if not isinstance(self.emission, DrivenEmission):
+            return None
+        return ToCome(self.emission, self.data, self.before)
+
+    def laws(self) -> list[Law]:
+        """Return how each bin is taken in, where observations remember the latents."""
+        assert isinstance(self.emission, DrivenEmission)
+        return self.emission.memory.laws(self.data.seen, self.before)
 
     @cached_property
     def _mean(self) -> Mean:

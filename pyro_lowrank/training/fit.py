@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
 from pyro_lowrank.training.optimizer import optimizer_of
+from pyro_lowrank.training.progress import Progress
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
@@ -38,9 +38,6 @@ from pyro_lowrank.training.team import Team
 logger = logging.getLogger(__name__)
 
 CPU = device("cpu")
-
-# Without tqdm's own rate, evidence and effective size fit beside the bar in 80 columns.
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 def fit(
@@ -74,8 +71,8 @@ def fit(
     r"""Fit a model and its guide to a recording, in place, by variational sequential Monte Carlo.
 
     Each step follows an estimate of the gradient of the log evidence on a minibatch, per trial and time bin: along
-    smoothed paths (`FisherGradient`), for a user's own model along the particles (`PathwiseGradient`), or as `elbo`
-    says:
+    smoothed paths (`FisherGradient`), along the particles where a model of your own cannot be run along paths
+    (`PathwiseGradient`), or as `elbo` says:
 
     .. math:: \max_{\theta, \phi} \; \frac{1}{B T} \sum_{b=1}^{B} \log p_\theta(y^b_{1:T}),
        \qquad \eta_k = \eta_0 (\eta_{\mathrm{end}} / \eta_0)^{k / (K - 1)}
@@ -244,11 +241,12 @@ def _run(
 ) -> bool:
     """Take all steps that are left; return whether Ctrl-C ended them."""
     first = len(steps.history)
-    bar = tqdm(total=num_steps, initial=first, desc="fit", dynamic_ncols=True, bar_format=_BAR, disable=not progress)
     try:
-        # The first step may compile loops, for some ten seconds in which nothing moves.
-        bar.set_postfix_str("preparing the first step")
-        with bar, own_generators(steps.device), interrupts_kept() as noted:
+        with (
+            Progress(num_steps, first, shown=progress) as bar,
+            own_generators(steps.device),
+            interrupts_kept() as noted,
+        ):
             if first == 0:
                 # Not before: another thread may be at a fit of the same model.
                 if begin is not None:
@@ -263,7 +261,7 @@ def _run(
                     _write(file, steps, num_steps)
                 if taken > first:
                     report = _report(steps, num_steps)
-                    _show(bar, report)
+                    bar.show(report)
                     if callback is not None:
                         callback(report)
                 if taken >= num_steps:
@@ -297,16 +295,6 @@ def _report(steps: Steps, num_steps: int) -> StepReport:
         learning_rate=history.learning_rate[-1],
         held_out=history.held_out,
     )
-
-
-def _show(bar: Any, report: StepReport) -> None:
-    shown = {"nats/bin": f"{report.evidence:.2f}"}
-    if not math.isnan(report.ess):
-        shown["ESS"] = f"{100 * report.ess:.0f}%"
-    if report.held_out is not None:
-        shown["held out"] = f"{report.held_out:.2f}"
-    bar.set_postfix(shown, refresh=False)
-    bar.update()
 
 
 def _tell(lines: Iterable[str], progress: bool) -> None:

@@ -15,6 +15,7 @@ from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
+from pyro_lowrank.observations.driven import DrivenObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.levinson import partials_of_data
@@ -26,7 +27,9 @@ from pyro_lowrank.parameters import is_as_drawn
 from pyro_lowrank.training.batches import Batch
 from pyro_lowrank.training.checks import sample_of_data
 from pyro_lowrank.training.factors import factor_analysis, slowest_first
+from pyro_lowrank.training.initialise_driven import start_driven
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
+from pyro_lowrank.training.setting import set_value
 from pyro_lowrank.training.sources import is_stored
 from pyro_lowrank.training.standardise import Standardisation
 from pyro_lowrank.training.tensors import unpack
@@ -51,6 +54,10 @@ def initialise_from_data(model: StateSpaceModel, y: Any, u: Any = None) -> None:
     For counts, for zeros and ones, and for any `ScalarObservation`, the bias of the readout makes the means those of
     the recording, and the weight of an affine readout has latents of unit variance explain how features covary from one
     time bin to the next.
+
+    Fluorescence starts at a baseline of its low tenth, noise of its changes from frame to frame, a scale at which rates
+    are one event per second on average, and weights of the factors of a crude deconvolution; BOLD and coloured noise at
+    the factors of the recording.
 
     Recurrent weights are left as they were drawn, or shrunk where the latents would run away; frozen parameters are
     left alone. Of a `JointObservation` the only Gaussian part that reads all latents starts at its components, other
@@ -118,7 +125,10 @@ def start(model: StateSpaceModel, data: Batch) -> tuple[str, ...]:
         readouts = [part.readout for part in parts.values() if isinstance(part, ReadoutObservation)]
         for module, name in ((model.dynamics, "input_weights"), *((each, "input_weight") for each in readouts)):
             if is_as_drawn(module, name):
-                _set(module, name, getattr(module, name) / root_mean_square(u))
+                set_value(module, name, getattr(module, name) / root_mean_square(u))
+    if isinstance(observation, DrivenObservation) and is_as_drawn(observation.readout, "weight"):
+        start_driven(observation, model.dynamics, y)
+        return ("Readout, noise and baseline start at what the data suggest (start_at_data).",)
     known = GaussianObservation, ScalarObservation
     if not all(isinstance(part, known) and is_as_drawn(part.readout, "weight") for part in parts.values()):
         return ()
@@ -184,9 +194,9 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
         for name, part in observation.parts.items():
             start_at_means(part, observation.split(data)[name])
     elif isinstance(observation, ScalarObservation):
-        _set(observation.readout, "bias", observation.predictor_of_mean(mean))
+        set_value(observation.readout, "bias", observation.predictor_of_mean(mean))
     elif isinstance(observation, GaussianObservation):
-        _set(observation.readout, "bias", mean)
+        set_value(observation.readout, "bias", mean)
         variance, smallest = _variances(_remembered(observation, data, mean))
         _set_noise(observation, variance, smallest=smallest)
     else:
@@ -194,6 +204,9 @@ def start_at_means(observation: Observation, data: Tensor) -> None:
 
 
 def _start(observation: Observation, dynamics: Dynamics, data: Tensor, inputs: Tensor | None) -> None:
+    if isinstance(observation, DrivenObservation):
+        start_driven(observation, dynamics, data)
+        return
     if isinstance(observation, ScalarObservation):
         start_at_means(observation, data)
         _start_at_covariances(observation, dynamics, data)
@@ -226,13 +239,13 @@ def _start_at_covariances(observation: ScalarObservation, dynamics: Dynamics, da
     loadings = lagged_loadings(data, mean, dynamics.rank)
     if loadings is None:
         return
-    _set(readout, "weight", loadings / observation.slope_at_mean(mean).unsqueeze(-1))
+    set_value(readout, "weight", loadings / observation.slope_at_mean(mean).unsqueeze(-1))
     if not isinstance(dynamics, RNNDynamics):
         return
     # Under the leak alone the latents then have unit variance.
     noise = (1 - dynamics.decay.square()).sqrt()
     by_kind = {"full": torch.diag_embed, "diagonal": lambda x: x, "scalar": lambda x: x.square().mean().sqrt()}
-    _set(dynamics, "noise_scale", by_kind[dynamics.noise_kind](noise.expand(dynamics.rank)))
+    set_value(dynamics, "noise_scale", by_kind[dynamics.noise_kind](noise.expand(dynamics.rank)))
 
 
 def _remembered(observation: GaussianObservation, data: Tensor, mean: Tensor) -> Tensor:
@@ -240,9 +253,9 @@ def _remembered(observation: GaussianObservation, data: Tensor, mean: Tensor) ->
     memory = observation.autoregression
     if memory is None:
         return data
-    _set(observation.readout, "bias", mean)
+    set_value(observation.readout, "bias", mean)
     seen = Observed.of(data)
-    _set(memory, "partial_autocorrelations", partials_of_data(seen.y - mean, seen.missing, memory.order).to(data))
+    set_value(memory, "partial_autocorrelations", partials_of_data(seen.y - mean, seen.missing, memory.order).to(data))
     found, _ = read(memory.bind(mean), data)
     return found.with_gaps
 
@@ -260,7 +273,7 @@ def _start_at_factors(observation: GaussianObservation, rank: int, centred: Tens
     loadings, scores = found.loadings @ rotation, scores @ rotation
     # Columns that are left over, where there are hardly more features than latents, stay zero.
     shared = torch.nn.functional.pad(loadings[:, rank:], (0, most - (loadings.shape[1] - rank)))
-    _set(observation, "noise_factors", shared.to(centred.dtype))
+    set_value(observation, "noise_factors", shared.to(centred.dtype))
     weight, z, variance = (x.to(centred.dtype) for x in (loadings[:, :rank], scores[..., :rank], found.variance))
     return weight, z, variance
 
@@ -285,7 +298,7 @@ def _variances(data: Tensor) -> tuple[Tensor, Tensor]:
 def _set_noise(observation: GaussianObservation, variance: Tensor, *, smallest: Tensor) -> None:
     # Features that are explained fully keep some noise.
     scale = observation.scale_of_variance(torch.maximum(variance, smallest))
-    _set(observation, "noise_scale", scale.square().mean().sqrt() if observation.noise_kind == "scalar" else scale)
+    set_value(observation, "noise_scale", scale.square().mean().sqrt() if observation.noise_kind == "scalar" else scale)
 
 
 def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -307,17 +320,17 @@ def _principal_components(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def _set_readout(observation: GaussianObservation, dynamics: Dynamics, weight: Tensor, mean: Tensor) -> None:
     readout = observation.readout
     if isinstance(readout, AffineReadout):
-        _set(readout, "weight", weight)
+        set_value(readout, "weight", weight)
         if readout.num_inputs:
-            _set(readout, "input_weight", torch.zeros_like(readout.input_weight))
+            set_value(readout, "input_weight", torch.zeros_like(readout.input_weight))
     elif isinstance(readout, UnitReadout) and readout.source == "currents" and isinstance(dynamics, LowRankRNN):
-        _set(dynamics, "left", weight / readout.scale.unsqueeze(-1))
-        _set(dynamics, "right", contracting(dynamics.decay, dynamics.left, dynamics.right, dynamics.activation))
+        set_value(dynamics, "left", weight / readout.scale.unsqueeze(-1))
+        set_value(dynamics, "right", contracting(dynamics.decay, dynamics.left, dynamics.right, dynamics.activation))
     else:
         raise TypeError(
             f"Only a readout of latents, or of currents of a LowRankRNN, starts at the data, got {readout!r}."
         )
-    _set(readout, "bias", mean)
+    set_value(readout, "bias", mean)
 
 
 def _set_transition_noise(dynamics: Dynamics, z: Tensor, u: Tensor | None) -> None:
@@ -331,12 +344,4 @@ def _set_transition_noise(dynamics: Dynamics, z: Tensor, u: Tensor | None) -> No
         "diagonal": variance.sqrt,
         "scalar": variance.mean().sqrt,
     }
-    _set(dynamics, "noise_scale", by_kind[dynamics.noise_kind]().to(z.dtype))
-
-
-def _set(module: torch.nn.Module, name: str, value: Tensor) -> None:
-    """Give a parameter a value, unless it is frozen or no parameter at all."""
-    for stored in (name, f"{name}_unconstrained"):
-        parameter = module._parameters.get(stored)
-        if parameter is not None and parameter.requires_grad:
-            setattr(module, name, value.clone())
+    set_value(dynamics, "noise_scale", by_kind[dynamics.noise_kind]().to(z.dtype))

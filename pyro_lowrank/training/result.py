@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from pyro_lowrank.training.advice import advice_on
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
@@ -117,8 +122,8 @@ class FitResult:
         checkpoint: Path | None,
         seconds: float,
     ) -> FitResult:
-        """Return the result of a fit with that history."""
-        return cls(
+        """Return the result of a fit with that history, after logging what it advises."""
+        result = cls(
             evidence=np.array(history.evidence, dtype=np.float64),
             ess=np.array(history.ess, dtype=np.float64),
             gradient_norm=np.array(history.gradient_norm, dtype=np.float64),
@@ -131,11 +136,19 @@ class FitResult:
             checkpoint=checkpoint,
             seconds=seconds,
         )
+        for line in result.advice:
+            logger.info(line)
+        return result
 
     @property
     def steps(self) -> int:
         """The number of steps taken, those before a resumption included."""
         return len(self.evidence)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to change in the next fit, in words; empty if nothing stands out."""
+        return advice_on(self)
 
     def __str__(self) -> str:
         state = ", interrupted" if self.interrupted else ""
@@ -155,4 +168,4 @@ class FitResult:
             lines.append(f"  effective size  {100 * self.ess[-tenth:].mean():.0f} % of the particles")
         if self.checkpoint is not None:
             lines.append(f"  checkpoint      {self.checkpoint}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  ! {line}" for line in self.advice)])

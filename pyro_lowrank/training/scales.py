@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pyro_lowrank.errors import warn_user
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.base import Observation, ReadoutObservation
+from pyro_lowrank.observations.driven import DrivenObservation
 from pyro_lowrank.observations.gaussian import GaussianObservation
 from pyro_lowrank.observations.joint import JointObservation
 from pyro_lowrank.observations.levinson import partials_of_data
@@ -43,6 +44,11 @@ def scales_of(model: nn.Module, data: Batch) -> dict[str, Tensor]:
         scales["dynamics.input_weights"] = 1 / size
     for path, part, y in _parts("observation", model.observation, data.y):
         if not (isinstance(part, ReadoutObservation) and isinstance(part.readout, AffineReadout)):
+            continue
+        if isinstance(part, DrivenObservation):
+            sizes = {name: _spread(y) for name in part.in_units_of_data}
+            columns = {name: size.unsqueeze(-1) if "weight" in name else size for name, size in sizes.items()}
+            scales |= {f"{path}.{name}": size for name, size in columns.items()}
             continue
         spread = y.new_ones(part.features)
         if isinstance(part, GaussianObservation):

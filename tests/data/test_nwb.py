@@ -224,3 +224,37 @@ def test_series_that_hold_no_samples_are_not_offered(pynwb: Any, tmp_path: Path)
         with pytest.raises(ValueError, match=rf"time series of numbers .* key='{key}'; it holds: acquisition/lfp \(50"):
             read_recording(path, key=key)
     assert "The 1 trials of the file were not used: one recording." in read_recording(path, key="lfp").orientation
+
+
+def test_fluorescence_of_regions_by_the_name_of_the_series_or_of_what_holds_it(pynwb: Any, tmp_path: Path) -> None:
+    y = RNG.normal(size=(40, 3))
+    with new_file(pynwb, tmp_path / "y.nwb") as file:
+        device = file.create_device(name="microscope")
+        channel = pynwb.ophys.OpticalChannel(name="green", description="green", emission_lambda=510.0)
+        plane = file.create_imaging_plane(
+            name="plane",
+            optical_channel=channel,
+            description="one",
+            device=device,
+            excitation_lambda=920.0,
+            indicator="GCaMP6f",
+            location="here",
+            imaging_rate=30.0,
+        )
+        segmentation = pynwb.ophys.ImageSegmentation()
+        regions = segmentation.create_plane_segmentation(name="rois", description="all", imaging_plane=plane)
+        for _ in range(3):
+            regions.add_roi(image_mask=np.ones((4, 4)))
+        module = file.create_processing_module(name="ophys", description="optical physiology")
+        module.add(segmentation)
+        region = regions.create_roi_table_region(region=[0, 1, 2], description="all")
+        series = {"data": y, "rois": region, "unit": "a.u.", "rate": 30.0}
+        module.add(pynwb.ophys.Fluorescence(roi_response_series=pynwb.ophys.RoiResponseSeries(name="traces", **series)))
+        other = pynwb.ophys.RoiResponseSeries(name="relative", **{**series, "data": 2 * y})
+        module.add(pynwb.ophys.DfOverF(roi_response_series=other))
+    for key, factor in (("traces", 1), ("Fluorescence", 1), ("DfOverF", 2), ("relative", 2)):
+        recording = read_recording(tmp_path / "y.nwb", key=key)
+        np.testing.assert_allclose(recording.data[0], factor * y)
+        assert recording.bin_size == pytest.approx(1 / 30)
+    with pytest.raises(ValueError, match="must name one time series"):
+        read_recording(tmp_path / "y.nwb", key="ophys")

@@ -121,9 +121,31 @@ def test_it_tells_what_it_is() -> None:
     recording = Recording.from_trials([np.zeros((5, 3)), np.full((9, 3), NAN)], bin_size=0.02, conditions=["a", "b"])
     assert str(recording).splitlines() == [
         "Recording: 2 trials x 5 to 9 time bins (0.02 s) x 3 features",
-        "  conditions      2",
+        "  duration        0.1 to 0.18 s per trial",
+        "  conditions      2: a (1), b (1)",
         "  missing         27 of 42 entries (64.3%)",
     ]
+
+
+def test_it_tells_names_units_and_rates_and_no_arrays() -> None:
+    counts = np.zeros((2, 10, 3))
+    counts[:, ::2, 1] = 1.0
+    counts[:, :, 2] = 2.0
+    recording = Recording(
+        counts, np.ones((2, 10, 1)), bin_size=0.1, feature_names=("a", "b", "c"), feature_units=("counts",) * 3
+    )
+    assert repr(recording).splitlines() == [
+        "Recording: 2 trials x 10 time bins (0.1 s) x 3 features",
+        "  duration        1 s per trial",
+        "  features        a, b, c (counts)",
+        "  inputs          input_0",
+        "  rates           5 Hz in the median, from 0 to 20; 1 feature silent",
+    ]
+    plain = str(Recording(np.zeros((1, 4, 30))))
+    assert plain == "Recording: 1 trial x 4 time bins x 30 features"
+    assert "n0, n1, n2, n3, n4, n5, n6, n7, ... (30 in all)" in str(
+        Recording(np.zeros((1, 4, 30)), feature_names=tuple(f"n{index}" for index in range(30)))
+    )
 
 
 @pytest.mark.parametrize("times", [[0.0, np.nan], [np.inf, 0.0], ["0", "1"]])

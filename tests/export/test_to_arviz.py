@@ -238,3 +238,20 @@ def test_entries_that_depend_on_each_other_have_no_likelihoods_of_their_own() ->
     posterior = plr.SMCFilter(model, None, 20).run(torch.zeros(2, 3, 2))
     with pytest.raises(ValueError, match="entries of a MultivariateNormal have no likelihoods of their own"):
         plr.to_arviz(posterior, draws=5, log_likelihood="entry")
+
+
+def test_a_summary_is_of_means_over_recorded_bins() -> None:
+    from pyro_lowrank.export.arviz import summarise
+
+    torch.manual_seed(0)
+    model = gaussian_model(torch.float32)
+    y = model.simulate(num_trials=3, num_steps=12).y
+    y[1, 6:] = torch.nan
+    data = plr.to_arviz(run_of(model, y), chains=4, draws=20)
+    headings, rows = summarise(data, "z", over=("time",), first={"trial": 2})
+    assert headings[:2] == ["", "mean"]
+    assert "r_hat" in headings
+    assert len(rows) == 2 * 2
+    z = data["posterior"].z.values
+    expected = [z[:, :, 0].mean((0, 1, 2)), z[:, :, 1, :6].mean((0, 1, 2))]
+    assert [float(row[1]) for row in rows] == pytest.approx(np.concatenate(expected), abs=2e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import scipy.stats
 import torch
@@ -162,3 +164,23 @@ def test_calibrated_predictions_of_a_collapsed_filter_are_said_to_be_no_comfort(
     lines = str(found).split("\n")
     (place,) = (i for i, line in enumerate(lines) if line.startswith("  predictions"))
     assert "that says nothing of it" in lines[place + 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "advised", "not_advised"),
+    [
+        (plr.OptimalGuide, "more particles, or an EncoderGuide", "better guide"),
+        (plr.BootstrapGuide, "OptimalGuide where noise is Gaussian", "BootstrapGuide"),
+        (None, "OptimalGuide where noise is Gaussian", "use OptimalGuide, in use"),
+    ],
+)
+def test_the_guide_in_use_is_not_advised(kind: Any, advised: str, not_advised: str) -> None:
+    torch.manual_seed(0)
+    model = linear_model(features=4, noise_scale=0.01)
+    y = model.simulate(num_trials=1, num_steps=20).y
+    y[:, 10] += 100.0
+    smc = plr.SMCFilter(model, None if kind is None else kind(model), 30)
+    told = " ".join(plr.diagnose([smc.run(y) for _ in range(2)]).advice)
+    assert "falls below a tenth" in told
+    assert advised in told
+    assert not_advised not in told

@@ -276,3 +276,17 @@ def test_data_that_were_checked_are_checked_again_once_they_change() -> None:
     model.double()
     with pytest.raises(TypeError, match="float64"):
         elbo.loss(model, guide, y)
+
+
+@pytest.mark.parametrize("guide_of", [None, plr.BootstrapGuide, plr.OptimalGuide, plr.LaplaceGuide])
+def test_fishers_gradient_is_followed_unless_told_otherwise(guide_of: Any) -> None:
+    model = small_model()
+    guide, y = None if guide_of is None else guide_of(model), torch.randn(3, 8, 5)
+    parameters = [model.dynamics.left, model.dynamics.noise_scale_unconstrained]
+    found = []
+    for options in ({}, {"gradient": plr.FisherGradient()}, {"gradient": plr.PathwiseGradient()}):
+        torch.manual_seed(7)
+        loss = plr.SMC_ELBO(8, backend="plain", **options).differentiable_loss(model, guide, y)
+        found.append(torch.cat([each.flatten() for each in torch.autograd.grad(loss, parameters)]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], rtol=1e-3)

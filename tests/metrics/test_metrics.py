@@ -289,3 +289,23 @@ def test_bad_arguments_are_refused(rng: np.random.Generator) -> None:
         metrics.mean_rates([[np.inf]])
     with pytest.raises(ValueError, match="two entries or more that both have"):
         metrics.agreement([np.nan, 1.0], [1.0, np.nan])
+
+
+def test_what_is_decoded_gives_the_score(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(12, 20, 3))
+    y = x @ rng.normal(size=(3, 2)) + 0.5 * rng.normal(size=(12, 20, 2))
+    y[2, 3] = np.nan
+    decoded = metrics.decode(x, y, folds=4)
+    assert decoded.shape == y.shape
+    scores = []
+    for fold in np.array_split(np.arange(12), 4):
+        # Against the mean of the trials that were not left out, as the score has it.
+        mean = np.nanmean(np.delete(y, fold, 0), (0, 1))
+        error, spread = (np.nansum((y[fold] - of) ** 2, (0, 1)) for of in (decoded[fold], mean))
+        scores.append((1 - error / spread).mean())
+    assert float(metrics.decoding_r2(x, y, folds=4)) == pytest.approx(np.mean(scores), abs=1e-9)
+    assert np.isfinite(decoded).all(), "what is missing in the targets is decoded all the same"
+    # A trial is decoded from the others: its own targets change nothing.
+    other = y.copy()
+    other[0] += 100.0
+    np.testing.assert_allclose(metrics.decode(x, other, folds=12)[0], metrics.decode(x, y, folds=12)[0])

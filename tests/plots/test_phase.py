@@ -39,7 +39,14 @@ def test_the_plane_shows_each_kind_where_it_is(axes: Any, tmp_path: Path) -> Non
     for label in ("attractor", "saddle", "repeller"):
         np.testing.assert_allclose(drawn_points(axes, label), result.points[result.stability == label])
     labels = axes.get_legend_handles_labels()[1]
-    assert labels == ["nullcline of latent 1", "nullcline of latent 2", "attractor (4)", "saddle (4)", "repeller (1)"]
+    assert labels == [
+        "flow",
+        "nullcline of latent 1",
+        "nullcline of latent 2",
+        "attractor (4)",
+        "saddle (4)",
+        "repeller (1)",
+    ]
     low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
     assert (low < result.points.min(0)).all()
     assert (high > result.points.max(0)).all()

@@ -103,3 +103,42 @@ def test_where_sites_are_kept_is_looked_for_once(monkeypatch: pytest.MonkeyPatch
     plr.SMCFilter(Walk(), None, PARTICLES).run(y).smooth(3)
     # At the first time bin and at a later one, of each of the two runs; smoothing never asks for the first.
     assert len(looked) <= 3
+
+
+class OfANetwork(pyro.nn.PyroModule, Walk):
+    """A walk by the drift of a network that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dynamics = plr.LowRankRNN(rank=2, units=5, dtype=torch.float64)
+
+    def mean(self, z: Tensor) -> Tensor:
+        return self.dynamics(z)
+
+
+class OfANetworkWithGain(OfANetwork):
+    """One with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def mean(self, z: Tensor) -> Tensor:
+        return self.gain * self.dynamics(z)
+
+
+@pytest.mark.parametrize("kind", [OfANetwork, OfANetworkWithGain])
+def test_parameters_stay_that_the_store_has_under_their_names(
+    kind: type[OfANetwork],
+) -> None:
+    """As after `SVI` with another model that holds a network by the same name."""
+    observation = plr.GaussianObservation(rank=2, features=2, dtype=torch.float64)
+    other = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=5, dtype=torch.float64), observation)
+    pyro.poutine.trace(other).get_trace(num_trials=1, num_steps=2)
+    assert "dynamics.left" in pyro.get_param_store()
+    model = kind()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    posterior = plr.SMCFilter(model, None, PARTICLES).run(torch.ones(TRIALS, 4, 2, dtype=torch.float64))
+    posterior.smooth(DRAWS)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name]), name

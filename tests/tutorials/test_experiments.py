@@ -22,6 +22,7 @@ TRAINED = (
     *("eeg", "eeg_ranks", "eeg_floors", "eeg_learning", "eeg_memory"),
     *("premotor_reach", "premotor_delay", "premotor_generation", "hippocampus_track", "hippocampus_maze"),
     *("lorenz05", "lorenz10", "bursting", "known_networks"),
+    *("calcium_spikes", "bold_forecast"),
 )
 SIMULATED = ("known_networks",)
 

@@ -52,6 +52,8 @@ EXPERIMENTS = (
     "lorenz10",
     "bursting",
     "known_networks",
+    "calcium_spikes",
+    "bold_forecast",
 )
 
 

@@ -38,6 +38,13 @@ def no_start(given: Values | None, tries: int, why: Exception | None) -> ValueEr
     )
 
 
+def _of_another(model: Any, guide: Any) -> str:
+    """Say so where a guide is of another model than it is used with, such as one that `with_priors` copied."""
+    if not isinstance(guide, Guide) or guide.model is model:
+        return ""
+    return f", which was made from another model; make one from this, {type(guide).__name__}(model)"
+
+
 def check_sampled(model: Any, guide: Any) -> Guide:
     """Return the guide, the bootstrap one if None, or raise unless the pair can be sampled.
 
@@ -50,7 +57,7 @@ def check_sampled(model: Any, guide: Any) -> Guide:
     if not is_built_in(model, guide):
         raise TypeError(
             "`model` must be a StateSpaceModel and `guide` a built-in guide that was made from it, got "
-            f"{type(model).__name__} and {type(guide).__name__}."
+            f"{type(model).__name__} and {type(guide).__name__}{_of_another(model, guide)}."
         )
     if not any(prior_names(part) for part in model.modules()):
         raise ValueError(

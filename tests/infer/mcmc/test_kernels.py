@@ -130,7 +130,7 @@ def test_models_that_cannot_be_sampled_are_told(kernel: Any) -> None:
         kernel(plain, plr.OptimalGuide(plain))
     with pytest.raises(TypeError, match="StateSpaceModel"):
         kernel(lambda y: y)
-    with pytest.raises(TypeError, match="made from it"):
+    with pytest.raises(TypeError, match=r"made from another model; make one from this, OptimalGuide\(model\)"):
         kernel(model_with_priors(), plr.OptimalGuide(plain))
     model = model_with_priors()
     with pytest.raises(ValueError, match="num_particles"):

@@ -1,0 +1,44 @@
+"""What the course of a fit says about the next one, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pyro_lowrank.training.result import FitResult
+
+# Below this share of the particles a gradient rests on a few of them.
+_SMALL_SHARE = 0.1
+# Of what held-out evidence gained since the first evaluation: less at the last one is no reason to go on.
+_STILL_RISING = 0.02
+# A best model from before this share of the steps came too early for the steps that followed.
+_EARLY = 0.7
+
+
+def advice_on(result: FitResult) -> tuple[str, ...]:
+    """Return sentences that each name what was seen and what to change; empty if nothing stands out."""
+    rows: list[str] = []
+    held_out, steps = result.held_out_evidence, result.held_out_steps
+    finished = result.steps and not result.interrupted
+    if finished and len(held_out) > 2:
+        best = int(held_out.argmax())
+        gain = held_out[best] - held_out[0]
+        if best == len(held_out) - 1 and held_out[-1] - held_out[-2] > _STILL_RISING * gain > 0:
+            rows.append(
+                f"Held-out evidence still rose when the fit ended: more steps (num_steps={2 * result.num_steps}) may "
+                "give a better model."
+            )
+        elif steps[best] < _EARLY * result.steps:
+            rows.append(
+                f"Held-out evidence was best after {steps[best]} of {result.steps} steps and fell since: fewer steps, "
+                "a lower rank or more data fit better; keep_best=True ends with the best."
+            )
+    last = result.ess[-max(1, result.steps // 10) :]
+    if finished and len(last) and np.nan_to_num(last, nan=1.0).mean() < _SMALL_SHARE:
+        rows.append(
+            f"Only {100 * float(np.nanmean(last)):.1f} % of the particles carried weight at the end: more of them "
+            "(num_particles), or another guide, make steadier gradients."
+        )
+    return tuple(rows)
