@@ -65,7 +65,8 @@ def plot_by_setting(
     for others, members in lines.items():
         members.sort(key=lambda index: place[points[index][by]])
         errors = [getattr(values[index], "standard_error", 0.0) for index in members]
-        x, y = [place[points[index][by]] for index in members], [float(values[index]) for index in members]
+        x = np.array([place[points[index][by]] for index in members])
+        y = np.array([float(values[index]) for index in members])
         axes.errorbar(x, y, np.nan_to_num(errors), marker="o", markersize=5, capsize=3, linewidth=1.4, label=others)
     axes.set_xticks(sorted(place.values()), [str(choice) for choice in sorted(choices, key=lambda c: place[c])])
     axes.set(xlabel=by, ylabel=label)
