@@ -286,8 +286,7 @@ class SMCPosterior:
     def deconvolve(self, z: Tensor) -> Deconvolution:
         r"""Return what drives each feature, given the whole recording, of observations that remember the latents.
 
-        Along each path a Kalman smoother tells the states and what drives them beside the latents: of fluorescence the
-        rate of each cell, :math:`r_t = \mathrm{softplus}(C z_t + d) + \varepsilon_t`, and its calcium.
+        Along each path a Kalman smoother tells the states, and what drives them beside the latents.
 
         Args:
             z: latents, `draws x trials x time x rank`, as `smooth` returns them.
