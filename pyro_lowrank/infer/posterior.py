@@ -236,7 +236,9 @@ class SMCPosterior:
             z: latents given the whole recording, from `smooth`; if None those given the past, weighted.
         """
         if z is None:
-            return expected_observations(self._built_in(), self.particles["z"], self.log_weights, self._remembered)
+            return expected_observations(
+                self._built_in(), self.particles["z"], self.log_weights, self.particles.get(REMEMBERED)
+            )
         return expected_observations(self._built_in(), z, None)
 
     @torch.no_grad()
@@ -252,7 +254,9 @@ class SMCPosterior:
             Dawid (1984), J. R. Stat. Soc. A 147:278; Czado, Gneiting and Held (2009), Biometrics 65:1254.
         """
         model, first = self._built_in(), self.start == 0
-        return draw_pit(model, self.particles["z"], self.log_weights, first=first, remembered=self._remembered)
+        return draw_pit(
+            model, self.particles["z"], self.log_weights, first=first, remembered=self.particles.get(REMEMBERED)
+        )
 
     @torch.no_grad()
     def replicate(self, z: Tensor) -> Replicates:
@@ -282,8 +286,7 @@ class SMCPosterior:
     def deconvolve(self, z: Tensor) -> Deconvolution:
         r"""Return what drives each feature, given the whole recording, of observations that remember the latents.
 
-        Along each path a Kalman smoother tells the states and what drives them beside the latents: of fluorescence the
-        rate of each cell, :math:`r_t = \mathrm{softplus}(C z_t + d) + \varepsilon_t`, and its calcium.
+        Along each path a Kalman smoother tells the states, and what drives them beside the latents.
 
         Args:
             z: latents, `draws x trials x time x rank`, as `smooth` returns them.
@@ -325,11 +328,6 @@ class SMCPosterior:
         """What the expected observations are called: `"rates"` of spikes, else `"mean"`; None for a user's model."""
         model = self.transitions
         return getattr(model.emission, "mean_name", "mean") if isinstance(model, BuiltInTransitions) else None
-
-    @property
-    def _remembered(self) -> Tensor | None:
-        """What particles remember, `particles x trials x time x features x order`, or None."""
-        return self.particles.get(REMEMBERED)
 
     def _model(self) -> BuiltInTransitions | ReplayedTransitions:
         if self.transitions is None:
