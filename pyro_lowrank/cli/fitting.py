@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_lowrank.cli import on_disk
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
-from pyro_lowrank.cli.models import SCALED, build, independent_features
+from pyro_lowrank.cli.models import SCALED, build
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
 from pyro_lowrank.cli.recordings import IN_SECONDS, read
 from pyro_lowrank.data import Recording
@@ -29,7 +29,6 @@ from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
 from pyro_lowrank.serialization import save
 from pyro_lowrank.training.batches import Batch
 from pyro_lowrank.training.fit import fit
-from pyro_lowrank.training.independent import independent_evidence
 from pyro_lowrank.training.initialise import initialise_from_data, start_at_means
 from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.recipe import Recipe
@@ -91,16 +90,11 @@ def run(options: argparse.Namespace) -> int:
     if given.standardisation is not None:
         given.standardisation.fold_into(model.observation)
     save(files["model.safetensors"], model, guide)
-    reference = None
-    if given.held_out is not None:
-        train, held_out = given.train.sample.y, given.held_out.sample.y
-        reference = independent_evidence(train, held_out, independent_features(options.likelihood))
-    _write_summary(files["summary.json"], options, given, result, reference)
-    made = draw(files["training.png"], lambda: _training_figure(result, reference))
+    _write_summary(files["summary.json"], options, given, result)
+    made = draw(files["training.png"], lambda: _training_figure(result))
     print(result)
     if given.held_out is not None:
-        print(f"  for scale       {reference:.3f} nats per bin held out, without any dynamics")
-        _tell_baselines(options, train, held_out)
+        _tell_baselines(options, given.train.sample.y, given.held_out.sample.y)
     list_files(options.out, ["model.safetensors", "summary.json", *made])
     print(f"Look at it:      pyro-lowrank report {options.out} {options.data}")
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
@@ -211,9 +205,7 @@ def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor
         print(baselines(train, held_out, order=order, factors=options.rank))
 
 
-def _write_summary(
-    path: Path, options: argparse.Namespace, given: Prepared, result: FitResult, reference: float | None
-) -> None:
+def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, result: FitResult) -> None:
     held_out = result.held_out_evidence.tolist()
     summary = {
         "options": {
@@ -228,7 +220,7 @@ def _write_summary(
         "held_out_evidence_per_bin": {"before": held_out[0], "after": held_out[-1]} if held_out else None,
         "held_out_steps": result.held_out_steps.tolist(),
         "held_out_evidence": held_out,
-        "without_dynamics": reference,
+        "without_dynamics": result.without_dynamics,
         "evidence": result.evidence.tolist(),
         "ess": result.ess.tolist(),
         "kept_step": result.kept_step,
@@ -237,8 +229,9 @@ def _write_summary(
     write_whole(path, (json.dumps(summary, indent=1) + "\n").encode())
 
 
-def _training_figure(result: FitResult, reference: float | None) -> Any:
+def _training_figure(result: FitResult) -> Any:
     figure, axes = new_figure(1, 2, width=9, height=3.5)
-    plot_evidence(axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence, reference=reference)
+    held_out = result.held_out_steps, result.held_out_evidence
+    plot_evidence(axes[0, 0], result.evidence, *held_out, reference=result.without_dynamics)
     plot_effective_size(axes[0, 1], result.ess)
     return figure

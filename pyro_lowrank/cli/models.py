@@ -7,9 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-from torch.distributions import Distribution
-
 from pyro_lowrank.cli.recordings import IN_SECONDS
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.guides.base import Guide
@@ -25,7 +22,6 @@ from pyro_lowrank.observations.haemodynamic import HaemodynamicObservation
 from pyro_lowrank.observations.negative_binomial import NegativeBinomialObservation
 from pyro_lowrank.observations.poisson import PoissonObservation
 from pyro_lowrank.observations.student_t import StudentTObservation
-from pyro_lowrank.training.independent import bernoulli, negative_binomial, normal, poisson
 
 OBSERVATIONS: dict[str, Callable[..., Observation]] = {
     "gaussian": GaussianObservation,
@@ -86,20 +82,3 @@ def _noise(options: argparse.Namespace, bin_size: float | None) -> dict[str, Any
             )
         found[name] = value
     return found
-
-
-def independent_features(likelihood: str) -> Callable[[Tensor, Tensor], Distribution]:
-    """Return what makes a distribution for each feature of its mean and variance: the model without dynamics."""
-    return _INDEPENDENT[likelihood]
-
-
-_INDEPENDENT: dict[str, Any] = {
-    "gaussian": normal,
-    "autoregressive": normal,
-    "student-t": normal,
-    "poisson": poisson,
-    "negative-binomial": negative_binomial,
-    "bernoulli": bernoulli,
-    "calcium": normal,
-    "bold": normal,
-}

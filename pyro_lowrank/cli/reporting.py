@@ -68,7 +68,7 @@ def _course(summary: dict[str, Any]) -> FitResult | None:
     """Return how a fit went, as its summary tells."""
     if not summary.get("evidence"):
         return None
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.asarray(summary.get(name) or [], dtype=np.float64)
         for name in ("evidence", "ess", "gradient_norm", "learning_rate", "held_out_evidence")
     }

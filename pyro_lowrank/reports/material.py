@@ -18,7 +18,7 @@ from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.infer.latents import LEVEL, Latents
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.independent import features_like, independent_evidence
+from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.tensors import as_tensors
 
 logger = logging.getLogger(__name__)
@@ -147,14 +147,8 @@ def gather(
         fixed_points=fixed_points,
         why_none=why_none,
         evidence=float(posterior.log_evidence.sum() / (~y.isnan()).any(-1).sum()),
-        without_dynamics=reference_of(model, y),
+        without_dynamics=without_dynamics(model.observation, y, y),
     )
-
-
-def reference_of(model: StateSpaceModel, y: Tensor) -> float | None:
-    """Return the log evidence of a recording without dynamics, nats per time bin, None where there is no such thing."""
-    features = features_like(model.observation)
-    return None if features is None else independent_evidence(y, y, features)
 
 
 def _part(recording: Recording) -> tuple[Recording, str]:

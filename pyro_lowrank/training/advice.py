@@ -35,6 +35,12 @@ def advice_on(result: FitResult) -> tuple[str, ...]:
                 f"Held-out evidence was best after {steps[best]} of {result.steps} steps and fell since: fewer steps, "
                 "a lower rank or more data fit better; keep_best=True ends with the best."
             )
+    reference = result.without_dynamics
+    if finished and len(held_out) and reference is not None and held_out.max() <= reference:
+        rows.append(
+            "The model is not better on the held-out data than independent features: train longer (num_steps), with "
+            "more particles or another learning rate; or there are no dynamics to find."
+        )
     last = result.ess[-max(1, result.steps // 10) :]
     if finished and len(last) and np.nan_to_num(last, nan=1.0).mean() < _SMALL_SHARE:
         rows.append(

@@ -23,6 +23,7 @@ from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
+from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
@@ -157,8 +158,7 @@ def fit(
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
     team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
-    progress = progress and team.leads
-    tell = partial(_tell, progress=progress)
+    tell = partial(_tell, progress=progress and team.leads)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
     recipe = Recipe.of(
         data.observed,
@@ -175,7 +175,7 @@ def fit(
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
-    begin = partial(_begin, model, data, progress) if start_at_data else None
+    begin = partial(_begin, model, data, tell) if start_at_data else None
     interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
@@ -184,12 +184,19 @@ def fit(
         interrupted=interrupted,
         checkpoint=None if file is None else file.path,
         seconds=time.perf_counter() - started,
+        without_dynamics=_without_dynamics(model, data, held_out_data),
     )
 
 
-def _begin(model: Any, data: Data, progress: bool) -> None:
+def _without_dynamics(model: Any, data: Data, held_out: Data | None) -> float | None:
+    if held_out is None or not isinstance(model, StateSpaceModel):
+        return None
+    return without_dynamics(model.observation, data.sample.y, held_out.sample.y)
+
+
+def _begin(model: Any, data: Data, tell: Callable[[Iterable[str]], None]) -> None:
     if isinstance(model, StateSpaceModel):
-        _tell(start(model, data.sample), progress)
+        tell(start(model, data.sample))
 
 
 def _sizes(data: Data, held_out: Data | None) -> tuple[str, ...]:
@@ -243,7 +250,7 @@ def _run(
     first = len(steps.history)
     try:
         with (
-            Progress(num_steps, first, shown=progress) as bar,
+            Progress(num_steps, first, shown=progress and steps.team.leads) as bar,
             own_generators(steps.device),
             interrupts_kept() as noted,
         ):

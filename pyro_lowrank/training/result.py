@@ -89,6 +89,8 @@ class FitResult:
         interrupted: whether Ctrl-C ended the fit before it had taken them.
         checkpoint: the file to resume from, or None.
         seconds: that this call took.
+        without_dynamics: log evidence of the held-out data under features that are independent of each other and of
+            time, in nats per observed time bin; None where nothing was held out, or of likelihoods of one's own.
 
     Example::
 
@@ -110,6 +112,7 @@ class FitResult:
     interrupted: bool
     checkpoint: Path | None
     seconds: float
+    without_dynamics: float | None = None
 
     @classmethod
     def of(
@@ -121,6 +124,7 @@ class FitResult:
         interrupted: bool,
         checkpoint: Path | None,
         seconds: float,
+        without_dynamics: float | None,
     ) -> FitResult:
         """Return the result of a fit with that history, after logging what it advises."""
         result = cls(
@@ -135,6 +139,7 @@ class FitResult:
             interrupted=interrupted,
             checkpoint=checkpoint,
             seconds=seconds,
+            without_dynamics=without_dynamics,
         )
         for line in result.advice:
             logger.info(line)
@@ -164,6 +169,8 @@ class FitResult:
                 f"  held out        {first:.3f} -> {last:.3f} nats per bin, best {self.held_out_evidence[best]:.3f} "
                 f"after {self.held_out_steps[best]} steps{', kept' if self.kept_step < self.steps else ''}"
             )
+        if self.without_dynamics is not None:
+            lines.append(f"  for scale       {self.without_dynamics:.3f} nats per bin held out, without any dynamics")
         if self.steps and not np.isnan(self.ess[-tenth:]).all():
             lines.append(f"  effective size  {100 * self.ess[-tenth:].mean():.0f} % of the particles")
         if self.checkpoint is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,4 +58,8 @@ def test_advice_names_what_was_seen() -> None:
     assert "! Only 5.0 % of the particles" in str(result_of([], ess=np.full(100, 0.05)))
     # The Gaussian filter has no particles.
     assert result_of([], ess=np.full(100, np.nan)).advice == ()
+    poor = replace(result_of([-9.0, -5.0, -2.0, -1.01, -1.0]), without_dynamics=-0.9)
+    assert "is not better on the held-out data than independent features" in poor.advice[0]
+    assert "  for scale       -0.900 nats per bin held out, without any dynamics" in str(poor)
+    assert replace(poor, without_dynamics=-1.1).advice == ()
     assert result_of([-9.0, -5.0, -3.0, -2.0, -1.0], interrupted=True).advice == ()

@@ -10,8 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 import pyro_lowrank as plr
-from pyro_lowrank.cli.models import independent_features
-from pyro_lowrank.training.independent import independent_evidence
+from pyro_lowrank.cli.models import OBSERVATIONS
+from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.standardise import Standardisation
 from pyro_lowrank.training.teacher import oscillator_student, oscillator_teacher
 from tests.training.builders import assert_same_state, pair, recording, state
@@ -239,8 +239,32 @@ def test_the_yardstick_is_the_log_density_of_independent_features(likelihood: st
         "bernoulli": lambda y: stats.bernoulli.logpmf(y, mean),
     }[likelihood]
     expected = torch.tensor(log_prob(held_out.nan_to_num().numpy()))[~held_out.isnan()].sum() / (5 + 20 + 20)
-    found = independent_evidence(train, held_out, independent_features(likelihood))
+    found = without_dynamics(OBSERVATIONS[likelihood](rank=1, features=2), train, held_out)
     assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_yardstick_of_parts_and_sessions_is_the_sum_of_theirs() -> None:
+    parts = {"counts": plr.PoissonObservation(rank=1, features=2), "field": plr.GaussianObservation(rank=1, features=3)}
+    counts, field = torch.poisson(torch.ones(6, 50, 2)), torch.randn(6, 50, 3)
+    joint = plr.JointObservation(parts)
+    y = joint.join({"counts": counts, "field": field})
+    alone = [without_dynamics(part, x[:4], x[4:]) for part, x in zip(parts.values(), (counts, field), strict=True)]
+    assert without_dynamics(joint, y[:4], y[4:]) == pytest.approx(sum(alone), rel=1e-5)
+    sessions = plr.MultiSession(parts)
+    pooled = sessions.pool({"counts": counts, "field": field}).y
+    # As many bins of each session: the mean of both.
+    train, held_out = pooled[[0, 1, 2, 3, 6, 7, 8, 9]], pooled[[4, 5, 10, 11]]
+    assert without_dynamics(sessions, train, held_out) == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
+def test_a_fit_tells_what_its_held_out_data_are_worth_without_dynamics() -> None:
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.GaussianObservation(rank=1, features=2))
+    y = torch.randn(6, 30, 2)
+    guide = plr.OptimalGuide(model)
+    options: Any = {"num_steps": 1, "progress": False, "elbo": plr.SMC_ELBO(4, backend="plain")}
+    result = plr.fit(model, guide, y[:4], held_out=y[4:], **options)
+    assert result.without_dynamics == pytest.approx(without_dynamics(model.observation, y[:4], y[4:]))
+    assert plr.fit(model, guide, y[:4], **options).without_dynamics is None
 
 
 def test_heavy_tailed_noise_starts_at_the_variance_of_the_residual(dtype: torch.dtype) -> None:
