@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.mcmc.particle_gibbs import ParticleGibbs as ParticleGibbs
     from pyro_lowrank.infer.mcmc.pmmh import PMMH as PMMH
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
+    from pyro_lowrank.infer.reparam import TrajectoryReparam as TrajectoryReparam
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
     from pyro_lowrank.models.priors import prior_table as prior_table
     from pyro_lowrank.models.priors import with_priors as with_priors
@@ -144,6 +145,7 @@ _HOMES = {
     "Sweep": "validation.sweep",
     "SystematicResampling": "smc.resampling",
     "Trajectory": "dynamics.trajectory",
+    "TrajectoryReparam": "infer.reparam",
     "UnitReadout": "observations.readout",
     "align_session": "training.align",
     "as_tensors": "training.tensors",

@@ -99,16 +99,18 @@ class GaussianNoise:
         eta = self.standard(white)
         return eta * self.scale if self.diagonal else apply_matrix(self.scale, eta)
 
+    def whiten(self, residual: Tensor) -> Tensor:
+        """Return eta of residuals `... x dim`, in units of the scale."""
+        if self.diagonal:
+            return residual / self.scale
+        # The inverse of a small factor, once, is cheaper than a triangular solve per residual.
+        eye = torch.eye(self.scale.shape[-1], dtype=self.scale.dtype, device=self.scale.device)
+        return apply_matrix(torch.linalg.solve_triangular(self.scale, eye, upper=False), residual)
+
     def log_prob(self, residual: Tensor) -> Tensor:
         """Return the log density in nats of residuals `... x dim`, summed over `dim`."""
-        if self.diagonal:
-            white, log_scale = residual / self.scale, self.scale.log().sum(-1)
-        else:
-            # The inverse of a small factor, once, is cheaper than a triangular solve per residual.
-            eye = torch.eye(self.scale.shape[-1], dtype=self.scale.dtype, device=self.scale.device)
-            white = apply_matrix(torch.linalg.solve_triangular(self.scale, eye, upper=False), residual)
-            log_scale = self.scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self.standard_log_prob(white) - log_scale
+        scale = self.scale if self.diagonal else self.scale.diagonal(dim1=-2, dim2=-1)
+        return self.standard_log_prob(self.whiten(residual)) - scale.log().sum(-1)
 
     def around(self, mean: Tensor) -> dist.TorchDistribution:
         """Return the distribution of `mean + noise`, with event shape `dim`."""

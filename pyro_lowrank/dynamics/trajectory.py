@@ -82,14 +82,33 @@ class Trajectory(TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = torch.Size()) -> Tensor:
         """Draw trajectories `sample_shape x trials x time x rank`, differentiable in the parameters."""
+        like = self.transition.initial_mean
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return self.from_white(torch.randn(shape, dtype=like.dtype, device=like.device))
+
+    def from_white(self, white: Tensor) -> Tensor:
+        """Return the trajectories that standard normal numbers `... x time x rank` lead to."""
         t = self.transition
-        like = t.initial_mean
-        white = torch.randn(self._extended_shape(torch.Size(sample_shape)), dtype=like.dtype, device=like.device)
         first, *later = white.unbind(-2)
         z = [t.first_mean(self._input(0)) + t.initial_noise.colour(first)]
         for time, eta in enumerate(later):
             z.append(t.mean(z[-1], self._input(time)) + t.noise.colour(eta))
         return torch.stack(z, -2)
+
+    def _residuals(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by how much the first latent, and with time in front all others, miss what is expected of them."""
+        t = self.transition
+        first = value[..., 0, :] - t.first_mean(self._input(0))
+        batch_dims = value.dim() - 2
+        before, after = (time_in_front(value[..., times, :], batch_dims) for times in (slice(-1), slice(1, None)))
+        v = self._input(slice(-1))
+        return first, after - next_mean(t.drift, before, None if v is None else time_in_front(v, batch_dims))
+
+    def to_white(self, value: Tensor) -> Tensor:
+        """Return the numbers that lead to trajectories, `... x time x rank`: the inverse of `from_white`."""
+        first, later = self._residuals(value)
+        white = self.transition.noise.whiten(later)
+        return torch.cat([self.transition.initial_noise.whiten(first).unsqueeze(-2), white.movedim(0, -2)], -2)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of trajectories `... x time x rank` in nats, `... x trials`."""
@@ -100,9 +119,5 @@ class Trajectory(TorchDistribution):
             )
         t = self.transition
         value = value.expand(torch.broadcast_shapes(value.shape[:-2], self.batch_shape) + self.event_shape)
-        first = t.initial_noise.log_prob(value[..., 0, :] - t.first_mean(self._input(0)))
-        batch_dims = value.dim() - 2
-        before, after = (time_in_front(value[..., times, :], batch_dims) for times in (slice(-1), slice(1, None)))
-        v = self._input(slice(-1))
-        mean = next_mean(t.drift, before, None if v is None else time_in_front(v, batch_dims))
-        return first + t.noise.log_prob(after - mean).sum(0)
+        first, later = self._residuals(value)
+        return t.initial_noise.log_prob(first) + t.noise.log_prob(later).sum(0)
