@@ -138,21 +138,41 @@ class Dynamics(Module):
         return self.mean(z, u)
 
     @effectful
-    def trajectory(self, num_steps: int, u: Tensor | None = None) -> Trajectory:
+    def trajectory(self, num_steps: int, u: Tensor | None = None, *, start: Tensor | None = None) -> Trajectory:
         """Return the distribution of whole latent trajectories, for `pyro.sample("z", ...)`.
 
         Args:
             num_steps: number of time bins.
             u: raw inputs, `... x trials x time x inputs`.
+            start: latents `... x rank` that it goes on from, such as the last ones of a posterior's draws; None for the
+                beginning of a trial. Inputs are then those from the beginning of the trial on, as the network's leak
+                needs them, the last `num_steps` of the bins to come.
+
+        Raises:
+            ValueError: if inputs or latents do not fit.
 
         Example::
 
             >>> import pyro_lowrank as plr
-            >>> plr.LowRankRNN(rank=2, units=20).trajectory(50).event_shape
+            >>> dynamics = plr.LowRankRNN(rank=2, units=20)
+            >>> dynamics.trajectory(50).event_shape
             torch.Size([50, 2])
+            >>> dynamics.trajectory(10, start=torch.zeros(100, 5, 2)).sample().shape
+            torch.Size([100, 5, 10, 2])
         """
-        self.check_inputs(u if u is None or u.dim() < 4 else u.flatten(0, -3), num_steps=num_steps)
-        return Trajectory(self.transition(), check_positive_int("num_steps", num_steps), u)
+        num_steps, known = check_positive_int("num_steps", num_steps), u
+        if start is not None:
+            if not isinstance(start, Tensor) or start.shape[-1:] != (self.rank,):
+                came = tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__
+                raise ValueError(f"`start` must hold latents, ... x rank with rank={self.rank}, got {came}.")
+            if u is not None and u.shape[-2] <= num_steps:
+                raise ValueError(
+                    f"With `start` the inputs `u` must be those from the beginning of the trial to the end of the "
+                    f"trajectory, more than its {num_steps} time bins, got {u.shape[-2]}."
+                )
+            known = None if u is None else u[..., -num_steps:, :]
+        self.check_inputs(known if known is None or known.dim() < 4 else known.flatten(0, -3), num_steps=num_steps)
+        return Trajectory(self.transition(), num_steps, u, start=start)
 
     @property
     def noise_covariance(self) -> Tensor:

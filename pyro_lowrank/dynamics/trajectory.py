@@ -26,6 +26,8 @@ class Trajectory(TorchDistribution):
         transition: how the latents move, from `dynamics.transition()`.
         num_steps: number of time bins.
         inputs: raw inputs `trials x time x inputs`, or None.
+        start: latents `... x rank` that the first ones follow, or None for the beginning of a trial. Inputs are then
+            those from the beginning of the trial on, the last `num_steps` of the bins of the trajectory.
 
     Example::
 
@@ -43,10 +45,16 @@ class Trajectory(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
-    def __init__(self, transition: Transition, num_steps: int, inputs: Tensor | None = None) -> None:
+    def __init__(
+        self, transition: Transition, num_steps: int, inputs: Tensor | None = None, *, start: Tensor | None = None
+    ) -> None:
+        effective = None if inputs is None else transition.drift.effective_inputs(inputs)
+        if start is not None:
+            transition = transition.after(start, None if effective is None else effective[..., -num_steps - 1, :])
+            effective = None if effective is None else effective[..., -num_steps:, :]
         self.transition = transition
         self.num_steps = num_steps
-        self.effective_inputs = None if inputs is None else transition.drift.effective_inputs(inputs)
+        self.effective_inputs = effective
         batch_shape = transition.batch_shape
         if self.effective_inputs is not None:
             batch_shape = torch.broadcast_shapes(batch_shape, self.effective_inputs.shape[:-2])

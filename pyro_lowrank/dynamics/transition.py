@@ -58,3 +58,16 @@ class Transition:
         """Return the mean of the first latent, `... x rank`, under its effective input."""
         moved = self.drift.start(v)
         return self.initial_mean if moved is None else self.initial_mean + moved
+
+    def after(self, z: Tensor, v: Tensor | None = None) -> Transition:
+        """Return how latents go on from others `... x rank`, of a bin with effective inputs `... x inputs`."""
+        return _Continuation(self.drift, self.noise, self.mean(z, v), self.noise)
+
+
+@dataclass(frozen=True)
+class _Continuation(Transition):
+    """One whose first latent follows a latent that is known."""
+
+    def first_mean(self, v: Tensor | None = None) -> Tensor:
+        """Return where that leads, which the inputs of the next bin do not change."""
+        return self.initial_mean

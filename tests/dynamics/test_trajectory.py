@@ -226,3 +226,29 @@ def test_batched_inputs_give_a_trajectory_for_each() -> None:
         assert_close(together.log_prob(z)[animal], dynamics.trajectory(6, u[animal]).log_prob(z[animal]))
     with pytest.raises(ValueError, match="as long as the data, 5 time bins, got 6"):
         dynamics.trajectory(5, u)
+
+
+@pytest.mark.parametrize("options", INPUTS.values(), ids=INPUTS)
+def test_it_goes_on_from_latents_as_the_whole_does(options: dict[str, Any], dtype: torch.dtype) -> None:
+    dynamics = network(dtype, activation="tanh", **options)
+    u = inputs_for(options, dtype, steps=9)
+    z = torch.randn(3, 4, 9, 2, dtype=dtype)
+    whole = dynamics.trajectory(9, u).log_prob(z)
+    begun = dynamics.trajectory(5, None if u is None else u[:, :5]).log_prob(z[..., :5, :])
+    later = dynamics.trajectory(4, u, start=z[..., 4, :])
+    assert later.batch_shape == (3, 4)
+    assert_close(begun + later.log_prob(z[..., 5:, :]), whole, factor=50)
+    # Draws are those of the density: whitened they are the numbers that they were made of.
+    white = torch.randn(3, 4, 4, 2, dtype=dtype)
+    assert_close(later.to_white(later.from_white(white)), white, factor=200)
+    assert later.expand((2, 3, 4)).sample().shape == (2, 3, 4, 4, 2)
+
+
+def test_starts_that_do_not_fit_are_told() -> None:
+    dynamics = network(inputs=2)
+    with pytest.raises(ValueError, match=r"`start` must hold latents, ... x rank with rank=2, got \(3, 5\)"):
+        dynamics.trajectory(4, torch.zeros(3, 9, 2), start=torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="more than its 4 time bins, got 4"):
+        dynamics.trajectory(4, torch.zeros(3, 4, 2), start=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="no inputs came"):
+        dynamics.trajectory(4, start=torch.zeros(3, 2))
