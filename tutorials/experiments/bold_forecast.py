@@ -17,8 +17,9 @@ from shared import data_file, fitted, tensor
 
 import pyro_lowrank as plr
 
-REFERENCE: dict[str, float] = {}
-GOAL = {"error_network": "below VAR of the same order"}
+# That of VAR(2), by least squares, on the same volumes.
+REFERENCE = {"error_network": "0.785 (VAR(2))"}
+GOAL = {"error_network": 0.785}
 
 TRAIN = 200
 RIDGES = (1.0, 10.0, 100.0, 1000.0)
