@@ -23,6 +23,8 @@ def execute(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("PYRO_LOWRANK_TUTORIAL_SCALE", "reduced")
     # The kernel has one core; more threads than cores slow small tensors down many times.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # The first import of ArviZ 0.x of each day says that there is a new one.
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore::FutureWarning:arviz")
     notebook = nbformat.read(TUTORIALS / name, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("import json\n\nprint(json.dumps(results, default=float))"))
     NotebookClient(
