@@ -202,12 +202,21 @@ def test_held_out_evidence_is_compared_trial_by_trial() -> None:
 
 def test_plots_of_arviz(exported: Any) -> None:
     some = {"trial": ["first"], "latent": [0], "time": exported["posterior"].time.values[:2]}
-    az.plot_trace(exported, var_names=["z"], coords=some)
-    az.plot_forest(exported, var_names=["z"], coords=some)
-    if IS_TREE:
-        az.plot_ppc_dist(exported, num_samples=10)
-    else:
-        az.plot_ppc(exported, num_pp_samples=10)
+    plots = {
+        "trace": lambda: az.plot_trace(exported, var_names=["z"], coords=some),
+        "forest": lambda: az.plot_forest(exported, var_names=["z"], coords=some),
+        "predictive": lambda: (
+            az.plot_ppc_dist(exported, num_samples=10) if IS_TREE else az.plot_ppc(exported, num_pp_samples=10)
+        ),
+    }
+    for name, plot in plots.items():
+        mpl.pyplot.close("all")
+        plot()
+        drawn = [axes for number in mpl.pyplot.get_fignums() for axes in mpl.pyplot.figure(number).axes]
+        # ArviZ leaves axes out without a word where it finds no numbers.
+        lines = [line.get_xydata() for axes in drawn for line in axes.lines]
+        assert lines, name
+        assert any(len(each) and np.isfinite(each).any() for each in lines), name
     mpl.pyplot.close("all")
 
 

@@ -98,13 +98,9 @@ def test_inside_a_transform_of_torch() -> None:
 
 
 @pytest.mark.parametrize("events", [1, 2])
-@pytest.mark.parametrize(
-    "shapes", [((3, 20), (7, 3, 20)), ((7, 3, 20), (7, 3, 20)), ((7, 3, 20), (20,)), ((20,), (3, 20))]
-)
+@pytest.mark.parametrize("shapes", [((3, 20), (7, 3, 20)), ((7, 3, 20), (7, 3, 20)), ((20,), (3, 20))])
 def test_poisson_counts_have_the_density_and_gradient_of_torch(shapes: Any, events: int, dtype: torch.dtype) -> None:
     rate = (0.1 + torch.randn(shapes[1], dtype=dtype).square()).requires_grad_()
-    if len(shapes[1]) < events:
-        pytest.skip("no such event")
     value = torch.poisson(2 * torch.ones(shapes[0], dtype=dtype))
     density = dist.Poisson(rate).to_event(events)
     found, expected = densities.log_prob(density, value), density.log_prob(value)

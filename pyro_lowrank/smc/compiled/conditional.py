@@ -44,7 +44,7 @@ class Pins(NamedTuple):
         tails: of the draws of a proposal that asks for their log densities, `B x T x 3`: see `CompiledProposal.tails`.
         probes: scratch, `4 x R x (R + 1)`: means, draws, latents and a linear system.
         sums: scratch, `2 x (R + 1)`: log densities and log weights of the probes.
-        white: scratch, `(R + 2) x K`.
+        white: scratch, `(2 R + 2) x K`.
     """
 
     path: Any
@@ -133,7 +133,7 @@ def pins_of(reference: Reference, compiled: CompiledPair, recorded: Tensor, num_
         tails=array(compiled.proposal.tails(recorded)),
         probes=np.empty((4, rank, rank + 1), dtype),
         sums=np.empty((2, rank + 1), dtype),
-        white=np.empty((rank + 2, num_particles), dtype),
+        white=np.empty((2 * rank + 2, num_particles), dtype),
     )
 
 
@@ -148,17 +148,17 @@ def of_trials(pins: Pins, trials: slice) -> Pins:
 def _precede(pins: Any, b: Any, t: Any, means: Any, log_weights: Any) -> None:
     """Draw which particle precedes the path's latent of a time bin, from the means out of all particles."""
     rank, size = means.shape
-    there, logits, shares = pins.white[:rank], pins.white[rank], pins.white[rank + 1]
-    whiten(pins.inverse, means, there)
+    apart, white, logits, shares = pins.white[:rank], pins.white[rank:-2], pins.white[-2], pins.white[-1]
+    # Differences first: whitened one by one, what is far from the origin loses the digits that matter here.
+    for r in range(rank):
+        for k in range(size):
+            apart[r, k] = pins.path[b, t, r] - means[r, k]
+    whiten(pins.inverse, apart, white)
     for k in range(size):
         logits[k] = log_weights[k]
     for r in range(rank):
-        x = ZERO * means[r, 0]
-        for j in range(r + 1):
-            x += pins.inverse[r, j] * pins.path[b, t, j]
         for k in range(size):
-            apart = x - there[r, k]
-            logits[k] -= HALF * apart * apart
+            logits[k] -= HALF * white[r, k] * white[r, k]
     largest = logits[0]
     for k in range(size):
         largest = max(largest, logits[k])
