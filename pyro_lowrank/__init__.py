@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.training.align import align_session as align_session
     from pyro_lowrank.training.fit import fit as fit
     from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
+    from pyro_lowrank.training.memory import memory_of as memory_of
     from pyro_lowrank.training.result import FitResult as FitResult
     from pyro_lowrank.training.tensors import as_tensors as as_tensors
     from pyro_lowrank.validation.baselines import Baselines as Baselines
@@ -157,6 +158,7 @@ _HOMES = {
     "initialise_from_data": "training.initialise",
     "load": "serialization",
     "load_smc_rnns": "interop.smc_rnns",
+    "memory_of": "training.memory",
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
     "report": "reports.report",

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code: int = importlib.import_module(options.module).run(options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
         print(f"pyro-lowrank: error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:

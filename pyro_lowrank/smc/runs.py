@@ -145,6 +145,11 @@ class BuiltInRun:
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the filter runs in the compiled loops."""
+        return self._loops is not None
+
     def filter(self, *, with_paths: bool = False) -> History:
         """Run the filter."""
         if not self.scheme.allow_dead:

@@ -144,9 +144,13 @@ class Batches(Protocol):
 
     Attributes:
         batch_size: trials, or windows, of a step, those of all processes together.
+        num_steps: time bins of each.
+        data: that they are drawn of.
     """
 
     batch_size: int
+    num_steps: int
+    data: Data
 
     def draw(self, step: int) -> Batch:
         """Return the minibatch of a step, 0, 1, 2, ..."""
@@ -174,7 +178,7 @@ class TrialBatches:
     """
 
     def __init__(self, data: Data, *, batch_size: int | None, seed: int, team: Team = ALONE) -> None:
-        num_trials = data.shape[0]
+        num_trials, self.num_steps = data.shape[:2]
         self.batch_size = num_trials if batch_size is None else check_positive_int("batch_size", batch_size)
         if self.batch_size > num_trials:
             hint = "; pass `window` to train on windows of a long recording" if num_trials == 1 else ""
@@ -221,7 +225,7 @@ class WindowBatches:
     """
 
     def __init__(self, data: Data, *, window: int, batch_size: int | None, seed: int, team: Team = ALONE) -> None:
-        self.window = check_positive_int("window", window)
+        self.num_steps = self.window = check_positive_int("window", window)
         self.batch_size = 10 if batch_size is None else check_positive_int("batch_size", batch_size)
         if window > data.shape[1]:
             raise ValueError(

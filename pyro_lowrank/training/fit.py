@@ -26,6 +26,7 @@ from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
+from pyro_lowrank.training.memory import check_memory
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
 from pyro_lowrank.training.optimizer import optimizer_of
 from pyro_lowrank.training.progress import Progress
@@ -139,6 +140,7 @@ def fit(
     Raises:
         SMCFailed: if the loss or its gradient is not finite, with step, trial and time; the last checkpoint is kept.
         ValueError: if an argument or the data do not fit.
+        MemoryError: if a step does not fit into the memory that there is, as `memory_of` tells; before any training.
         RuntimeError: if another thread of the process is in a fit, or under `torch.inference_mode`; before training.
         OSError: if the checkpoint cannot be written, or would overwrite that of an unfinished fit; before any training.
 
@@ -173,6 +175,8 @@ def fit(
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
+    with team.together(steps.device):
+        check_memory(model, guide, objective, steps.batches, max(rows.stop - rows.start for rows in steps.rows), parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
     begin = partial(_begin, model, data, tell) if start_at_data else None
