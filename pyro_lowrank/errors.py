@@ -6,7 +6,9 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +38,29 @@ def said_of(error: TypeError | ValueError, message: str) -> TypeError | ValueErr
 _NOT_THE_USERS = {"pyro_lowrank", "pyro", "torch", "contextlib"}
 
 
+_unsaid: ContextVar[bool] = ContextVar("_unsaid", default=False)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Within it, and in this thread alone, `warn_user` says nothing: of parts it need not hold what does of the whole.
+
+    Example::
+
+        >>> with unsaid():
+        ...     warn_user("Nobody hears this.")
+    """
+    token = _unsaid.set(True)
+    try:
+        yield
+    finally:
+        _unsaid.reset(token)
+
+
 def warn_user(message: str) -> None:
     """Warn at the line of the user's code that led here, past the frames of this package, Pyro and torch."""
+    if _unsaid.get():
+        return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back

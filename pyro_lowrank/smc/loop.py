@@ -11,6 +11,7 @@ import torch
 from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
+from pyro_lowrank.smc.draws import drawn
 from pyro_lowrank.smc.gradients import GradientEstimator
 from pyro_lowrank.smc.resampling import Resampler, State
 from pyro_lowrank.smc.weights import effective_sample_size, normalise
@@ -324,9 +325,7 @@ def run_loop(
     particles = start(kernel, slices[0], allow_dead=scheme.allow_dead)
     bins = [particles]
     like = particles.increment
-    random = scheme.resampler.draw(
-        len(slices) - 1, kernel.num_particles, like.shape, dtype=like.dtype, device=like.device
-    )
+    random = draw_resamplings(scheme, len(slices) - 1, kernel.num_particles, like)
     for t, (slice_t, random_t) in enumerate(zip(slices[1:], random, strict=True), start=1):
         if scheme.cut_every is not None and t % scheme.cut_every == 0:
             particles = without_gradients(particles)
@@ -335,6 +334,17 @@ def run_loop(
     history = History.of(bins, store=store)
     check_alive(history.increments, allow_dead=scheme.allow_dead)
     return history
+
+
+def draw_resamplings(scheme: Scheme, number: int, num_particles: int, like: Tensor) -> Tensor:
+    """Draw the numbers of resamplings, `number x some (x trials)`, in the form of an increment, `(trials)`."""
+
+    def draw(batch: torch.Size) -> Tensor:
+        return scheme.resampler.draw(number, num_particles, batch, dtype=like.dtype, device=like.device)
+
+    if like.dim() != 1:
+        return draw(like.shape)
+    return drawn(lambda trials: draw(torch.Size([trials])), like.shape[0], -1)
 
 
 def check_alive(increments: Tensor, *, first_time: int = 0, allow_dead: bool = False) -> None:

@@ -15,6 +15,7 @@ from pyro_lowrank.guides.base import Bin, Encoding, LooksBack
 from pyro_lowrank.models.state_space import recalled
 from pyro_lowrank.observations.memory import Memory, innovations
 from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.smc.draws import drawn
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.pair import Pair, Sequences
 
@@ -63,8 +64,12 @@ class PlainKernel:
     def draw_white(self, num_steps: int, num_trials: int) -> Tensor:
         """Draw the standard normal numbers of a run, `time x particles x trials x rank`."""
         like = self.pair.transition.initial_mean
-        shape = (num_steps, self.num_particles, num_trials, self.pair.transition.rank)
-        return torch.randn(shape, dtype=like.dtype, device=like.device)
+        particles, rank = self.num_particles, self.pair.transition.rank
+
+        def draw(trials: int) -> Tensor:
+            return torch.randn(num_steps, particles, trials, rank, dtype=like.dtype, device=like.device)
+
+        return drawn(draw, num_trials, 2)
 
     def slices(self, data: Sequences, encoding: Encoding | None = None) -> list[Slice]:
         """Cut whole sequences, whose encoding by the proposal may be known, into time bins."""

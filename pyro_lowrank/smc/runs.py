@@ -22,7 +22,7 @@ from pyro_lowrank.smc.loop import History, Scheme, State, run_loop
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.replayed import ReplayedTransitions
-from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_states
+from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_states, uniform_of_paths
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class BuiltInRun:
         """Draw paths by backward simulation, up to the last recorded bin of each trial."""
         trials, steps = self.data.shape
         like, last = history.increments, self.data.last
-        uniforms = torch.rand(steps, num_paths, trials, dtype=like.dtype, device=like.device)
+        uniforms = uniform_of_paths(steps, num_paths, trials, like)
         if history.compiled is not None and self._loops is not None:
             from pyro_lowrank.smc.compiled.run import backward_paths as compiled_paths
 
@@ -277,7 +277,7 @@ class UsersRun:
         self._shape = history.increments.shape[1:]
         states = [{name: stack[t] for name, stack in history.states.items()} for t in range(num_steps)]
         if num_particles <= _MOST_COMPARED:
-            uniforms = torch.rand(num_steps, num_paths, trials, dtype=log_weights.dtype, device=log_weights.device)
+            uniforms = uniform_of_paths(num_steps, num_paths, trials, log_weights)
             index = backward_paths(self._transitions, states, log_weights, uniforms)
         else:
             index = mcmc_paths(self._transitions, states, log_weights, ancestors, num_paths, _MOVES)

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pyro_lowrank.smc.draws import drawn
 from pyro_lowrank.smc.loop import State, take
 
 # Pairs of paths and particles that are held at once: small enough for the cache, large enough to be worth a call.
@@ -82,13 +83,26 @@ def _draw(cumulative: Tensor, uniform: Tensor) -> Tensor:
 
 def _last(log_weights: Tensor, num_draws: int) -> Tensor:
     """Return where each path ends, `draws x trials`."""
-    uniform = torch.rand(num_draws, log_weights.shape[1], dtype=log_weights.dtype, device=log_weights.device)
+
+    def draw(trials: int) -> Tensor:
+        return torch.rand(num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
+
+    uniform = drawn(draw, log_weights.shape[1], 1)
     return _ends(log_weights, uniform)
 
 
 def _ends(log_weights: Tensor, uniform: Tensor) -> Tensor:
     """Return particles drawn by their weights, `draws x trials`."""
     return _draw(log_weights.exp().mT.contiguous().cumsum(-1), uniform.mT.contiguous()).mT
+
+
+def uniform_of_paths(num_steps: int, num_paths: int, num_trials: int, like: Tensor) -> Tensor:
+    """Draw the numbers in [0, 1) of `backward_paths`, `time x draws x trials`, of another tensor's type and device."""
+
+    def draw(trials: int) -> Tensor:
+        return torch.rand(num_steps, num_paths, trials, dtype=like.dtype, device=like.device)
+
+    return drawn(draw, num_trials, 2)
 
 
 def _blocks(index: Tensor, num_particles: int) -> Iterator[Tensor]:
@@ -190,7 +204,7 @@ def mcmc_paths(
         score = transitions.chosen(t, states[t], num_draws * (num_moves + 1))
         density = score(current, after)
         cumulative = log_weights[t].exp().mT.contiguous().cumsum(-1)
-        uniform = torch.rand(2, num_moves, *current.shape, dtype=density.dtype, device=density.device)
+        uniform = _uniform_of_moves(num_moves, current, density)
         proposals = _draw(cumulative, uniform[0].movedim(-1, 0).flatten(1)).unflatten(1, (num_moves, -1)).movedim(0, -1)
         densities = _densities(score, proposals, after, batch_dims)
         for proposed, proposed_density, chance in zip(proposals, densities, uniform[1].log(), strict=True):
@@ -199,6 +213,15 @@ def mcmc_paths(
             density = torch.where(accepted, proposed_density, density)
         paths.append(current)
     return torch.stack(paths[::-1], -1)
+
+
+def _uniform_of_moves(num_moves: int, current: Tensor, like: Tensor) -> Tensor:
+    num_draws, num_trials = current.shape
+
+    def draw(trials: int) -> Tensor:
+        return torch.rand(2, num_moves, num_draws, trials, dtype=like.dtype, device=like.device)
+
+    return drawn(draw, num_trials, 3)
 
 
 def _densities(
@@ -226,8 +249,8 @@ def genealogy(ancestors: Tensor, last: Tensor) -> Tensor:
                 [1, 1]])
     """
     paths = [last]
-    for drawn in ancestors[1:].flip(0):
-        paths.append(drawn.gather(0, paths[-1]))
+    for parents in ancestors[1:].flip(0):
+        paths.append(parents.gather(0, paths[-1]))
     return torch.stack(paths[::-1], -1)
 
 

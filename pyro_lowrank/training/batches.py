@@ -41,6 +41,11 @@ class Batch:
         """The number of trials times time bins, padding included."""
         return self.y.shape[0] * self.y.shape[1]
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the same on a device; where its rows come from is known on the CPU."""
+        u = None if self.u is None else self.u.to(device)
+        return Batch(self.y.to(device), u, self.trials, self.starts)
+
     def part(self, first: int, number: int) -> Batch:
         """Return some of its rows."""
         rows = slice(first, first + number)

@@ -20,6 +20,7 @@ from pyro_lowrank.errors import (
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.training.ahead import check_can_be_read_ahead, reading_ahead
 from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
@@ -67,6 +68,7 @@ def fit(
     checkpoint_every: int = 100,
     resume: bool = False,
     seed: int = 0,
+    num_workers: int = 0,
     progress: bool = True,
     callback: Callable[[StepReport], None] | None = None,
 ) -> FitResult:
@@ -131,6 +133,8 @@ def fit(
         checkpoint_every: steps between two checkpoints, beside those at begin, end and Ctrl-C.
         resume: go on from `checkpoint` if it is there.
         seed: of minibatches and particles.
+        num_workers: processes that read batches ahead of the steps, of data that stay where they are; the numbers do
+            not depend on it. In this process if 0.
         progress: show a progress bar.
         callback: called after every step with a `StepReport`; Ctrl-C (`KeyboardInterrupt`) in it ends the fit.
 
@@ -159,9 +163,11 @@ def fit(
     started = time.perf_counter()
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
+    check_positive_int("num_workers", num_workers, minimum=0)
     team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
     tell = partial(_tell, progress=progress and team.leads)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
+    check_can_be_read_ahead(data, num_workers)
     recipe = Recipe.of(
         data.observed,
         guide,
@@ -180,7 +186,8 @@ def fit(
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
     begin = partial(_begin, model, data, tell) if start_at_data else None
-    interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
+    with reading_ahead(steps.batches, steps.device, num_workers, recipe.num_steps) as steps.batches:
+        interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
     return FitResult.of(
         steps.history,
         kept_step=steps.best.step if keep_best and steps.best.put_back() else len(steps.history),
@@ -345,7 +352,7 @@ def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:
 def _open_checkpoint(
     path: str | os.PathLike[str] | None, steps: Steps, settings: dict[str, Any], num_steps: int, resume: bool
 ) -> CheckpointFile | None:
-    steps.team.check_alike({**settings, "num_steps": num_steps})
+    steps.team.check_alike({**settings, "num_steps": num_steps}, steps.device)
     # None begins to write before all have looked.
     with steps.team.together(steps.device):
         return _opened(path, steps, settings, num_steps, resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import mmap
 import os
@@ -41,6 +42,9 @@ class Source(Protocol):
 
     def check_unchanged(self) -> None:
         """Raise if the file is no longer the one that was opened."""
+
+    def on_cpu(self) -> Source:
+        """Return the same, read to the CPU whatever device the model is on."""
 
 
 def is_stored(value: Any) -> bool:
@@ -233,6 +237,12 @@ class ArraySource:
                 each.check_unchanged()
         self._release()
 
+    def on_cpu(self) -> ArraySource:
+        """Return the same, read to the CPU."""
+        found = copy.copy(self)
+        found._like = self._like.cpu()
+        return found
+
     def _release(self) -> None:
         for each in (self._y, self._u):
             if each is not None:
@@ -276,6 +286,10 @@ class DatasetSource:
 
     def check_unchanged(self) -> None:
         """Nothing is known of its files."""
+
+    def on_cpu(self) -> DatasetSource:
+        """Return the same, read to the CPU."""
+        return DatasetSource(self.name, self._dataset, self._like.cpu())
 
 
 def _form(item: Any) -> str:

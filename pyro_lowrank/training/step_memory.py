@@ -102,7 +102,8 @@ def _along_paths(
     model: Any, guide: Any, elbo: SMC_ELBO, example: Batch, num_paths: int, trials: int, bins: int
 ) -> _Kept:
     """Return what the density along paths keeps: no loop need be compiled to be told."""
-    with _Saved() as saved:
+    saved = _Saved()
+    with saved:
         run = _run(model, guide, elbo, _cut(example, trials, bins))
         assert run is not None
         z = example.y.new_zeros(num_paths, trials, bins, run.pair.transition.rank)
@@ -115,7 +116,8 @@ def _of_step(
 ) -> _Kept:
     """Return what a tiny step keeps."""
     tiny, batch = _with_particles(elbo, particles), _cut(example, trials, bins)
-    with _Saved() as saved:
+    saved = _Saved()
+    with saved:
         _, history = tiny.loss_and_history(model, guide, *batch.arguments)
     states = getattr(history, "states", None) or {}
     held = [*states.values(), getattr(history, "log_weights", None), getattr(history, "ancestors", None)]
@@ -137,10 +139,6 @@ class _Saved(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self) -> None:
         self._seen: dict[int, Tensor] = {}
         super().__init__(self._note, lambda value: value)
-
-    def __enter__(self) -> _Saved:
-        super().__enter__()
-        return self
 
     def _note(self, value: Tensor) -> Tensor:
         # Held, so that no other takes its place.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from pyro_lowrank.errors import said_of
+from pyro_lowrank.errors import said_of, unsaid
 from pyro_lowrank.training.batches import Batch, observed_bins
 from pyro_lowrank.training.silence import Silence
 from pyro_lowrank.training.sources import Source
@@ -66,8 +66,7 @@ class StoredData:
     ) -> None:
         try:
             # What does not change in a part may well in another: the sample is looked at for what is to be warned of.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with unsaid():
                 check(y.unsqueeze(0), None if u is None else u.unsqueeze(0))
         except (TypeError, ValueError) as error:
             where = f"In `{self.name}`, trial {trial}" + (f" from time {start} on" if start else "")
@@ -85,6 +84,12 @@ class StoredData:
     def _read(self, places: list[tuple[int, int]], length: int) -> Batch:
         self.source.check_unchanged()
         return read_parts(self.source, places, length, self._lengths)
+
+    def on_cpu(self) -> StoredData:
+        """Return the same, read to the CPU whatever device the model is on."""
+        found = copy.copy(self)
+        found.source = self.source.on_cpu()
+        return found
 
     @property
     def is_small(self) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.smc.draws import rows_of
 
 
 class Team:
@@ -63,18 +64,40 @@ class Team:
                 f"leaves some without: pass a `batch_size` of at least {self.size}, or start fewer processes."
             )
 
-    def check_alike(self, settings: Any) -> None:
-        """Raise if processes were given different data or settings; wait for all."""
+    def check_alike(self, settings: Mapping[str, Any], device: torch.device) -> None:
+        """Raise if processes were given different data or settings; wait for all.
+
+        Args:
+            settings: that JSON can hold.
+            device: of the model, by which processes speak to each other.
+        """
         if self.size == 1:
             return
-        found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, settings)
-        names = sorted({name for other in found for name in settings if other.get(name) != settings[name]})
+        found = [json.loads(text) for text in self._texts(json.dumps(settings), device)]
+        settings = json.loads(json.dumps(settings))
+        names = sorted(
+            {
+                name
+                for other in found
+                for name in settings.keys() | other.keys()
+                if other.get(name) != settings.get(name)
+            }
+        )
         if names:
             raise ValueError(
                 f"The {self.size} processes were given different {', '.join(names)}: all need the same data, model and "
                 "settings, of which each takes its share by itself."
             )
+
+    def _texts(self, text: str, device: torch.device) -> list[bytes]:
+        """Return a text of every process, as bytes: what others send is read, and never run."""
+        own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+        lengths = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(self.size)]
+        torch.distributed.all_gather(lengths, torch.tensor([len(own)], device=device))
+        longest = max(int(length) for length in lengths)
+        found = [own.new_zeros(longest) for _ in range(self.size)]
+        torch.distributed.all_gather(found, torch.nn.functional.pad(own, (0, longest - len(own))))
+        return [bytes(each[: int(length)].tolist()) for each, length in zip(found, lengths, strict=True)]
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors, the same of every process, by their sums over processes."""
@@ -131,42 +154,9 @@ def rows_of_parts(team: Team, number: int, parts: int) -> list[slice]:
     return [slice(share.start + rows.start, share.start + rows.stop) for rows in found]
 
 
-def draws(rows: slice, number: int) -> AbstractContextManager[Any]:
+def draws(rows: slice, number: int) -> AbstractContextManager[None]:
     """Return a context in which random numbers of some rows of a batch are those that the whole batch would have."""
-    return nullcontext() if rows.stop - rows.start == number else _DrawsOfAll(rows, number)
-
-
-class _DrawsOfAll(TorchFunctionMode):
-    """Within it, random numbers of some trials of a batch are drawn for all of its trials, and theirs are kept.
-
-    Filters draw normal numbers `time x particles x trials x rank` and uniform ones `... x trials`.
-
-    Args:
-        rows: whose are kept.
-        number: of all trials.
-    """
-
-    def __init__(self, rows: slice, number: int) -> None:
-        super().__init__()
-        self._rows, self._number = rows, number
-        self._own = rows.stop - rows.start
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in (torch.rand, torch.randn):
-            return func(*args, **kwargs)
-        size = _size(args, kwargs.pop("size", None))
-        dim = 2 if func is torch.randn and len(size) == 4 else len(size) - 1
-        if len(size) < 3 or size[dim] != self._own:
-            return func(size, **kwargs)
-        drawn = func([*size[:dim], self._number, *size[dim + 1 :]], **kwargs)
-        return drawn.narrow(dim, self._rows.start, self._own).contiguous()
-
-
-def _size(args: Sequence[Any], size: Any) -> list[int]:
-    if size is not None:
-        return list(size)
-    return list(args[0]) if args and isinstance(args[0], list | tuple) else list(args)
+    return nullcontext() if rows.stop - rows.start == number else rows_of(rows, number)
 
 
 def _leave() -> None:

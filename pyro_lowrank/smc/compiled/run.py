@@ -21,7 +21,7 @@ from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
 from pyro_lowrank.smc.compiled.pair import CompiledPair
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
 from pyro_lowrank.smc.conditional import Reference
-from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive, resample
+from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive, draw_resamplings, resample
 from pyro_lowrank.smc.pair import Sequences
 from pyro_lowrank.smc.resampling import NoResampling, PositionResampling, Resampler
 
@@ -61,7 +61,7 @@ def run_compiled(
 
     def draw_positions() -> Tensor:
         nonlocal random
-        random = resampler.draw(steps - 1, particles, torch.Size([trials]), dtype=white.dtype)
+        random = draw_resamplings(scheme, steps - 1, particles, white.new_zeros(trials))
         if not isinstance(resampler, PositionResampling):
             return random.new_zeros(trials, steps, 0)
         return resampler.positions(random.movedim(1, 0), particles).movedim(0, 1)
