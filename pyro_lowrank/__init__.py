@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.reports.report import report as report
     from pyro_lowrank.serialization import load as load
     from pyro_lowrank.serialization import save as save
+    from pyro_lowrank.smc.draws import rows_of as rows_of
     from pyro_lowrank.smc.gradients import FisherGradient as FisherGradient
     from pyro_lowrank.smc.gradients import PathwiseGradient as PathwiseGradient
     from pyro_lowrank.smc.gradients import ScoreFunctionGradient as ScoreFunctionGradient
@@ -162,6 +163,7 @@ _HOMES = {
     "posterior_fixed_points": "dynamics.analysis",
     "prior_table": "models.priors",
     "report": "reports.report",
+    "rows_of": "smc.draws",
     "save": "serialization",
     "sweep": "validation.sweep",
     "to_arviz": "export.posterior",

@@ -132,9 +132,9 @@ def _split(shape: tuple[int, int, int], share: float) -> tuple[_Where, _Where | 
 
 def _standardisation(source: ArraySource) -> Standardisation:
     """Return that of parts which lie evenly in a recording."""
-    lengths = [source.num_steps] * len(source)
+    lengths = source.lengths
     features = source.read(0, 0, 1)[0].shape[-1]
-    length = min(PIECE, source.num_steps)
+    length = min(PIECE, lengths[0])
     # In double precision, so that half of them take as much memory.
     places = spread_evenly(tiles(lengths), AT_ONCE // 2 // (length * features))
     return Standardisation.of(read_parts(source, places, length, lengths).y)

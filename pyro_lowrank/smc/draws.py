@@ -15,11 +15,26 @@ _share: ContextVar[tuple[slice, int] | None] = ContextVar("_share", default=None
 def rows_of(rows: slice, number: int) -> Iterator[None]:
     """Within it, and in this thread, trials that are run are these rows of a batch, and draw what they would in it.
 
-    What models of users' own draw, and whatever else does not come by `drawn`, is drawn for these rows alone.
+    For batches that go through the objective in parts, or in several processes: with the same seed each row has the
+    numbers that it has in the whole batch. `fit` does this by itself. What models of users' own draw, and noise with
+    heavy tails, is drawn for these rows alone.
 
     Args:
         rows: of the batch that are run.
         number: of rows of the batch.
+
+    Example::
+
+        >>> import pyro, torch, pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=9), plr.PoissonObservation(rank=1, features=3))
+        >>> elbo, guide, y = plr.SMC_ELBO(8, backend="plain"), plr.BootstrapGuide(model), torch.ones(4, 5, 3)
+        >>> pyro.set_rng_seed(0)
+        >>> whole = elbo.log_evidence(model, guide, y)
+        >>> pyro.set_rng_seed(0)
+        >>> with plr.rows_of(slice(2, 4), 4):
+        ...     half = elbo.log_evidence(model, guide, y[2:4])
+        >>> torch.allclose(half, whole[2:4])
+        True
     """
     token = _share.set((rows, number))
     try:

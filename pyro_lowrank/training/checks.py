@@ -13,7 +13,7 @@ from pyro_lowrank.errors import check_same_type, check_sequence, check_trackable
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Data, observed_bins
 from pyro_lowrank.training.silence import Silence
-from pyro_lowrank.training.sources import ArraySource, DatasetSource, is_stored, source_of
+from pyro_lowrank.training.sources import ArraySource, PiecesSource, is_stored, source_of
 from pyro_lowrank.training.steps import parameters_of
 from pyro_lowrank.training.stored import StoredData, sample_of
 from pyro_lowrank.training.tensors import unpack
@@ -42,7 +42,7 @@ def check_data(
 def stored_data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> StoredData:
     """Return data that are not in memory, looked through once, or raise if they do not fit the model."""
     like = next(model.parameters(), torch.zeros(()))
-    source = y if isinstance(y, ArraySource | DatasetSource) else source_of(name, y, u, like)
+    source = source_of(name, y, u, like)
     data = StoredData(name, source, partial(_check, model, guide))
     # For what is to be warned of.
     _check(model, guide, *data.sample.arguments)
@@ -53,15 +53,15 @@ def sample_of_data(model: nn.Module, y: Any, u: Any) -> Batch:
     """Return what statistics of data that are not in memory are taken of: of an array no more than that is read."""
     like = next(model.parameters(), torch.zeros(()))
     source = source_of("y", y, u, like)
-    if isinstance(source, ArraySource):
-        return sample_of(source, [source.num_steps] * len(source))
+    if isinstance(source, ArraySource | PiecesSource):
+        return sample_of(source, source.lengths)
     return stored_data("y", model, None, source, None).sample
 
 
 def _data(name: str, model: nn.Module, guide: Any, y: Any, u: Any, tell: Tell) -> Data:
     if isinstance(y, StoredData):
         return y
-    if isinstance(y, ArraySource | DatasetSource) or is_stored(y) or is_stored(u):
+    if is_stored(y) or is_stored(u):
         tell([f"Looking through `{name}` once, which stays where it is."])
         data = stored_data(name, model, guide, y, u)
         _check_some(name, data.observed)

@@ -6,7 +6,7 @@ import copy
 import importlib
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from pyro_lowrank.data.orientation import role_of
 from pyro_lowrank.data.recording import Recording
+from pyro_lowrank.training.places import Place
 from pyro_lowrank.training.standardise import Standardisation
 
 # Numbers that are read at a time.
@@ -59,7 +60,7 @@ def is_stored(value: Any) -> bool:
         return value.dtype in _NARROW
     if value is None or isinstance(value, Recording | Mapping | list | tuple | str | bytes):
         return False
-    return isinstance(value, Dataset) or _is_array(value)
+    return isinstance(value, Dataset | ArraySource | DatasetSource | PiecesSource) or _is_array(value)
 
 
 def source_of(name: str, y: Any, u: Any, like: Tensor) -> Source:
@@ -67,7 +68,7 @@ def source_of(name: str, y: Any, u: Any, like: Tensor) -> Source:
 
     Args:
         name: what the data are called.
-        y: an array `trials x time x features`, or `time x features` of one trial; or a dataset of trials.
+        y: an array `trials x time x features`, or `time x features` of one trial; or a dataset of trials; or a source.
         u: inputs likewise, or None.
         like: whose floating-point type and device batches get.
 
@@ -75,6 +76,8 @@ def source_of(name: str, y: Any, u: Any, like: Tensor) -> Source:
         TypeError: if they are not arrays of numbers, or a dataset is not map-style.
         ValueError: if inputs came beside a dataset, which holds its own.
     """
+    if isinstance(y, ArraySource | DatasetSource | PiecesSource):
+        return y
     if isinstance(y, Dataset):
         if isinstance(y, IterableDataset) or not hasattr(y, "__len__"):
             raise TypeError(
@@ -138,6 +141,18 @@ class StoredArray:
                 f"The file {self._path} of `{self.name}` was written to, or is gone, while a model was being fitted to "
                 "it: let no other program change it, and begin anew (a checkpoint is of the data as they were)."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Say where the array is, not what it holds: another process opens the file itself."""
+        return {**self.__dict__, "_value": Place.of(self._value) or self._value}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file."""
+        self.__dict__ |= state
+        if isinstance(self._value, Place):
+            self.check_unchanged()
+            self._value = self._value.open()
+            self._process = os.getpid()
 
     def _open_anew(self) -> None:
         """Open an HDF5 file in a process that has it from a fork: the two would move each other's place in it."""
@@ -209,15 +224,19 @@ class ArraySource:
         return len(self._trials)
 
     @property
-    def num_steps(self) -> int:
+    def lengths(self) -> list[int]:
         """The number of time bins of each trial."""
-        return len(self._times)
+        return [len(self._times)] * len(self._trials)
 
     def blocks(self, trial: int) -> Iterator[Pair]:
         """Yield a trial from its begin to its end."""
+        return self.blocks_of(trial, 0, len(self._times))
+
+    def blocks_of(self, trial: int, begin: int, end: int) -> Iterator[Pair]:
+        """Yield a piece of a trial from its begin to its end."""
         length = max(1, BLOCK // self._y.shape[2])
-        for start in range(0, len(self._times), length):
-            yield self.read(trial, start, start + length)
+        for start in range(begin, end, length):
+            yield self.read(trial, start, min(start + length, end))
             self._release()
 
     def read(self, trial: int, start: int, stop: int) -> Pair:
@@ -247,6 +266,43 @@ class ArraySource:
         for each in (self._y, self._u):
             if each is not None:
                 each.release()
+
+
+class PiecesSource:
+    """Pieces of the trials of an array, each of which counts as a trial.
+
+    Args:
+        array: the trials.
+        pieces: trial, begin and end of each.
+    """
+
+    def __init__(self, array: ArraySource, pieces: Sequence[tuple[int, int, int]]) -> None:
+        self.name, self._array, self._pieces = array.name, array, pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of time bins of each piece."""
+        return [stop - start for _, start, stop in self._pieces]
+
+    def blocks(self, trial: int) -> Iterator[Pair]:
+        """Yield a piece from its begin to its end."""
+        return self._array.blocks_of(*self._pieces[trial])
+
+    def read(self, trial: int, start: int, stop: int) -> Pair:
+        """Return some time bins of a piece, fewer where it ends before."""
+        whole, first, last = self._pieces[trial]
+        return self._array.read(whole, first + start, min(first + stop, last))
+
+    def check_unchanged(self) -> None:
+        """Raise if the file is no longer the one that was opened."""
+        self._array.check_unchanged()
+
+    def on_cpu(self) -> PiecesSource:
+        """Return the same, read to the CPU."""
+        return PiecesSource(self._array.on_cpu(), self._pieces)
 
 
 class DatasetSource:

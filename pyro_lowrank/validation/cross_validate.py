@@ -7,12 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
-from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
-from pyro_lowrank.training.tensors import Trials
 from pyro_lowrank.validation.engine import scored
 from pyro_lowrank.validation.executors import Executor
 from pyro_lowrank.validation.job import FitOptions, Initialise
@@ -24,8 +20,8 @@ Factory = Callable[[int], tuple[Any, Any]]
 
 def cross_validate(
     factory: Factory,
-    data: Recording | Tensor | Trials,
-    u: Tensor | Trials | None = None,
+    data: Any,
+    u: Any = None,
     *,
     ranks: Sequence[int] = (1, 2, 3, 4),
     folds: int | Sequence[Split] = 5,
@@ -56,7 +52,8 @@ def cross_validate(
 
     Args:
         factory: called with a rank, returns a new `(model, guide)`. Torch's generator is seeded before each call.
-        data: recording, as of `plr.fit`.
+        data: recording, as of `plr.fit`. Of an array that stays on disk (a memory-mapped file, zarr, HDF5) workers are
+            told where it is, and open it themselves; what is held out of it is scored in parts, as `fit` does it.
         u: inputs, unless the recording holds them.
         ranks: to compare.
         folds: number of folds: of whole trials, at random, if there are two or more, else of blocks of time; or the

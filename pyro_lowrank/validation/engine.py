@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pyro_lowrank.data.folds import time_folds, trial_folds
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.training.sources import is_stored
 from pyro_lowrank.validation.executors import Executor, check_executor
 from pyro_lowrank.validation.halving import Halving
 from pyro_lowrank.validation.job import FitOptions, Initialise
+from pyro_lowrank.validation.parts import Fold, StoredRecording
 from pyro_lowrank.validation.plan import Plan
 from pyro_lowrank.validation.points import Point
 from pyro_lowrank.validation.result import Scores
@@ -47,11 +50,14 @@ def scored(
     for point in points:
         check_positive_int("num_steps", point.options(options).num_steps)
         point.seed(seed)
+    check_positive_int("seed", seed, minimum=0)
+    stored = StoredRecording(data, u) if is_stored(data) and not isinstance(data, Dataset) else None
     plan = Plan(
         build=build,
         initialise=initialise,
         points=points,
-        splits=_splits(_recording(data, u), folds, check_positive_int("seed", seed, minimum=0)),
+        splits=_splits(_recording(data, u), folds, seed) if stored is None else _stored_folds(stored, folds, seed),
+        stored=stored,
         options=options,
         halving=halving,
         num_filter_particles=check_positive_int("num_filter_particles", num_filter_particles),
@@ -91,11 +97,21 @@ def _recording(data: Any, u: Any) -> Recording:
     return Recording.from_trials([_array(y) for y in data], None if u is None else [_array(each) for each in u])
 
 
+def _stored_folds(stored: StoredRecording, folds: int | Sequence[Split], seed: int) -> tuple[Fold, ...]:
+    if isinstance(folds, Sequence):
+        raise TypeError("`folds` of data on disk must be a number: splits hold recordings, which are in memory.")
+    return stored.folds(folds, seed)
+
+
 def _array(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
 
 
-def _splits(recording: Recording, folds: int | Sequence[Split], seed: int) -> tuple[Split, ...]:
+def _splits(recording: Recording, folds: int | Sequence[Split], seed: int) -> tuple[Fold, ...]:
+    return tuple(Fold(*split) for split in _in_memory(recording, folds, seed))
+
+
+def _in_memory(recording: Recording, folds: int | Sequence[Split], seed: int) -> tuple[Split, ...]:
     if not isinstance(folds, Sequence):
         several = len(set(recording.trial_names)) > 1
         return trial_folds(recording, folds, seed=seed) if several else time_folds(recording, folds)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_lowrank.data.recording import Floats, Integers, Recording
+from pyro_lowrank.data.recording import Floats, Integers
 from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.metrics.prediction import spike_gains, variance_gains
 from pyro_lowrank.training.checkpoint import steps_in
@@ -21,10 +22,10 @@ from pyro_lowrank.training.interrupts import Stopped
 from pyro_lowrank.training.randomness import own_generators, seed_generators, seed_of
 from pyro_lowrank.training.result import StepReport
 from pyro_lowrank.training.steps import parameters_of
-from pyro_lowrank.training.tensors import as_tensors
+from pyro_lowrank.validation.parts import Part, rows_of, to_fit
 from pyro_lowrank.validation.records import Record, write_record
 
-Initialise = Callable[[Any, Recording], object]
+Initialise = Callable[[Any, Any], object]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Job:
         model: to be fitted, in place.
         guide: its guide.
         initialise: called with the model and what it is fitted to, or None.
-        train: what it is fitted to.
+        train: what it is fitted to, or where that lies.
         held_out: what it is scored on.
         options: how it is fitted.
         scoring: how it is scored.
@@ -90,8 +91,8 @@ class Job:
     model: Any
     guide: Any
     initialise: Initialise | None
-    train: Recording
-    held_out: Recording
+    train: Part
+    held_out: Part
     options: FitOptions
     scoring: Scoring
     seed: int
@@ -114,13 +115,14 @@ class Job:
         if self.checkpoint is not None and self.stop_after is not None and steps_in(self.checkpoint) >= self.stop_after:
             # It ended between its last step and its record.
             self.checkpoint.unlink()
+        train = to_fit(self.train, self.model)
         if self.initialise is not None:
             with seeded(self.model, self.seed, f"initialise/{self.label}", self.fold):
-                self.initialise(self.model, self.train)
+                self.initialise(self.model, train)
         fitted = fit(
             self.model,
             self.guide,
-            self.train,
+            train,
             num_steps=options.num_steps,
             batch_size=options.batch_size,
             window=options.window,
@@ -136,25 +138,36 @@ class Job:
         )
         if fitted.interrupted and fitted.steps != self.stop_after:
             raise KeyboardInterrupt
-        arguments = as_tensors(self.held_out, self.model)
-        with torch.no_grad(), own_generators(arguments[0].device):
-            seed_generators(arguments[0].device, seed_of(self.seed, f"score/{self.label}", self.fold))
-            evidence = self._filter(*arguments).log_evidence.reshape(-1)
-            gains, weights = self._predict(*arguments)
+        scores = self._score()
         record = Record(
             rank=self.rank,
             fold=self.fold,
             trials=self.held_out.trial_names,
-            bins=tuple((~arguments[0].isnan().all(-1)).sum(-1).tolist()),
-            evidence=tuple(evidence.tolist()),
-            gains=tuple(gains),
-            weights=tuple(weights),
+            bins=tuple(scores["bins"].astype(int).tolist()),
+            **{name: tuple(scores[name].tolist()) for name in ("evidence", "gains", "weights")},
             train_evidence=float(fitted.evidence[-max(1, fitted.steps // 10) :].mean()),
             seconds=time.perf_counter() - started,
         )
         write_record(self.path, record, self.settings)
         if self.checkpoint is not None and self.stop_after is None:
             self.checkpoint.unlink(missing_ok=True)
+
+    def _score(self) -> dict[str, Any]:
+        """Return what is found of each held-out trial, summed over its parts."""
+        number = len(self.held_out.trial_names)
+        found = {name: np.zeros(number) for name in ("bins", "evidence")}
+        found |= {name: np.zeros(number if len(self.scoring.hidden) else 0) for name in ("gains", "weights")}
+        device = next(self.model.parameters()).device
+        with torch.no_grad(), own_generators(device):
+            seed_generators(device, seed_of(self.seed, f"score/{self.label}", self.fold))
+            for trials, arguments in rows_of(self.held_out, self.model, self.guide):
+                np.add.at(found["bins"], trials, (~arguments[0].isnan().all(-1)).sum(-1).cpu().numpy())
+                evidence = self._filter(*arguments).log_evidence.reshape(-1)
+                np.add.at(found["evidence"], trials, evidence.double().cpu().numpy())
+                for name, values in zip(("gains", "weights"), self._predict(*arguments), strict=True):
+                    if values:
+                        np.add.at(found[name], trials, values)
+        return found
 
     def _stop(self, report: StepReport) -> None:
         if report.step == self.stop_after:

@@ -14,15 +14,15 @@ import numpy as np
 from torch import nn
 from tqdm.auto import tqdm
 
-from pyro_lowrank.data.recording import Recording
-from pyro_lowrank.data.splits import Split, split_features
+from pyro_lowrank.data.recording import Floats, Recording
+from pyro_lowrank.data.splits import split_features
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.serialization import describe
 from pyro_lowrank.smc.kernels import is_built_in
-from pyro_lowrank.training.tensors import as_tensors
 from pyro_lowrank.validation.executors import Executor, run_jobs
 from pyro_lowrank.validation.halving import Halving
 from pyro_lowrank.validation.job import FitOptions, Initialise, Job, Scoring, seeded
+from pyro_lowrank.validation.parts import Fold, Part, StoredRecording, check_part, content_of, means_over
 from pyro_lowrank.validation.points import Point
 from pyro_lowrank.validation.records import Record, read_record, record_path
 
@@ -38,12 +38,13 @@ class Plan:
     build: Callable[[Mapping[str, Any]], tuple[Any, Any]]
     initialise: Initialise | None
     points: tuple[Point, ...]
-    splits: tuple[Split, ...]
+    splits: tuple[Fold, ...]
     options: FitOptions
     num_filter_particles: int
     num_draws: int
     hidden: Any
     seed: int
+    stored: StoredRecording | None = None
     halving: Halving | None = None
     measure: str = "R²"
 
@@ -157,7 +158,7 @@ class Plan:
         if isinstance(model, StateSpaceModel):
             for split in self.splits:
                 for part in split:
-                    _check_data(model, part)
+                    check_part(part, model)
             emission = model.bind().emission
             self.measure = "bits per spike" if getattr(emission, "mean_name", "") == "rates" else "R²"
         if self.hidden is not None and not is_built_in(model, guide):
@@ -166,13 +167,14 @@ class Plan:
                 "hidden=None."
             )
 
-    def _scoring(self, recording: Recording) -> Scoring:
+    def _scoring(self, held_out: Part) -> Scoring:
         chosen = np.empty(0, dtype=np.int64)
-        null = np.empty(0)
+        null: Floats = np.empty(0)
         if self.hidden is not None:
+            # Of what is on disk only how many features there are counts.
+            recording = held_out if isinstance(held_out, Recording) else _empty(held_out.y.shape[2])
             chosen = split_features(recording, self.hidden, seed=self.seed).held_out
-            rows = [split.held_out.data[..., chosen].reshape(-1, len(chosen)) for split in self.splits]
-            null = np.nanmean(np.concatenate(rows).astype(np.float64), 0)
+            null = means_over([split.held_out for split in self.splits], self.stored, chosen)
         return Scoring(self.num_filter_particles, chosen, null, self.num_draws)
 
 
@@ -194,10 +196,6 @@ def _evidence(records: Found, place: int) -> float:
     return value if value == value else -float("inf")
 
 
-def _check_data(model: StateSpaceModel, part: Recording) -> None:
-    model.check_data(*as_tensors(part, model))
-
-
 def _form(model: Any, guide: Any) -> dict[str, str]:
     """Return what tells whether two models are built alike."""
     try:
@@ -211,9 +209,13 @@ def _form(model: Any, guide: Any) -> dict[str, str]:
         }
 
 
-def _digest(split: Split) -> str:
+def _empty(features: int) -> Recording:
+    return Recording(np.zeros((1, 1, features)))
+
+
+def _digest(split: Fold) -> str:
     digest = hashlib.sha256()
     for part in split:
-        for array in (part.data, part.inputs):
-            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        for content in content_of(part):
+            digest.update(content)
     return digest.hexdigest()

@@ -20,7 +20,7 @@ RUN = [page for page in PAGES if python_blocks(page)]
 LINKING = [*PAGES, ROOT / "README.md", ROOT / "tutorials" / "README.md"]
 
 # What is not installed everywhere, and the pages that need it.
-EXTRAS = {"spikes_nwb": "pynwb", "eeg_mne": "mne"}
+EXTRAS = {"spikes_nwb": "pynwb", "eeg_mne": "mne", "lightning": "lightning", "ray": "ray"}
 
 # Files that a page says the reader has.
 FILES: dict[str, Callable[[Path], object]] = {"paper_code": lambda folder: newer().write(folder)}
