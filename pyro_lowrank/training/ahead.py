@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.batches import Batch, Batches, Data
 from pyro_lowrank.training.stored import StoredData
 
 
 def check_can_be_read_ahead(data: Data, num_workers: int) -> None:
     """Raise if there are workers and nothing for them to read."""
-    if num_workers and not isinstance(data, StoredData):
+    if check_positive_int("num_workers", num_workers, minimum=0) and not isinstance(data, StoredData):
         raise ValueError(
             f"`num_workers` read ahead what stays where it is (a Dataset, an array on disk), and `y` is in memory, got "
             f"num_workers={num_workers}: leave it out."

@@ -163,7 +163,6 @@ def fit(
     started = time.perf_counter()
     seed = check_positive_int("seed", seed, minimum=0)
     checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
-    check_positive_int("num_workers", num_workers, minimum=0)
     team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
     tell = partial(_tell, progress=progress and team.leads)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
@@ -181,8 +180,6 @@ def fit(
     evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
-    with team.together(steps.device):
-        check_memory(model, guide, objective, steps.batches, max(rows.stop - rows.start for rows in steps.rows), parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
     begin = partial(_begin, model, data, tell) if start_at_data else None
@@ -231,7 +228,7 @@ def _steps(
     """Return the steps of a fit, none of which is taken."""
     sample = data.sample
     warn_of_units(model, sample.y)
-    return Steps(
+    steps = Steps(
         model,
         guide,
         objective,
@@ -245,6 +242,9 @@ def _steps(
         team=team,
         parts=parts,
     )
+    with team.together(steps.device):
+        check_memory(model, guide, objective, steps.batches, max(rows.stop - rows.start for rows in steps.rows), parts)
+    return steps
 
 
 def _run(
