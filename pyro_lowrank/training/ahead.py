@@ -11,17 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_lowrank.errors import check_positive_int
-from pyro_lowrank.training.batches import Batch, Batches, Data
+from pyro_lowrank.training.batches import Batch, Batches
 from pyro_lowrank.training.stored import StoredData
-
-
-def check_can_be_read_ahead(data: Data, num_workers: int) -> None:
-    """Raise if there are workers and nothing for them to read."""
-    if check_positive_int("num_workers", num_workers, minimum=0) and not isinstance(data, StoredData):
-        raise ValueError(
-            f"`num_workers` read ahead what stays where it is (a Dataset, an array on disk), and `y` is in memory, got "
-            f"num_workers={num_workers}: leave it out."
-        )
 
 
 @contextmanager
@@ -33,10 +24,18 @@ def reading_ahead(batches: Batches, device: torch.device, num_workers: int, num_
         device: that they are wanted on.
         num_workers: number of processes; 0 for none.
         num_steps: of the fit: nothing is read beyond.
+
+    Raises:
+        ValueError: if there is nothing for them to read.
     """
-    if num_workers == 0:
+    if check_positive_int("num_workers", num_workers, minimum=0) == 0:
         yield batches
         return
+    if not isinstance(batches.data, StoredData):
+        raise ValueError(
+            f"`num_workers` read ahead what stays where it is (a Dataset, an array on disk), and `y` is in memory, got "
+            f"num_workers={num_workers}: leave it out."
+        )
     ahead = _Ahead(batches, device, num_workers, num_steps)
     try:
         yield ahead

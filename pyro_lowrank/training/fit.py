@@ -20,7 +20,7 @@ from pyro_lowrank.errors import (
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.ahead import check_can_be_read_ahead, reading_ahead
+from pyro_lowrank.training.ahead import reading_ahead
 from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
@@ -161,12 +161,10 @@ def fit(
         Pals et al. (2024), "Inferring stochastic low-rank recurrent neural networks from neural data", NeurIPS.
     """
     started = time.perf_counter()
-    seed = check_positive_int("seed", seed, minimum=0)
-    checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
+    seed, every = check_positive_int("seed", seed, minimum=0), check_positive_int("checkpoint_every", checkpoint_every)
     team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
     tell = partial(_tell, progress=progress and team.leads)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
-    check_can_be_read_ahead(data, num_workers)
     recipe = Recipe.of(
         data.observed,
         guide,
@@ -177,14 +175,13 @@ def fit(
         learning_rate=learning_rate,
         final_learning_rate=final_learning_rate,
     )
-    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
     objective = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
     begin = partial(_begin, model, data, tell) if start_at_data else None
     with reading_ahead(steps.batches, steps.device, num_workers, recipe.num_steps) as steps.batches:
-        interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, checkpoint_every, progress, callback)
+        interrupted = _run(steps, file, begin, recipe.num_steps, evaluate_every, every, progress, callback)
     return FitResult.of(
         steps.history,
         kept_step=steps.best.step if keep_best and steps.best.put_back() else len(steps.history),
@@ -252,12 +249,13 @@ def _run(
     file: CheckpointFile | None,
     begin: Callable[[], None] | None,
     num_steps: int,
-    evaluate_every: int,
+    evaluate_every: int | None,
     checkpoint_every: int,
     progress: bool,
     callback: Callable[[StepReport], None] | None,
 ) -> bool:
     """Take all steps that are left; return whether Ctrl-C ended them."""
+    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, num_steps // 10))
     first = len(steps.history)
     try:
         with (
