@@ -23,7 +23,7 @@ from pyro_lowrank.infer.forecast import (
 from pyro_lowrank.infer.latents import LEVEL, NUM_DRAWS, Latents
 from pyro_lowrank.infer.values import values_of
 from pyro_lowrank.observations.driven import REMEMBERED
-from pyro_lowrank.smc.loop import History, State, take
+from pyro_lowrank.smc.loop import FilterHistory, State, take
 from pyro_lowrank.smc.replayed import ReplayedTransitions
 from pyro_lowrank.smc.smoothing import backward_paths, check_forgets, genealogy_paths, mcmc_paths, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions
@@ -62,7 +62,7 @@ class SMCPosterior:
     @classmethod
     def from_history(
         cls,
-        history: History,
+        history: FilterHistory,
         batch_dims: int,
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
         again: Callable[[], SMCPosterior] | None = None,
