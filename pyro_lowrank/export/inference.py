@@ -100,9 +100,8 @@ def of_svi(
         observed, scores = _data((run() for _ in range(num_samples)), log_likelihood, without={})
     if not draws:
         raise TypeError(f"The model of the SVI, {type(svi.model).__name__}, has no latent sites: there are no draws.")
-    samples, scored = (
-        {name: by_chain(name, np.stack(rows), num_chains) for name, rows in each.items()} for each in (draws, scores)
-    )
+    samples = {name: by_chain(name, np.stack(rows), num_chains) for name, rows in draws.items()}
+    scored = {name: by_chain(name, rows, num_chains) for name, rows in scores.items()}
     return Inference(samples, {}, observed, scored)
 
 
