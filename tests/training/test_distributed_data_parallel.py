@@ -36,7 +36,9 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("gradient", ["plr.FisherGradient()", "plr.PathwiseGradient()"])
+@pytest.mark.parametrize(
+    "gradient", ["plr.FisherGradient()", pytest.param("plr.PathwiseGradient()", marks=pytest.mark.slow)]
+)
 def test_gradients_are_those_of_one_process(gradient: str, tmp_path: Path) -> None:
     for code, told in run_two(PROGRAM.format(gradient=gradient), tmp_path):
         assert code == 0, told
