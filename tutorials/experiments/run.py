@@ -52,6 +52,7 @@ EXPERIMENTS = (
     "lorenz10",
     "bursting",
     "known_networks",
+    "gradient_bias",
     "calcium_spikes",
     "bold_forecast",
 )
