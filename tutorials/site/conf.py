@@ -36,6 +36,8 @@ default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+# Spelt out, it fills the screen of a phone.
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autosummary_generate = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
