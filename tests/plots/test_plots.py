@@ -45,12 +45,18 @@ def test_traces_stand_apart_in_the_units_of_the_recording(axes: Any) -> None:
         np.testing.assert_allclose(line.get_xdata(), 0.01 * np.arange(50))
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Fz", "Cz", "Pz"]
     assert axes.get_ylabel() == "features, 2 µV apart"
-    for spacing, unit, told in ((6.8e-5, "V", "68 µV"), (1e-3, "V", "1 mV"), (2e-13, "T", "200 fT"), (3, "SD", "3 SD")):
-        plot_traces(axes, y, spacing=spacing, unit=unit)
-        assert axes.get_ylabel() == f"features, {told} apart"
     assert axes.get_xlabel() == "time (s)"
     with pytest.raises(ValueError, match="one per feature, 3, got 2"):
         plot_traces(axes, y, names=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "unit", "told"),
+    [(6.8e-5, "V", "68 µV"), (1e-3, "V", "1 mV"), (2e-13, "T", "200 fT"), (3.0, "SD", "3 SD"), (2.0, "V", "2 V")],
+)
+def test_small_numbers_of_large_units_get_a_prefix(spacing: float, unit: str, told: str, axes: Any) -> None:
+    plot_traces(axes, RNG.normal(size=(50, 3)), spacing=spacing, unit=unit)
+    assert axes.get_ylabel() == f"features, {told} apart"
 
 
 def test_traces_without_a_spacing_do_not_overlap(axes: Any) -> None:
