@@ -13,7 +13,7 @@ from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.recipe import NUM_STEPS
-from pyro_lowrank.training.tensors import Trials
+from pyro_lowrank.training.tensors import TrialArrays
 from pyro_lowrank.validation.engine import scored
 from pyro_lowrank.validation.executors import Executor
 from pyro_lowrank.validation.job import FitOptions, Initialise
@@ -25,8 +25,8 @@ Factory = Callable[[int], tuple[Any, Any]]
 
 def cross_validate(
     factory: Factory,
-    data: Recording | Tensor | Trials,
-    u: Tensor | Trials | None = None,
+    data: Recording | Tensor | TrialArrays,
+    u: Tensor | TrialArrays | None = None,
     *,
     ranks: Sequence[int] = (1, 2, 3, 4),
     folds: int | Sequence[Split] = 5,
