@@ -21,10 +21,10 @@ TRAINED = (
     *("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "estimators"),
     *("eeg", "eeg_ranks", "eeg_floors", "eeg_learning", "eeg_memory"),
     *("premotor_reach", "premotor_delay", "premotor_generation", "hippocampus_track", "hippocampus_maze"),
-    *("lorenz05", "lorenz10", "bursting", "known_networks"),
+    *("lorenz05", "lorenz10", "bursting", "known_networks", "gradient_bias"),
     *("calcium_spikes", "bold_forecast"),
 )
-SIMULATED = ("known_networks",)
+SIMULATED = ("known_networks", "gradient_bias")
 
 
 def run(*arguments: str, data: Path) -> str:
