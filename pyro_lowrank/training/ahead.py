@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.batches import Batch, Batches
+from pyro_lowrank.training.steps import Steps
 from pyro_lowrank.training.stored import StoredData
 
 
 @contextmanager
-def reading_ahead(batches: Batches, device: torch.device, num_workers: int, num_steps: int) -> Iterator[Batches]:
-    """Within it, batches are read ahead by other processes, which end with it.
+def reading_ahead(steps: Steps, num_workers: int, num_steps: int) -> Iterator[None]:
+    """Within it, the batches of a fit are read ahead by other processes, which end with it.
 
     Args:
-        batches: of data that stay where they are.
-        device: that they are wanted on.
+        steps: of the fit, of data that stay where they are.
         num_workers: number of processes; 0 for none.
         num_steps: of the fit: nothing is read beyond.
 
@@ -29,18 +29,20 @@ def reading_ahead(batches: Batches, device: torch.device, num_workers: int, num_
         ValueError: if there is nothing for them to read.
     """
     if check_positive_int("num_workers", num_workers, minimum=0) == 0:
-        yield batches
+        yield
         return
+    batches = steps.batches
     if not isinstance(batches.data, StoredData):
         raise ValueError(
             f"`num_workers` read ahead what stays where it is (a Dataset, an array on disk), and `y` is in memory, got "
             f"num_workers={num_workers}: leave it out."
         )
-    ahead = _Ahead(batches, device, num_workers, num_steps)
+    ahead = steps.batches = _Ahead(batches, steps.device, num_workers, num_steps)
     try:
-        yield ahead
+        yield
     finally:
         ahead.close()
+        steps.batches = batches
 
 
 class _OfSteps(Dataset[Batch]):

@@ -209,7 +209,7 @@ class ArraySource:
         u: StoredArray | None,
         like: Tensor,
         *,
-        trials: range | None = None,
+        trials: Sequence[int] | None = None,
         times: range | None = None,
         standardisation: Standardisation | None = None,
     ) -> None:
