@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from pyro import poutine
 from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.mcmc import NUTS
 from pyro.infer.smcfilter import SMCFailed
@@ -14,23 +13,13 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
+from pyro_lowrank.infer.mcmc.potential import Potential
 from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.conditional import check_scheme
 from pyro_lowrank.smc.resampling import Resampler
 
 SWEEPS = ("ancestor", "backward")
-
-
-class _GivenLatents:
-    """A model's program with its latents fixed to a path that changes from one sweep to the next."""
-
-    def __init__(self, program: StateSpaceModel, z: Tensor) -> None:
-        self.program, self.z = program, z
-
-    def __call__(self, y: Tensor, u: Tensor | None = None) -> Tensor:
-        with poutine.condition(data={"z": self.z}):
-            return self.program(y, u)
 
 
 class ParticleGibbs(FilteringKernel):
@@ -127,10 +116,11 @@ class ParticleGibbs(FilteringKernel):
         with own_store():
             self._begin(y, u)
             theta, z = self._start()
-            self._given = _GivenLatents(self._sampled.program, z)
-            self._nuts = NUTS(self._given, **self._nuts_options)
+            self._potential = Potential(self._sampled, y, u)
+            self._potential.z = z.unsqueeze(0)
+            self._nuts = NUTS(potential_fn=self._potential, **self._nuts_options)
             self._nuts.initial_params = theta
-            self._nuts.setup(warmup_steps, y, u)
+            self._nuts.setup(warmup_steps)
         self._initial_params = {**theta, "z": z}
         self._moved, self._draws, self._warmup_steps = 0.0, 0, warmup_steps
 
@@ -159,7 +149,7 @@ class ParticleGibbs(FilteringKernel):
             self._draws += 1
             first = (z[:, 0] != params["z"][:, 0]).any(-1).double().mean().item()
             self._moved += (first - self._moved) / self._draws
-            self._given.z = z
+            self._potential.z = z.unsqueeze(0)
             # The density is another one now.
             self._nuts.clear_cache()
             theta = self._nuts.sample(theta)
@@ -181,5 +171,5 @@ class ParticleGibbs(FilteringKernel):
     def cleanup(self) -> None:
         """Forget the chain."""
         super().cleanup()
-        for name in ("_given", "_nuts"):
+        for name in ("_potential", "_nuts"):
             self.__dict__.pop(name, None)

@@ -17,7 +17,8 @@ from torch.distributions.transforms import Transform
 from pyro_lowrank.errors import check_same_type
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
-from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.infer.mcmc.sites import GaussianSites, set_value, unchecked
+from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.modules import prior_names
 from pyro_lowrank.smc.kernels import is_built_in
 
@@ -108,7 +109,12 @@ class Sampled:
             if like is not None:
                 check_same_type(f"A draw of the prior of {name}", site["value"], like)
             self.transforms[name] = biject_to(site["fn"].support).inv
-        self._homes: dict[str, tuple[nn.Module, str]] = {}
+        self._find_homes(trace)
+
+    def _find_homes(self, trace: Any) -> None:
+        """Find which attribute of `model` each site is the value of, in the order in which they depend on each other."""
+        homes: dict[str, tuple[nn.Module, str]] = {}
+        priors: dict[str, Any] = {}
         for path, part in self.program.named_modules():
             for attribute in prior_names(part):
                 name = part._pyro_get_fullname(attribute)
@@ -117,7 +123,11 @@ class Sampled:
                 copied = self.model.get_submodule(path)
                 value = trace.nodes[name]["value"].detach().clone()
                 setattr(copied, attribute, nn.Parameter(value, requires_grad=False))
-                self._homes[name] = copied, attribute
+                homes[name], priors[name] = (copied, attribute), unchecked(part._pyro_samples[attribute])
+        self._homes = {name: homes[name] for name in trace.nodes if name in homes}
+        # A prior may draw from others, in a function of the user's, which only Pyro sees.
+        self._priors = priors if set(self.transforms) <= set(homes) else {}
+        self._gaussian = GaussianSites(self._priors, self.transforms)
 
     def _trace(self, values: Mapping[str, Tensor]) -> Any:
         """Run the priors, with some of their values given."""
@@ -136,18 +146,46 @@ class Sampled:
     @torch.no_grad()
     def assign(self, unconstrained: Mapping[str, Tensor]) -> None:
         """Give the parameters of `model` these values; what depends on them follows."""
-        trace = self._trace(self.constrained(unconstrained))
-        for name, (part, attribute) in self._homes.items():
-            part._parameters[attribute].copy_(trace.nodes[name]["value"])  # type: ignore[union-attr]
+        self.at(unconstrained)
 
-    @torch.no_grad()
-    def log_prior(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
-        """Return the log prior density of unconstrained values, in nats."""
+    def at(self, unconstrained: Mapping[str, Tensor]) -> tuple[Tensor, BoundModel]:
+        """Give `model` these values, and return their log prior density, in nats, and the model there.
+
+        Both are differentiable where gradients are enabled.
+        """
         values = self.constrained(unconstrained)
-        total = self._trace(values).log_prob_sum()
+        total = self._direct(values) if self._priors else self._traced(values)
         for name, transform in self.transforms.items():
-            total = total - transform.log_abs_det_jacobian(values[name], unconstrained[name]).sum()
-        return torch.as_tensor(total)
+            if name not in self._gaussian.names:
+                total = total - transform.log_abs_det_jacobian(values[name], unconstrained[name]).sum()
+        return total + self._gaussian.log_prob(unconstrained), self.model.bind()
+
+    def _direct(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Set all values, those that follow from others after these; return the log density of those not Gaussian."""
+        total = next(iter(values.values())).new_zeros(())
+        for name, (part, attribute) in self._homes.items():
+            if name in self._gaussian.names:
+                set_value(part, attribute, values[name])
+                continue
+            prior = self._priors[name]
+            found = prior if hasattr(prior, "log_prob") else prior(part)
+            if isinstance(found, Tensor):
+                set_value(part, attribute, found)
+            else:
+                set_value(part, attribute, values[name])
+                total = total + found.log_prob(values[name]).sum()
+        return total
+
+    def _traced(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return what `_direct` does, of priors that draw from others of their own."""
+        trace = self._trace(values)
+        for name, (part, attribute) in self._homes.items():
+            set_value(part, attribute, trace.nodes[name]["value"])
+        return torch.as_tensor(trace.log_prob_sum())
+
+    def log_prior(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
+        """Return the log prior density of unconstrained values, in nats; `model` has these values afterwards."""
+        return self.at(unconstrained)[0]
 
     def check_start(self, given: Mapping[str, Tensor]) -> None:
         """Raise unless starting values given by the user are those of all parameters, unconstrained.
