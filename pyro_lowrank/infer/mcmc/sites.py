@@ -9,7 +9,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    ExpTransform,
+    IndependentTransform,
+    Transform,
+)
 
 
 class GaussianSites:
@@ -46,10 +52,15 @@ def _moments(prior: Any, transform: Transform) -> tuple[Tensor, Tensor] | None:
     base = prior
     while type(base) is dist.Independent:
         base = base.base_dist
-    is_normal = type(base) is dist.Normal and transform.inv == torch.distributions.identity_transform
-    if not is_normal and not (
-        type(base) is dist.LogNormal and isinstance(transform.inv, torch.distributions.ExpTransform)
-    ):
+    back = transform.inv
+    while isinstance(back, IndependentTransform):
+        back = back.base_transform
+    steps = list(back.parts) if isinstance(back, ComposeTransform) else [back]
+    # As positive numbers come: the exponential, and a shift by nothing.
+    if isinstance(steps[-1] if steps else None, AffineTransform) and (steps[-1].loc, steps[-1].scale) == (0, 1):
+        steps.pop()
+    of_logarithms = len(steps) == 1 and isinstance(steps[0], ExpTransform)
+    if not (type(base) is dist.Normal and not steps) and not (type(base) is dist.LogNormal and of_logarithms):
         return None
     return tuple(torch.broadcast_tensors(base.loc, base.scale))  # type: ignore[return-value]
 
