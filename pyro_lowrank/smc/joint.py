@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.dynamics.means import Mean
-from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.guides.base import Bin, Encoding
 from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.base import AffineGaussian
@@ -35,8 +34,10 @@ def log_joint(
         likelihood: what has the gradient of that of paths, `paths x trials x time`, from the recording, the inputs and
             the paths; with it, the value is not the density.
     """
-    started, shifts = _residuals(pair.transition, data, z, mean)
     transition = pair.transition
+    before = None if data.v is None else data.v[:, :-1]
+    started = z[:, :, 0] - transition.first_mean(data.v_at(0))
+    shifts = z[:, :, 1:] - mean(z[:, :, :-1], before)
     if data.seen.missing is None:
         first, moved = transition.initial_noise.log_prob(started), transition.noise.log_prob(shifts)
     else:
@@ -47,23 +48,11 @@ def log_joint(
         shifts = torch.where(within[:, 1:, None], shifts, 0.0)
         first = transition.initial_noise.log_prob(started) * within[:, 0]
         moved = transition.noise.log_prob(shifts) * within[:, 1:]
-    return (first + moved.sum(-1)).mean(0) + _log_likelihood(pair, data, z, likelihood)
+    return (first + moved.sum(-1)).mean(0) + log_likelihood(pair, data, z, likelihood)
 
 
-def log_joint_of_all_bins(model: BoundModel, data: Sequences, z: Tensor, mean: Mean) -> Tensor:
-    """Return log p(z, y) as `log_joint` does, of paths that go on to the end, whatever was recorded there."""
-    started, shifts = _residuals(model.transition, data, z, mean)
-    first, moved = model.transition.initial_noise.log_prob(started), model.transition.noise.log_prob(shifts)
-    return (first + moved.sum(-1)).mean(0) + _log_likelihood(model, data, z, None)
-
-
-def _residuals(transition: Transition, data: Sequences, z: Tensor, mean: Mean) -> tuple[Tensor, Tensor]:
-    """Return by how much the first latents, and all later ones, miss what is expected of them."""
-    before = None if data.v is None else data.v[:, :-1]
-    return z[:, :, 0] - transition.first_mean(data.v_at(0)), z[:, :, 1:] - mean(z[:, :, :-1], before)
-
-
-def _log_likelihood(pair: Pair | BoundModel, data: Sequences, z: Tensor, likelihood: Likelihood | None) -> Tensor:
+def log_likelihood(pair: Pair | BoundModel, data: Sequences, z: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+    """Return log p(y | z) in nats, averaged over paths, `trials`; arguments as of `log_joint`."""
     affine = pair.affine_gaussian
     if affine is not None and affine.readout.weight.dim() == 2 and affine.readout.bias.dim() == 1:
         return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
+from pyro_lowrank.infer.mcmc.marginal import without
 from pyro_lowrank.infer.mcmc.potential import Potential
 from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -20,6 +21,9 @@ from pyro_lowrank.smc.conditional import check_scheme
 from pyro_lowrank.smc.resampling import Resampler
 
 SWEEPS = ("ancestor", "backward")
+
+# Each takes as long as a gradient, once per chain.
+_MOST_CURVATURES = 500
 
 
 class ParticleGibbs(FilteringKernel):
@@ -117,10 +121,12 @@ class ParticleGibbs(FilteringKernel):
             self._begin(y, u)
             theta, z = self._start()
             self._potential = Potential(self._sampled, y, u)
-            self._potential.z = z.unsqueeze(0)
+            self._potential.z = z
             self._nuts = NUTS(potential_fn=self._potential, **self._nuts_options)
-            self._nuts.initial_params = theta
+            self._nuts.initial_params = without(theta, self._potential.block)
             self._nuts.setup(warmup_steps)
+            if warmup_steps:
+                self._scale_steps(without(theta, self._potential.block))
         self._initial_params = {**theta, "z": z}
         self._moved, self._draws, self._warmup_steps = 0.0, 0, warmup_steps
 
@@ -138,6 +144,23 @@ class ParticleGibbs(FilteringKernel):
                 why = failure
         raise no_start(given, STARTS, why)
 
+    def _scale_steps(self, theta: Values) -> None:
+        """Start the warm-up with steps of the size that the density has in each direction, not of one size for all.
+
+        Readout and noise are known a hundred times better than biases: until the first adaptation every draw would
+        take the longest trajectory that is allowed.
+        """
+        if sum(value.numel() for value in theta.values()) > _MOST_CURVATURES:
+            return
+        curvature = self._potential.curvature(theta).abs().clamp(min=1.0).nan_to_num(nan=1.0)
+        adapter = self._nuts.mass_matrix_adapter
+        variance = curvature.reciprocal()
+        adapter.inverse_mass_matrix = {
+            sites: variance if each.dim() == 1 else variance.diag_embed()
+            for sites, each in adapter.inverse_mass_matrix.items()
+        }
+        self._nuts._adapter.reset_step_size_adaptation(self._nuts.initial_params)
+
     def sample(self, params: Values) -> Values:
         """Draw the latents given the parameters, then these given the latents."""
         theta = without_latents(params)
@@ -149,10 +172,10 @@ class ParticleGibbs(FilteringKernel):
             self._draws += 1
             first = (z[:, 0] != params["z"][:, 0]).any(-1).double().mean().item()
             self._moved += (first - self._moved) / self._draws
-            self._potential.z = z.unsqueeze(0)
+            self._potential.z = z
             # The density is another one now.
             self._nuts.clear_cache()
-            theta = self._nuts.sample(theta)
+            theta = self._potential.complete(self._nuts.sample(without(theta, self._potential.block)))
         return {**theta, "z": z}
 
     def _draw_latents(self, z: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ class Sampled:
         self._find_homes(trace)
 
     def _find_homes(self, trace: Any) -> None:
-        """Find which attribute of `model` each site is the value of, in the order in which they depend on each other."""
+        """Find which attribute of `model` each site is the value of, in the order in which they depend on others."""
         homes: dict[str, tuple[nn.Module, str]] = {}
         priors: dict[str, Any] = {}
         for path, part in self.program.named_modules():
@@ -183,6 +183,26 @@ class Sampled:
             set_value(part, attribute, trace.nodes[name]["value"])
         return torch.as_tensor(trace.log_prob_sum())
 
+    def site_of(self, part: nn.Module, attribute: str) -> str | None:
+        """Return the site that an attribute of a part of `model` is the value of, if there is one."""
+        return next((name for name, home in self._homes.items() if home == (part, attribute)), None)
+
+    def gaussian(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Return mean and scale of a site whose prior is normal, and None of any other."""
+        if name not in self._gaussian.names or not _is_real(self.transforms[name]):
+            return None
+        return self._gaussian.moments[name]
+
+    def others_follow(self, name: str) -> bool:
+        """Whether the values or priors of other sites depend on one."""
+        values = self.start()
+        leaf = values[name].detach().requires_grad_()
+        with torch.enable_grad():
+            density = self._direct(self.constrained({**values, name: leaf}))
+            others = [part._parameters[attribute] for key, (part, attribute) in self._homes.items() if key != name]
+            found = torch.stack([density, *(each.sum() for each in others if each is not None)]).sum()
+            return found.requires_grad and torch.autograd.grad(found, leaf, allow_unused=True)[0] is not None
+
     def log_prior(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
         """Return the log prior density of unconstrained values, in nats; `model` has these values afterwards."""
         return self.at(unconstrained)[0]
@@ -200,6 +220,12 @@ class Sampled:
                 f"`initial_params` must hold unconstrained values of the parameters with priors, {expected}, and may "
                 f"hold latents 'z', got {found}."
             )
+
+
+def _is_real(transform: Transform) -> bool:
+    """Whether a transform is none, so that constrained values are the unconstrained ones."""
+    probe = torch.tensor([[-2.0, 3.0]])
+    return torch.equal(transform(probe), probe)
 
 
 def own_store() -> Any:

@@ -27,12 +27,13 @@ class GaussianSites:
 
     Attributes:
         names: which they are.
+        moments: mean and scale of their unconstrained values, by name.
     """
 
     def __init__(self, priors: Mapping[str, Any], transforms: Mapping[str, Transform]) -> None:
         found = {name: _moments(priors[name], transform) for name, transform in transforms.items() if name in priors}
         moments = {name: each for name, each in found.items() if each is not None}
-        self.names = tuple(moments)
+        self.names, self.moments = tuple(moments), moments
         if not moments:
             return
         self._mean, scale = (torch.cat([each[i].reshape(-1) for each in moments.values()]) for i in (0, 1))
@@ -57,12 +58,14 @@ def _moments(prior: Any, transform: Transform) -> tuple[Tensor, Tensor] | None:
         back = back.base_transform
     steps = list(back.parts) if isinstance(back, ComposeTransform) else [back]
     # As positive numbers come: the exponential, and a shift by nothing.
-    if isinstance(steps[-1] if steps else None, AffineTransform) and (steps[-1].loc, steps[-1].scale) == (0, 1):
+    last = steps[-1] if steps else None
+    if isinstance(last, AffineTransform) and (last.loc, last.scale) == (0, 1):
         steps.pop()
     of_logarithms = len(steps) == 1 and isinstance(steps[0], ExpTransform)
     if not (type(base) is dist.Normal and not steps) and not (type(base) is dist.LogNormal and of_logarithms):
         return None
-    return tuple(torch.broadcast_tensors(base.loc, base.scale))  # type: ignore[return-value]
+    mean, scale = torch.broadcast_tensors(base.loc, base.scale)
+    return mean, scale
 
 
 def unchecked(prior: Any) -> Any:
