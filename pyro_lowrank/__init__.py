@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.infer.reparam import TrajectoryReparam as TrajectoryReparam
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
+    from pyro_lowrank.models.priors import ColumnShrinkage as ColumnShrinkage
     from pyro_lowrank.models.priors import prior_table as prior_table
     from pyro_lowrank.models.priors import with_priors as with_priors
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
@@ -100,6 +101,7 @@ _HOMES = {
     "BootstrapGuide": "guides.bootstrap",
     "CalciumObservation": "observations.calcium",
     "ColouredNoiseObservation": "observations.coloured",
+    "ColumnShrinkage": "models.priors",
     "Convergence": "infer.mcmc.convergence",
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",

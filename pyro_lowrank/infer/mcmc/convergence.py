@@ -83,7 +83,7 @@ def convergence(posterior: Any, samples: Mapping[str, Tensor] | None = None, *, 
         >>> mcmc = pyro.infer.MCMC(plr.ParticleGibbs(sampled, None, 10), 8, 2, disable_progbar=True)
         >>> mcmc.run(y)
         >>> sorted(convergence(mcmc).rhat)
-        ['decay', 'flow', 'observation noise', 'readout', 'transition noise']
+        ['decay', 'readout']
 
     References:
         Vehtari et al. (2021), Bayesian Anal. 16:667.

@@ -117,7 +117,7 @@ class PMMH(FilteringKernel):
             log_joint, z = self._evaluate(theta)
             if z is not None:
                 return theta, log_joint, z
-        raise no_start(self._initial_params, STARTS, None)
+        raise no_start(self.model, self._initial_params, STARTS, None)
 
     def _evaluate(self, theta: Values) -> tuple[float, Tensor | None]:
         """Return the estimate of log p(theta, y), -inf where the filter dies, and latents drawn from the filter."""

@@ -28,14 +28,17 @@ STARTS = 100
 """How many draws of the prior a chain may try to start from."""
 
 
-def no_start(given: Values | None, tries: int, why: Exception | None) -> ValueError:
+def no_start(model: nn.Module, given: Values | None, tries: int, why: Exception | None) -> ValueError:
     """Return the error of a chain that has nowhere to start from."""
+    empty = [name.removesuffix("_unconstrained") for name, x in model.named_parameters() if not x.isfinite().all()]
+    if empty:
+        why = ValueError(f"{', '.join(empty)} have neither a prior nor values that are numbers")
     where = f"{tries} draws of the prior" if given is None else "the `initial_params`"
     reason = "" if why is None else f" ({why})"
     return ValueError(
-        f"No start was found: at {where} the particles of some trial died or went to infinity{reason}. Use more "
-        "particles, a guide that looks at the data, or narrower priors; or pass initial_params to MCMC (unconstrained "
-        "values)."
+        f"No start was found: at {where} the particles of some trial died or went to infinity{reason}, or priors "
+        "contradict what parameters may be, such as negative scales. Use more particles, a guide that looks at the "
+        "data, or narrower priors; or pass initial_params to MCMC (unconstrained values)."
     )
 
 
@@ -131,7 +134,14 @@ class Sampled:
 
     def _trace(self, values: Mapping[str, Tensor]) -> Any:
         """Run the priors, with some of their values given."""
-        return poutine.trace(poutine.condition(self.program.bind, data=dict(values))).get_trace()
+        try:
+            return poutine.trace(poutine.condition(self.program.bind, data=dict(values))).get_trace()
+        except NotImplementedError as reason:
+            # `ImproperUniform`, among others.
+            raise ValueError(
+                "A prior cannot be drawn from, as improper ones cannot: chains start from draws, and the posterior may "
+                "be improper with it; give a proper one, such as a wide Normal."
+            ) from reason
 
     @torch.no_grad()
     def start(self) -> Values:
