@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior as GaussianPosterior
     from pyro_lowrank.infer.mcmc.convergence import Convergence as Convergence
     from pyro_lowrank.infer.mcmc.convergence import convergence as convergence
+    from pyro_lowrank.infer.mcmc.determined import Determined as Determined
+    from pyro_lowrank.infer.mcmc.determined import determined as determined
     from pyro_lowrank.infer.mcmc.fixed_points import fixed_points_along_input as fixed_points_along_input
     from pyro_lowrank.infer.mcmc.fixed_points import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.infer.mcmc.particle_gibbs import ParticleGibbs as ParticleGibbs
@@ -105,6 +107,7 @@ _HOMES = {
     "Convergence": "infer.mcmc.convergence",
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
+    "Determined": "infer.mcmc.determined",
     "Dynamics": "dynamics.base",
     "EKFEvidence": "infer.gaussian",
     "EncoderGuide": "guides.encoder",
@@ -158,6 +161,7 @@ _HOMES = {
     "baselines": "validation.baselines",
     "convergence": "infer.mcmc.convergence",
     "cross_validate": "validation.cross_validate",
+    "determined": "infer.mcmc.determined",
     "diagnose": "infer.diagnose",
     "fit": "training.fit",
     "fixed_points_along_input": "infer.mcmc.fixed_points",

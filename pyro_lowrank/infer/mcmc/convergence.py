@@ -80,10 +80,10 @@ def convergence(posterior: Any, samples: Mapping[str, Tensor] | None = None, *, 
         >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.GaussianObservation(rank=1, features=3))
         >>> y = model.simulate(num_trials=2, num_steps=10).y
         >>> sampled = plr.with_priors(model, only=["dynamics.decay"])
-        >>> mcmc = pyro.infer.MCMC(plr.ParticleGibbs(sampled, None, 10), 8, 2, disable_progbar=True)
+        >>> mcmc = pyro.infer.MCMC(plr.ParticleGibbs(sampled, None, 10), 8, 20, disable_progbar=True)
         >>> mcmc.run(y)
         >>> sorted(convergence(mcmc).rhat)
-        ['decay', 'readout']
+        ['decay', 'flow', 'readout']
 
     References:
         Vehtari et al. (2021), Bayesian Anal. 16:667.

@@ -22,7 +22,8 @@ def check_room(num_particles: int, rank: int, y: Tensor) -> None:
         most = int(num_particles * there / 2 / needed)
         raise ValueError(
             f"{num_particles:,} particles of {y.shape[0]} trials x {y.shape[1]} time bins take "
-            f"{needed / 2**30:,.1f} GiB per chain, of {there / 2**30:,.1f} GiB that this machine has: at most {most:,} fit into half of it."
+            f"{needed / 2**30:,.1f} GiB per chain, of {there / 2**30:,.1f} GiB that this machine has: at most "
+            f"{most:,} fit into half of it."
         )
 
 
