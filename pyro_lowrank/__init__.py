@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.mcmc.fixed_points import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.infer.mcmc.particle_gibbs import ParticleGibbs as ParticleGibbs
     from pyro_lowrank.infer.mcmc.pmmh import PMMH as PMMH
+    from pyro_lowrank.infer.mcmc.pmmh import LangevinSteps as LangevinSteps
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.infer.reparam import TrajectoryReparam as TrajectoryReparam
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
@@ -124,6 +125,7 @@ _HOMES = {
     "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
+    "LangevinSteps": "infer.mcmc.pmmh",
     "LaplaceGuide": "guides.laplace",
     "LowRankRNN": "dynamics.low_rank",
     "MultiSession": "observations.sessions",

@@ -76,14 +76,12 @@ def convergence(posterior: Any, samples: Mapping[str, Tensor] | None = None, *, 
 
     Example::
 
-        >>> import pyro, pyro_lowrank as plr
+        >>> import pyro_lowrank as plr
         >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.GaussianObservation(rank=1, features=3))
-        >>> y = model.simulate(num_trials=2, num_steps=10).y
         >>> sampled = plr.with_priors(model, only=["dynamics.decay"])
-        >>> mcmc = pyro.infer.MCMC(plr.ParticleGibbs(sampled, None, 10), 8, 20, disable_progbar=True)
-        >>> mcmc.run(y)
-        >>> sorted(convergence(mcmc).rhat)
-        ['decay', 'flow', 'readout']
+        >>> found = convergence(sampled, {"dynamics.decay": torch.rand(4, 100)})
+        >>> found.worst_rhat < 1.1
+        True
 
     References:
         Vehtari et al. (2021), Bayesian Anal. 16:667.

@@ -78,6 +78,13 @@ class Potential:
         drawn = self.block.drawn(self._regression(self.block, bound.transition, data))
         return {**unconstrained, self.block.name: drawn}
 
+    def gradient(self, unconstrained: Values) -> Values:
+        """Return the gradient of U by name."""
+        leaves = {name: value.detach().requires_grad_() for name, value in unconstrained.items()}
+        with torch.enable_grad():
+            found = torch.autograd.grad(self(leaves), list(leaves.values()))
+        return dict(zip(leaves, found, strict=True))
+
     def curvature(self, unconstrained: Values) -> Tensor:
         """Return the second derivatives of U by each value, those of sites side by side in the order of their names."""
         names = sorted(unconstrained)
