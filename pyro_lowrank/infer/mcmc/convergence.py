@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.mcmc.fixed_points import sampled_model
+from pyro_lowrank.infer.mcmc.sampled import own_store
 from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.readout import AffineMap
 from pyro_lowrank.shapes import apply_matrix
@@ -95,7 +96,8 @@ def convergence(posterior: Any, samples: Mapping[str, Tensor] | None = None, *, 
     if draws < _FEWEST_DRAWS:
         raise ValueError(f"R-hat needs at least {_FEWEST_DRAWS} draws per chain, got {draws}.")
     each = [(c, d) for c in range(chains) for d in range(draws)]
-    bound = [_at(model, {name: value[c, d] for name, value in samples.items()}) for c, d in each]
+    with own_store():
+        bound = [_at(model, {name: value[c, d] for name, value in samples.items()}) for c, d in each]
     rows = [_scalars(model, one) for one in bound]
     if "z" in samples:
         bins = torch.linspace(0, samples["z"].shape[-2] - 1, num_points).round().long()

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics import analysis
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.infer.mcmc.sampled import own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
 
 if TYPE_CHECKING:
@@ -72,19 +73,21 @@ def posterior_fixed_points(
     """
     dynamics, draws, model = _parts(posterior, samples)
     draws = _thinned(draws, num_draws)
-    found = analysis.posterior_fixed_points(
-        dynamics,
-        draws,
-        u,
-        method=method,
-        max_boxes=max_boxes,
-        max_seconds=max_seconds,
-        threads=threads,
-        num_starts=num_starts,
-        constrained=constrained,
-        seed=seed,
-    )
-    return found if model is None else found.seen_as(_readouts(model, draws, found, u))
+    # Parameters without priors are the model's own, whatever another model has left in Pyro's store.
+    with own_store():
+        found = analysis.posterior_fixed_points(
+            dynamics,
+            draws,
+            u,
+            method=method,
+            max_boxes=max_boxes,
+            max_seconds=max_seconds,
+            threads=threads,
+            num_starts=num_starts,
+            constrained=constrained,
+            seed=seed,
+        )
+        return found if model is None else found.seen_as(_readouts(model, draws, found, u))
 
 
 def fixed_points_along_input(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -65,6 +66,21 @@ def test_probabilities_and_regions_of_attractors() -> None:
     z = np.array([result.points.max() for result in found.results[1:]])
     np.testing.assert_allclose(ends, np.quantile(z[:, None] * weight[:, 0], [0.25, 0.75], axis=0))
     np.testing.assert_allclose(top.covariance, np.outer(weight[:, 0], weight[:, 0]) * z.var(ddof=1))
+
+
+def test_models_of_one_name_after_each_other_are_read_apart() -> None:
+    first, second = tanh_model(), tanh_model()
+    with torch.no_grad():
+        second.dynamics.decay = torch.tensor(0.9).double()
+    counts = [
+        plr.posterior_fixed_points(finished(model, {"dynamics.right": gains(0.3)}), u=torch.zeros(1)).counts.item()
+        for model in (first, second, first)
+    ]
+    assert counts == [1, 3, 1]
+    draws = {"dynamics.right": gains(0.3, 0.4, 0.2, 0.3, 0.4, 0.2), "z": torch.randn(6, 2, 5, 1).double()}
+    flows = [plr.convergence(finished(model, draws)).draws["flow"] for model in (first, second)]
+    assert (flows[0] - flows[1]).abs().max() > 0.1
+    assert list(pyro.get_param_store().keys()) == []
 
 
 def test_a_bifurcation_has_its_band() -> None:

@@ -51,11 +51,23 @@ def plot_sampled_points(axes: Axes, found: Any, *, level: float = 0.9, title: st
         place = (point.mean - centre) @ directions.T
         spread = directions @ point.covariance @ directions.T
         _region(axes, place, spread, level, COLORS.get(point.stability, "0.5"))
-    shares = ", ".join(f"P({n} attractors) = {share:.2f}" for n, share in found.distribution("attractor").items())
+    shares = "\n".join(f"P({_attractors(n)}) = {share:.2f}" for n, share in found.distribution("attractor").items())
     axes.set(title=shares if title is None else title, xlabel="leading direction of the fixed points (a.u.)")
     axes.set_ylabel("draw" if flat else "second direction (a.u.)")
-    axes.legend(frameon=False, fontsize="small")
+    _tell_kinds(axes)
     return axes
+
+
+def _attractors(number: int) -> str:
+    return f"{number} attractor{'' if number == 1 else 's'}"
+
+
+def _tell_kinds(axes: Axes) -> None:
+    """Add a legend whose dots can be seen, unlike those of single draws."""
+    legend = axes.legend(frameon=False, fontsize="small", markerscale=2.0)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1.0)
 
 
 def _leading(places: NDArray[np.float64], number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -98,7 +110,7 @@ def plot_sampled_branches(
 
     Dots are the points of single draws, in the leading direction of what is recorded at them. Lines and bands are the
     median and the interval of each point of the most frequent number of each kind. Where the number of attractors
-    changes, a grey band tells where.
+    changes, an orange band tells where.
 
     Args:
         axes: to draw on.
@@ -140,9 +152,9 @@ def plot_sampled_branches(
     if len(step):
         at = 0.5 * (strengths[step] + strengths[step + 1])
         low, high = np.quantile(at, [tail, 1 - tail])
-        axes.axvspan(low, high, color="0.5", alpha=0.15, linewidth=0, zorder=0)
+        axes.axvspan(low, high, color="tab:orange", alpha=0.15, linewidth=0, zorder=0)
     axes.set(title=title, xlabel=label, ylabel="leading direction of the fixed points (a.u.)")
-    axes.legend(frameon=False, fontsize="small")
+    _tell_kinds(axes)
     return axes
 
 
@@ -165,7 +177,7 @@ def plot_number_of_attractors(
     if strengths.shape != (len(path.results),):
         raise ValueError(f"`inputs` must hold one number for each of {len(path.results)}, got {strengths.shape}.")
     for number, shares in path.probabilities("attractor").items():
-        axes.plot(strengths, shares, ".-", label=f"{number} attractor{'' if number == 1 else 's'}")
+        axes.plot(strengths, shares, ".-", label=_attractors(number))
     axes.set(title=title, xlabel=label, ylabel="probability", ylim=(-0.03, 1.03))
     axes.legend(frameon=False, fontsize="small")
     return axes
