@@ -38,9 +38,9 @@ def posterior_fixed_points(
     """Find the fixed points of every posterior draw of a network's parameters: how many there are, and where.
 
     Args:
-        posterior: an `MCMC` after `run`, of a kernel for a `StateSpaceModel`; or a network some of whose parameters
-            have priors (`PyroSample`).
-        samples: with a network, draws of these parameters by the names of their sites, `samples x ...`, as
+        posterior: an `MCMC` after `run`, of a kernel for a `StateSpaceModel`; or that model, or a network, some of
+            whose parameters have priors (`PyroSample`).
+        samples: with a model or network, draws of these parameters by the names of their sites, `samples x ...`, as
             `Predictive`, an autoguide or `MCMC.get_samples` return them; those of other sites are left alone.
         u: a constant input, `inputs`; none if None.
         num_draws: so many draws are looked at, spread evenly over all; all if None.
@@ -53,8 +53,8 @@ def posterior_fixed_points(
         seed: as there.
 
     Returns:
-        Of an `MCMC` it holds, beside the latents of each point, what the observation model expects there: latents of
-        different draws may have different bases, recordings do not.
+        Of an `MCMC` or a model it holds, beside the latents of each point, what the observation model expects there:
+        latents of different draws may have different bases, recordings do not.
 
     Raises:
         TypeError: if `posterior` is neither.
@@ -121,10 +121,14 @@ def _parts(
         if samples is None:
             raise ValueError("With a network, pass draws of its parameters, `samples`, by the names of their sites.")
         return posterior, samples, None
-    model = sampled_model(posterior)
+    if isinstance(posterior, StateSpaceModel) and samples is not None:
+        model, draws = posterior, samples
+    else:
+        model = sampled_model(posterior)
+        draws = posterior.get_samples()
     if not isinstance(model.dynamics, RNNDynamics):
         raise TypeError(f"Fixed points are those of a network of units, got {type(model.dynamics).__name__}.")
-    return model.dynamics, posterior.get_samples(), model
+    return model.dynamics, draws, model
 
 
 def sampled_model(mcmc: Any) -> StateSpaceModel:

@@ -49,6 +49,10 @@ def test_probabilities_and_regions_of_attractors() -> None:
     assert found.distribution("attractor") == {1: 0.25, 2: 0.75}
     assert found.probability(2, "attractor") == 0.75
     assert found.probability(3) == 0.75
+    # Of chains that ran apart, the same by their draws.
+    again = plr.posterior_fixed_points(model, {"dynamics.right": gains(0.3, 0.8, 0.9, 1.0)}, torch.zeros(1))
+    np.testing.assert_array_equal(again.points, found.points)
+    assert again.readouts is not None
     assert found.probability_of_sets == 0.0
     low, middle, high = found.matched()
     assert sorted(point.stability for point in (low, middle, high)) == ["attractor", "attractor", "repeller"]

@@ -59,7 +59,7 @@ def check_moments(draws: Tensor, mean: float, variance: float, spread: float) ->
 
 
 def gibbs(model: plr.StateSpaceModel) -> plr.ParticleGibbs:
-    return plr.ParticleGibbs(model, plr.LaplaceGuide(model), 8)
+    return plr.ParticleGibbs(model, plr.LaplaceGuide(model), 8, max_tree_depth=3)
 
 
 def pmmh(model: plr.StateSpaceModel) -> plr.PMMH:
@@ -249,7 +249,7 @@ def test_ranks_of_true_parameters_are_uniform(kernel: str) -> None:
             parts.assign(truth)
             y = parts.model.simulate(1, 5).y
             values = parts.constrained(truth)
-        number, warm = (72, 40) if kernel == "gibbs" else (360, 200)
+        number, warm = (54, 30) if kernel == "gibbs" else (360, 200)
         mcmc = MCMC(KERNELS[kernel](model), number, warm, disable_progbar=True)
         mcmc.run(y)
         draws = mcmc.get_samples()
