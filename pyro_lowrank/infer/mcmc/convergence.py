@@ -110,7 +110,7 @@ def convergence(posterior: Any, samples: Mapping[str, Tensor] | None = None, *, 
             row["readout"], row["flow"] = read, _flow(one, middle) @ directions.mT
     found = {name: torch.stack([row[name] for row in rows]).unflatten(0, (chains, draws)) for name in rows[0]}
     # A quantity that has no prior never varies.
-    found = {name: value for name, value in found.items() if value.flatten(0, 1).std(0).max() > 0}
+    found = {name: value for name, value in found.items() if (value != value[:1, :1]).any()}
     return Convergence(
         found,
         {name: split_gelman_rubin(value.double()) for name, value in found.items()},
