@@ -109,8 +109,8 @@ def plot_sampled_branches(
     """Draw the fixed points of all draws over an input, with bands, and the probability of each number of attractors.
 
     Dots are the points of single draws, in the leading direction of what is recorded at them. Lines and bands are the
-    median and the interval of each point of the most frequent number of each kind. Where the number of attractors
-    changes, an orange band tells where.
+    median and the interval of each point of the most frequent number of each kind. Orange bands tell where attractors
+    appear, and where they vanish.
 
     Args:
         axes: to draw on.
@@ -148,11 +148,12 @@ def plot_sampled_branches(
             color = COLORS.get(point.stability, "0.5")
             axes.plot([strength, strength], [low, high], color=color, linewidth=3, alpha=0.5, zorder=2)
             axes.plot(strength, middle, "_", color=color, markersize=9, zorder=3)
-    _, step = path.changes("attractor")
-    if len(step):
-        at = 0.5 * (strengths[step] + strengths[step + 1])
-        low, high = np.quantile(at, [tail, 1 - tail])
-        axes.axvspan(low, high, color="tab:orange", alpha=0.15, linewidth=0, zorder=0)
+    counts = np.stack([result.counts_of("attractor") for result in path.results])
+    # Where attractors appear as the input grows, and where they vanish.
+    for step, _ in (np.nonzero(counts[1:] > counts[:-1]), np.nonzero(counts[1:] < counts[:-1])):
+        if len(step):
+            low, high = np.quantile(0.5 * (strengths[step] + strengths[step + 1]), [tail, 1 - tail])
+            axes.axvspan(low, high, color="tab:orange", alpha=0.15, linewidth=0, zorder=0)
     axes.set(title=title, xlabel=label, ylabel="leading direction of the fixed points (a.u.)")
     _tell_kinds(axes)
     return axes
