@@ -17,7 +17,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from pyro_lowrank.observations.gaps import KnowsMarginals, WithGaps
-from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.observations.recording import RecordingDistribution
 from pyro_lowrank.shapes import time_in_front
 
 TRIALS = "trials"
@@ -206,8 +206,10 @@ def leave_out(distribution: dist.TorchDistribution, missing: Tensor) -> dist.Tor
     Raises:
         ValueError: if single entries are missing and the distribution's entries are not independent.
     """
-    if isinstance(distribution, Recording):
-        return Recording(leave_out(distribution.bins, time_in_front(missing, len(distribution.batch_shape))))
+    if isinstance(distribution, RecordingDistribution):
+        return RecordingDistribution(
+            leave_out(distribution.bins, time_in_front(missing, len(distribution.batch_shape)))
+        )
     if isinstance(distribution, torch.distributions.Independent):
         return leave_out(distribution.base_dist, missing).to_event(distribution.reinterpreted_batch_ndims)
     if isinstance(distribution, KnowsMarginals):

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from pyro_lowrank.handlers import leave_out, observe, surroundings, trials_plate
-from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.observations.recording import RecordingDistribution
 from tests.builders import assert_close, sites
 
 
@@ -73,7 +73,7 @@ def test_leaving_out_time_bins_of_correlated_features_is_their_marginal(dtype: t
     missing[0, 2] = missing[1, 0] = True
     seen = (~missing[..., 0]).to(dtype)
     expected = (bins.log_prob(value.movedim(1, 0)).mT * seen).sum(-1)
-    assert_close(leave_out(Recording(bins), missing).log_prob(value), expected)
+    assert_close(leave_out(RecordingDistribution(bins), missing).log_prob(value), expected)
     nested = dist.MultivariateNormal(bins.loc.movedim(0, 1), scale_tril=factor).to_event(1)
     assert_close(leave_out(nested, missing).log_prob(value), expected)
 

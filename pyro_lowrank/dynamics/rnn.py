@@ -23,7 +23,7 @@ from pyro_lowrank.parameters import parameter, remember_drawn
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 if TYPE_CHECKING:
-    from pyro_lowrank.fixed_points.options import Progress
+    from pyro_lowrank.fixed_points.options import ProgressCallback
     from pyro_lowrank.fixed_points.result import FixedPoints
 
 
@@ -142,7 +142,7 @@ class RNNDynamics(Dynamics):
         num_starts: int = 10_000,
         constrained: bool = True,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
     ) -> FixedPoints:
         """Return every fixed point of the noiseless dynamics under a constant input, with stability and a certificate.
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyro_lowrank.errors import check_choice, check_positive, check_positive_int
 from pyro_lowrank.export.groups import SAMPLE_DIMS, Variable, as_array, build_groups, named
+from pyro_lowrank.export.program import of_program
 
 Array = NDArray[Any]
 Groups = dict[str, dict[str, Variable]]
@@ -56,7 +57,8 @@ def to_arviz(
     Groups: `posterior` ("z", "rates" of spikes or "mean" of others, `params`), `posterior_predictive` ("y"),
     `sample_stats` ("log_evidence", "ess", "resampled"), `log_likelihood` ("y"), `prior`, `prior_predictive`,
     `observed_data` ("y"), `constant_data` ("mask", "inputs").
-    Dims: chain, draw, trial, time, latent, feature, input.
+    Dims: chain, draw, trial, time, latent, feature, input. Of a program of one's own `posterior` holds all that its
+    state keeps and its deterministic sites, `posterior_predictive` and `observed_data` its observed sites, by name.
 
     Args:
         posterior: what `SMCFilter.run` or `ExtendedKalmanFilter.run` returned; or a list of such, one per chain; or a
@@ -67,7 +69,8 @@ def to_arviz(
             the only run of an online filter, which cannot be run again.
         params: sampled parameters by name, `chain x draw x ...`.
         prior: draws by name, as `Predictive` returns them, `draw x ...`; "y" goes to `prior_predictive`.
-        dims: names of the dims of `params` after chain and draw, and of `prior` after draw.
+        dims: names of the dims of `params`, and of states and sites of a program, after chain and draw, and of `prior`
+            after draw.
         coords: labels by dim, or `(dim, labels)` by name for other coordinates; they go before those of `recording`.
         attrs: of every group.
         recording: the `Recording` that was filtered, for the names of trials, features and inputs, and for time.
@@ -105,7 +108,11 @@ def to_arviz(
     check_positive_int("thin", thin)
     runs = _runs(posterior, chains, draws)
     first, kept = runs.all[0][0], slice(None, None, thin)
-    groups = _sampled(runs, kept, method=method, predictive=predictive, entries=log_likelihood == "entry")
+    if first.mean_name is None and first.recording[0] is None:
+        size = 1 if runs.each_draw else runs.draws
+        groups = of_program(runs, size, kept, method=method, predictive=predictive, dims=dims)
+    else:
+        groups = _sampled(runs, kept, method=method, predictive=predictive, entries=log_likelihood == "entry")
     groups["posterior"] |= _parameters(params, dims, runs)
     groups["sample_stats"] = _statistics(runs, kept)
     if log_likelihood != "entry":
@@ -207,7 +214,7 @@ def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool, entries
             rows = slice(number, number + 1) if runs.each_draw else slice(None)
             z = run.smooth(1 if runs.each_draw else runs.draws, method=method)
             store("z", chain, rows, z)
-            if predictive and expected is not None:
+            if predictive:
                 mean, y = run.replicate(z)
                 if mean is not None:
                     store(expected, chain, rows, mean)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyro_lowrank.errors import check_choice
-from pyro_lowrank.fixed_points.network import Network, build_network
+from pyro_lowrank.fixed_points.network import LatentMap, build_network
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 
@@ -23,7 +23,7 @@ def from_shallow_plrnn(
     hidden_bias: ArrayLike,
     *,
     clipped: bool = False,
-) -> Network:
+) -> LatentMap:
     r"""Return a shallow piecewise-linear RNN as the analyzer takes it.
 
     .. math::
@@ -68,7 +68,7 @@ def from_full_rank(
     inside: bool = False,
     input_current: ArrayLike | None = None,
     constant: ArrayLike | None = None,
-) -> Network:
+) -> LatentMap:
     r"""Return a network with a full weight matrix W as the analyzer takes it, with as many latents as units.
 
     .. math::

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from pyro_lowrank.fixed_points.stability import classify, knots_at, spectra
 from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -67,10 +67,10 @@ class Between:
         self.first, self.change = first, last - first
         self._weights = (decay, left, right, bias, activation)
         self._constant = constant
-        # Outputs as of `Network`, units x rank.
+        # Outputs as of `LatentMap`, units x rank.
         self._outputs = np.asarray(right, dtype=np.float64).T
 
-    def network(self, t: float) -> Network:
+    def network(self, t: float) -> LatentMap:
         """The network at a share t of the way."""
         return build_network(*self._weights, self.first + t * self.change, self._constant)
 
@@ -134,7 +134,7 @@ class Between:
         """Return sign det(I - J) of a fixed point."""
         return int(np.sign(np.linalg.det(-self.network(time).jacobian(z))))
 
-    def _correct(self, network: Network, ahead: Network, z: Array, stride: float, sign: float) -> Array | None:
+    def _correct(self, network: LatentMap, ahead: LatentMap, z: Array, stride: float, sign: float) -> Array | None:
         """One step along the branch, or None if it leads off it."""
         try:
             tangent = self._tangent(network, z) * stride
@@ -152,7 +152,7 @@ class Between:
         over_knots = bool((network.rates(z)[2] != ahead.rates(trial)[2]).any())
         return trial if residual.all() and same_sign and _is_one_step(z, trial, tangent, after, over_knots) else None
 
-    def _tangent(self, network: Network, z: Array) -> Array:
+    def _tangent(self, network: LatentMap, z: Array) -> Array:
         """How a fixed point moves per whole way, `rank`."""
         slopes = network.rates(z)[1]
         step = np.linalg.solve(network.jacobian(z), self._outputs.T @ (slopes * self.change))

@@ -17,7 +17,7 @@ from pyro_lowrank.fixed_points.check import checked
 from pyro_lowrank.fixed_points.cones import regions_around
 from pyro_lowrank.fixed_points.explore import BOXES, DEPTH, LEFT, SEEN, SOLVES, Worker, explore, new_worker, prepare
 from pyro_lowrank.fixed_points.found import Found
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, LatentMap
 from pyro_lowrank.fixed_points.options import Options
 from pyro_lowrank.fixed_points.proof import Proved, are_apart, newton, prove
 from pyro_lowrank.fixed_points.reduce import reduce
@@ -45,7 +45,7 @@ _PAUSE = 0.1
 _explore: Any = explore
 
 
-def certify(network: Network, options: Options = Options()) -> Found:  # noqa: B008
+def certify(network: LatentMap, options: Options = Options()) -> Found:  # noqa: B008
     r"""Find all zeros of a network's map by branch and bound, with a proof that there are no others.
 
     Start from a box outside of which there is none (`root_box`). On a box every unit lies between two parallel lines,
@@ -82,7 +82,7 @@ def certify(network: Network, options: Options = Options()) -> Found:  # noqa: B
 class _Search:
     """Boxes, shared out among threads, and what was found in them."""
 
-    def __init__(self, network: Network, options: Options, until: float, counts_degree: bool = True) -> None:
+    def __init__(self, network: LatentMap, options: Options, until: float, counts_degree: bool = True) -> None:
         self.whole, self.network, self.counts_degree = network, reduce(network), counts_degree
         self.options, self.threads, self.until = options, options.threads or os.cpu_count() or 1, until
         self.has_budget = options.max_boxes is not None or options.max_seconds is not None

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 
 from pyro_lowrank.fixed_points.found import Found
-from pyro_lowrank.fixed_points.network import Array, Network
+from pyro_lowrank.fixed_points.network import Array, LatentMap
 from pyro_lowrank.fixed_points.rounding import rounding
 
 _ROOM = 16
 """A fixed point leaves this many times the rounding error of the map at most, or comes of as many last places of it."""
 
 
-def checked(network: Network, found: Found, scale: Array) -> Found:
+def checked(network: LatentMap, found: Found, scale: Array) -> Found:
     """Return what was found, no longer complete if that cannot be true.
 
     Of a complete list every point is a zero of the map up to its rounding error and lies in the box that was searched,

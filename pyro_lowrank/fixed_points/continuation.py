@@ -12,7 +12,7 @@ from pyro_lowrank.fixed_points.branches import Between
 from pyro_lowrank.fixed_points.find import analyse
 from pyro_lowrank.fixed_points.joining import Happening, Joiner
 from pyro_lowrank.fixed_points.network import Array, build_network
-from pyro_lowrank.fixed_points.options import Options, Progress
+from pyro_lowrank.fixed_points.options import Options, ProgressCallback
 from pyro_lowrank.fixed_points.result import FixedPoints
 from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -97,7 +97,7 @@ def continuation(
     num_starts: int = 10_000,
     constrained: bool = True,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Continuation:
     r"""Find the fixed points at each of a sequence of inputs, and follow each from one input to the next.
 

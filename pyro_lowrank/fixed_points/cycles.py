@@ -13,14 +13,14 @@ from pyro_lowrank.fixed_points.found import FixedSet
 from pyro_lowrank.fixed_points.network import (
     PIECEWISE,
     Array,
-    Network,
+    LatentMap,
     Source,
     build_network,
     exact_difference,
     exact_sum,
     from_units,
 )
-from pyro_lowrank.fixed_points.options import Options, Progress
+from pyro_lowrank.fixed_points.options import Options, ProgressCallback
 from pyro_lowrank.fixed_points.reduce import reduce
 from pyro_lowrank.fixed_points.result import MOST_ROWS, Certificate
 from pyro_lowrank.fixed_points.stability import Complex, classify, classify_set, knots_at, spectra
@@ -91,7 +91,7 @@ def find_cycles(
     num_starts: int = 10_000,
     constrained: bool = True,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Cycles:
     """Find the points that a low-rank network comes back to after `order` steps, and not before.
 
@@ -131,7 +131,7 @@ def find_cycles(
 
 
 def cycles_of(
-    network: Network,
+    network: LatentMap,
     *,
     order: int,
     method: str | None = None,
@@ -141,7 +141,7 @@ def cycles_of(
     num_starts: int = 10_000,
     constrained: bool = True,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Cycles:
     """Find the cycles of a network that is built already; the options, and errors, as of `find_cycles`.
 
@@ -155,7 +155,7 @@ def cycles_of(
     )
 
 
-def _method(network: Network, order: int, method: str | None) -> str:
+def _method(network: LatentMap, order: int, method: str | None) -> str:
     """The method to find cycles of that order by."""
     check_positive_int("order", order)
     if method is not None:
@@ -163,7 +163,7 @@ def _method(network: Network, order: int, method: str | None) -> str:
     return "certified" if order * network.rank <= CERTIFIED_DIMENSIONS else "search"
 
 
-def _cycles(network: Network, order: int, options: Options) -> Cycles:
+def _cycles(network: LatentMap, order: int, options: Options) -> Cycles:
     result = analyse(unroll(network, order), options)
     points = _distinct(result.points.reshape(-1, order, network.rank), reduce(network).scale)
     identity = np.eye(network.rank)
@@ -182,7 +182,7 @@ def _cycles(network: Network, order: int, options: Options) -> Cycles:
     )
 
 
-def _with_multipliers(network: Network, piece: FixedSet, order: int) -> FixedSet:
+def _with_multipliers(network: LatentMap, piece: FixedSet, order: int) -> FixedSet:
     """Return a piece of cycles with the multipliers of its middle and the stability that they mean."""
     cycle = piece.point.reshape(order, network.rank)
     identity = np.eye(network.rank)
@@ -191,7 +191,7 @@ def _with_multipliers(network: Network, piece: FixedSet, order: int) -> FixedSet
     return replace(piece, eigenvalues=multipliers[None], stability=stability)
 
 
-def unroll(network: Network, order: int) -> Network:
+def unroll(network: LatentMap, order: int) -> LatentMap:
     r"""Return the network whose zeros are the orbits of k points that close: :math:`F(z_i) - z_{i+1} = 0`.
 
     Args:

@@ -5,7 +5,7 @@ the box. So G(z) lies within e = sum_j abs(v_j) d_j of the affine map S z + k of
 solves S z = -k + (something within e), whence a smaller box.
 
 Rounding. All sums of G have at most n = units + 3 rank + 16 terms and products along any one path, added in any order:
-their error is at most n eps times the sum of the absolute terms. `Network.error` is that bound, from the weights, and
+their error is at most n eps times the sum of the absolute terms. `LatentMap.error` is that bound, from the weights, and
 is added to e; it covers the folded sums too, which only add the same terms in another order. The inverse that
 preconditions may be any matrix: what it leaves of S, Y S - I, is computed and charged against the box. Currents are
 widened by the rounding of their dot products, and what is left of a box by a few units in the last place, before
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.fixed_points.network import PIECEWISE, TANH, Array, Network
+from pyro_lowrank.fixed_points.network import PIECEWISE, TANH, Array, LatentMap
 from pyro_lowrank.fixed_points.rounding import EPS, TINY
 
 # Rows of a workplace after its three matrices (relaxed map, inverse, scratch), counted from 3 rank.
@@ -54,7 +54,7 @@ class Workplace(NamedTuple):
     """Three matrices and some rows, `(3 rank + ROWS) x rank`."""
 
 
-def new_workplace(network: Network, depth: int) -> Workplace:
+def new_workplace(network: LatentMap, depth: int) -> Workplace:
     """Return storage for that many depths, with nothing settled at the root."""
     rank, units = network.rank, network.units
     parts = (network.weights, network.outputs, network.knots, network.slopes, network.intercepts)

@@ -10,7 +10,7 @@ import numpy as np
 from pyro_lowrank.fixed_points.arrangement import Arrangement
 from pyro_lowrank.fixed_points.check import checked
 from pyro_lowrank.fixed_points.found import Found
-from pyro_lowrank.fixed_points.network import PIECEWISE, Network
+from pyro_lowrank.fixed_points.network import PIECEWISE, LatentMap
 from pyro_lowrank.fixed_points.options import Options
 from pyro_lowrank.fixed_points.reduce import reduce
 from pyro_lowrank.fixed_points.regions import Pieces
@@ -21,7 +21,7 @@ from pyro_lowrank.fixed_points.zeros import RegionZeros
 _REGIONS = 256
 
 
-def enumerate_regions(network: Network, options: Options = Options()) -> Found:  # noqa: B008
+def enumerate_regions(network: LatentMap, options: Options = Options()) -> Found:  # noqa: B008
     r"""Solve :math:`G(z) = 0` on every linear region of a network of piecewise-linear units.
 
     The knots of unit j are the hyperplanes :math:`w_j \cdot z = c_{jk}`, which cut latent space into regions where G
@@ -77,7 +77,7 @@ def enumerate_regions(network: Network, options: Options = Options()) -> Found: 
 class _Walk:
     """Visits regions and keeps what they hold."""
 
-    def __init__(self, network: Network, options: Options) -> None:
+    def __init__(self, network: LatentMap, options: Options) -> None:
         self.whole, self.network, self.options = network, reduce(network), options
         self.until = options.until()
         self.zeros = RegionZeros(self.network)

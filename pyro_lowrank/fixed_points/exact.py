@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.fixed_points.network import Array, Network, knot_order
+from pyro_lowrank.fixed_points.network import Array, LatentMap, knot_order
 
 Objects = NDArray[np.object_]
 Exactly = tuple[Fraction, ...]
@@ -85,7 +85,7 @@ class Exact:
         network: as `reduce` returns it, or whole.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: LatentMap) -> None:
         whole, self._kept, self.scale = network.origin
         self.network, self.weights = network, whole.weights[self._kept]
         self._affine = Dyadic.of(whole.affine) + Dyadic.of(whole.rest)
@@ -188,7 +188,7 @@ def _dot(a: Any, b: Any) -> Fraction:
     return sum((x * y for x, y in zip(a, b, strict=True)), Fraction(0))
 
 
-def _units(network: Network) -> tuple[Dyadic, Dyadic, Dyadic]:
+def _units(network: LatentMap) -> tuple[Dyadic, Dyadic, Dyadic]:
     """Knots, slopes and intercepts of all units."""
     if network.source is None:
         return Dyadic.of(network.knots), Dyadic.of(network.slopes), Dyadic.of(network.intercepts)

@@ -23,7 +23,7 @@ from pyro_lowrank.fixed_points.enclosure import (
     new_workplace,
     settle,
 )
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network, build_network
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, LatentMap, build_network
 from pyro_lowrank.fixed_points.rounding import TINY
 
 DEPTH = 400
@@ -55,7 +55,7 @@ class Worker(NamedTuple):
     """How far out a zero may lie in the directions looked at so far, 1."""
 
 
-def new_worker(network: Network, capacity: int, depth: int = DEPTH) -> Worker:
+def new_worker(network: LatentMap, capacity: int, depth: int = DEPTH) -> Worker:
     """Return the storage of a thread that starts with at most `capacity` boxes."""
     size, rank = capacity + depth + 2, network.rank
     return Worker(

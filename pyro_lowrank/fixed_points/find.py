@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from pyro_lowrank.fixed_points.certified import certify
 from pyro_lowrank.fixed_points.enumerate import enumerate_regions
 from pyro_lowrank.fixed_points.explore import prepare
-from pyro_lowrank.fixed_points.network import Network, build_network
-from pyro_lowrank.fixed_points.options import Options, Progress
+from pyro_lowrank.fixed_points.network import LatentMap, build_network
+from pyro_lowrank.fixed_points.options import Options, ProgressCallback
 from pyro_lowrank.fixed_points.result import FixedPoints, complete_result
 from pyro_lowrank.fixed_points.search import search
 from pyro_lowrank.piecewise import PiecewiseLinear
@@ -32,7 +32,7 @@ def find_fixed_points(
     num_starts: int = 10_000,
     constrained: bool = True,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> FixedPoints:
     r"""Find the fixed points of a low-rank recurrent network, their stability, and whether there are others.
 
@@ -83,7 +83,7 @@ def find_fixed_points(
 
 
 def fixed_points_of(
-    network: Network,
+    network: LatentMap,
     *,
     method: str = "certified",
     max_boxes: int | None = None,
@@ -92,7 +92,7 @@ def fixed_points_of(
     num_starts: int = 10_000,
     constrained: bool = True,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> FixedPoints:
     """Find the fixed points of a network that is built already; the options, and errors, as of `find_fixed_points`.
 
@@ -103,7 +103,7 @@ def fixed_points_of(
     return analyse(network, options)
 
 
-def analyse(network: Network, options: Options) -> FixedPoints:
+def analyse(network: LatentMap, options: Options) -> FixedPoints:
     """Find the fixed points of a network by the method that was chosen.
 
     Args:

@@ -37,7 +37,7 @@ class Source(NamedTuple):
 class Reduced(NamedTuple):
     """Where a network comes from that has fewer units and scaled latents."""
 
-    network: Network
+    network: LatentMap
     """The whole one."""
     kept: NDArray[np.int64]
     """Which of its units are left."""
@@ -45,7 +45,7 @@ class Reduced(NamedTuple):
     """Its latents are these times the latents here, powers of two, `rank`."""
 
 
-class Network(NamedTuple):
+class LatentMap(NamedTuple):
     r"""The map whose zeros are sought.
 
     .. math::
@@ -112,7 +112,7 @@ class Network(NamedTuple):
             return self.kind == TANH
         return not (self.slopes[:, 0].any() or self.slopes[:, -1].any())
 
-    def plus(self, value: Array) -> Network:
+    def plus(self, value: Array) -> LatentMap:
         """Return the network of the map G + value, up to the rounding of its constant."""
         error = rounding(self.units + 3 * self.rank + 16) * np.abs(value)
         return self._replace(constant=self.constant + value, error_constant=self.error_constant + error, reduced=None)
@@ -179,7 +179,7 @@ def build_network(
     activation: str | PiecewiseLinear = "relu",
     input_current: ArrayLike | None = None,
     constant: ArrayLike | None = None,
-) -> Network:
+) -> LatentMap:
     r"""Check the weights of a low-rank network and return the map :math:`G(z) = F(z) - z` of its fixed points.
 
     Args:
@@ -287,7 +287,7 @@ def knot_order(shape: PiecewiseLinear, bias: Array) -> NDArray[np.int64]:
     return np.argsort(np.stack([gain * bias for gain in shape.gains], 1), axis=1, kind="stable")
 
 
-def distinct_knots(network: Network) -> NDArray[np.bool_]:
+def distinct_knots(network: LatentMap) -> NDArray[np.bool_]:
     """Return whether each knot but the last of a unit lies before the next, without rounding, `units x (knots - 1)`."""
     distinct = np.diff(network.knots, axis=1) > 0
     if network.source is None:
@@ -314,7 +314,7 @@ def from_units(
     rest: Array | None = None,
     source: Source | None = None,
     reduced: Reduced | None = None,
-) -> Network:
+) -> LatentMap:
     """Return the network of these parts, with the bounds on its rounding errors."""
     units = len(weights)
     knots = np.zeros((units, 0)) if knots is None else knots
@@ -331,7 +331,7 @@ def from_units(
     size = np.abs(intercepts).max(1, initial=0) + steep * terms + (kind != PIECEWISE)
     # Numbers below the smallest normal one are rounded to multiples of another.
     error_constant = relative * (np.abs(constant) + gain @ size) + units * TINY
-    return Network(
+    return LatentMap(
         affine=np.ascontiguousarray(affine),
         constant=np.ascontiguousarray(constant),
         weights=np.ascontiguousarray(weights),

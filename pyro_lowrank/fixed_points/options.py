@@ -11,7 +11,7 @@ from pyro_lowrank.errors import check_choice, check_positive, check_positive_int
 
 METHODS = ("certified", "enumerate", "search")
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with how many boxes, regions or starts are done and how many fixed points are known."""
 
 
@@ -46,7 +46,7 @@ class Options:
     num_starts: int = 10_000
     constrained: bool = True
     seed: int = 0
-    progress: Progress | None = None
+    progress: ProgressCallback | None = None
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)

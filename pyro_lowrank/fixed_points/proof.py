@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyro_lowrank.fixed_points.network import TANH, Array, Network
+from pyro_lowrank.fixed_points.network import TANH, Array, LatentMap
 from pyro_lowrank.fixed_points.rounding import EPS, TINY, rounding
 
 _STEPS = 50
@@ -36,7 +36,7 @@ def are_apart(proved: list[Proved]) -> bool:
     return True
 
 
-def newton(network: Network, z: Array) -> Array | None:
+def newton(network: LatentMap, z: Array) -> Array | None:
     """Return a zero of the network by Newton's method from z, or None if it does not settle."""
     last, slow = np.inf, 0
     for _ in range(_STEPS):
@@ -56,7 +56,7 @@ def newton(network: Network, z: Array) -> Array | None:
     return z if is_zero else None
 
 
-def _slope_ranges(network: Network, x: Array, reach: Array) -> tuple[Array, Array]:
+def _slope_ranges(network: LatentMap, x: Array, reach: Array) -> tuple[Array, Array]:
     """Lowest and highest slope of each smooth unit where its current is within `reach` of x."""
     x = x + network.intercepts[:, 0]
     low, high = x - reach, x + reach
@@ -74,7 +74,7 @@ def _slope_ranges(network: Network, x: Array, reach: Array) -> tuple[Array, Arra
     return lowest * (1 - rounding(64)) - TINY, highest * (1 + rounding(64))
 
 
-def prove(network: Network, point: Array) -> Proved | None:
+def prove(network: LatentMap, point: Array) -> Proved | None:
     r"""Return the largest cube around a point that provably holds exactly one zero, or None if there is no such cube.
 
     With Y an approximate inverse of the Jacobian and every Jacobian on the cube of radius r within

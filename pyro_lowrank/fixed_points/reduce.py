@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network, Reduced, distinct_knots, from_units
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, LatentMap, Reduced, distinct_knots, from_units
 
 _ORDINARY = 20
 """Latents between two to the minus and the plus this many are left as they are."""
@@ -13,7 +13,7 @@ _ORDINARY = 20
 _TURNS = 10
 
 
-def reduce(network: Network) -> Network:
+def reduce(network: LatentMap) -> LatentMap:
     r"""Return a network with the same zeros, up to the scale of its latents, whose units all matter and are not linear.
 
     .. math::
@@ -32,7 +32,7 @@ def reduce(network: Network) -> Network:
     return pruned._replace(reduced=Reduced(network, kept, scale))
 
 
-def _balance(network: Network) -> tuple[Network, Array]:
+def _balance(network: LatentMap) -> tuple[LatentMap, Array]:
     """Return the scaled network and how large a latent of the original is per latent of it."""
     gains, offsets = network.error_slope, network.error_constant
     with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
@@ -93,7 +93,7 @@ def _powers_of_two(gains: Array, offsets: Array) -> Array:
     return np.asarray(powers + np.rint(np.log2(size)))
 
 
-def _prune(network: Network) -> tuple[Network, NDArray[np.int64]]:
+def _prune(network: LatentMap) -> tuple[LatentMap, NDArray[np.int64]]:
     """Return a network with the same map whose units all act on z and depend on it, not linearly, and which those are.
 
     The others are folded into the affine part.
@@ -121,7 +121,7 @@ def _prune(network: Network) -> tuple[Network, NDArray[np.int64]]:
     return pruned, np.flatnonzero(keep)
 
 
-def _linear_units(network: Network) -> NDArray[np.bool_]:
+def _linear_units(network: LatentMap) -> NDArray[np.bool_]:
     """Which piecewise-linear units have the same slope everywhere."""
     if network.kind != PIECEWISE or not network.units:
         return np.zeros(network.units, dtype=bool)

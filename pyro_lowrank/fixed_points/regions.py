@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.fixed_points.network import Array, Network
+from pyro_lowrank.fixed_points.network import Array, LatentMap
 from pyro_lowrank.fixed_points.rounding import inverses, rounding, sizes
 
 Pieces = NDArray[np.int64]
@@ -38,7 +38,7 @@ class AffinePieces:
         network: of piecewise-linear units.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: LatentMap) -> None:
         rank, units = network.rank, network.units
         self.network = network
         self._outer = np.einsum("jr,js->jrs", network.outputs, network.weights).reshape(units, rank * rank)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.fixed_points.found import FixedSet, Found
-from pyro_lowrank.fixed_points.network import Array, Network
+from pyro_lowrank.fixed_points.network import Array, LatentMap
 from pyro_lowrank.fixed_points.stability import LABELS, Complex, classify, knots_at, spectra
 
 MOST_ROWS = 40
@@ -108,7 +108,7 @@ class FixedPoints:
     on_knot: NDArray[np.bool_]
     sets: tuple[FixedSet, ...]
     certificate: Certificate
-    network: Network
+    network: LatentMap
 
     def step(self, z: Array) -> Array:
         """Return F(z), where the network is one step after z, both `... x rank`."""
@@ -171,7 +171,7 @@ def describe_set(piece: FixedSet) -> str:
     return f"piece of a {kind} with {len(piece.vertices)} corners{beyond}{tail}"
 
 
-def complete_result(network: Network, found: Found, *, method: str, seconds: float) -> FixedPoints:
+def complete_result(network: LatentMap, found: Found, *, method: str, seconds: float) -> FixedPoints:
     """Return what a method found with stability, residuals and active units added."""
     points = found.points.reshape(-1, network.rank)
     # Rounding only decides the order: the same points by another method come in the same one.

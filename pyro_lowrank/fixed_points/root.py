@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_lowrank.fixed_points.explore import BOXES, FAILED, SEEN, explore, new_worker
-from pyro_lowrank.fixed_points.network import PIECEWISE, SOFTPLUS, TANH, Array, Network, from_units
+from pyro_lowrank.fixed_points.network import PIECEWISE, SOFTPLUS, TANH, Array, LatentMap, from_units
 from pyro_lowrank.fixed_points.rounding import EPS, TINY, rounding
 
 FAR = 1e3
@@ -20,7 +20,7 @@ _explore: Any = explore
 _CHUNK = 2000
 
 
-def root_box(network: Network, until: float = np.inf, most: float = np.inf) -> tuple[Array, bool]:
+def root_box(network: LatentMap, until: float = np.inf, most: float = np.inf) -> tuple[Array, bool]:
     r"""Return a box, `2 x rank`, and whether it is proved that no zero of the network lies outside of it.
 
     With bounded units and an invertible A, a zero is :math:`-A^{-1} (c + \sum_j v_j f_j)`, with each :math:`f_j`
@@ -46,7 +46,7 @@ def root_box(network: Network, until: float = np.inf, most: float = np.inf) -> t
     return far_box(network), False
 
 
-def far_box(network: Network) -> Array:
+def far_box(network: LatentMap) -> Array:
     """Return a box to search where no bound is proved, `2 x rank`."""
     size = 1 + np.abs(network.constant).max(initial=0) + np.abs(network.knots).max(initial=0)
     size += np.abs(network.intercepts[:, :1]).max(initial=0)
@@ -54,7 +54,7 @@ def far_box(network: Network) -> Array:
     return np.stack([-reach, reach])
 
 
-def _ranges(network: Network) -> tuple[Array, Array]:
+def _ranges(network: LatentMap) -> tuple[Array, Array]:
     """Lowest and highest output of each bounded unit."""
     if network.kind == TANH:
         return -np.ones(network.units), np.ones(network.units)
@@ -63,7 +63,7 @@ def _ranges(network: Network) -> tuple[Array, Array]:
     return values.min(1), values.max(1)
 
 
-def _from_bounds(network: Network) -> Array | None:
+def _from_bounds(network: LatentMap) -> Array | None:
     if not network.is_bounded or np.linalg.cond(network.affine) > 1e-4 / EPS:
         return None
     inverse = np.linalg.inv(network.affine)
@@ -80,7 +80,7 @@ def _from_bounds(network: Network) -> Array | None:
     return np.stack([centre - reach, centre + reach])
 
 
-def recession(network: Network, constant: Array | None = None) -> tuple[Network, Array]:
+def recession(network: LatentMap, constant: Array | None = None) -> tuple[LatentMap, Array]:
     """Return the recession map, and by how much each component of G may differ from it, `rank`.
 
     Args:
@@ -115,7 +115,7 @@ def recession(network: Network, constant: Array | None = None) -> tuple[Network,
     return limit, difference + network.error_constant
 
 
-def _from_recession(network: Network, until: float, most: float) -> Array | None:
+def _from_recession(network: LatentMap, until: float, most: float) -> Array | None:
     limit, difference = recession(network)
     rank = network.rank
     # A larger difference is a bound as well. One near zero would make its component decide on every box, down to the

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pyro_lowrank.fixed_points.exact import Exact, ExactFlat
 from pyro_lowrank.fixed_points.found import Found
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, LatentMap
 from pyro_lowrank.fixed_points.options import Options
 from pyro_lowrank.fixed_points.reduce import reduce
 from pyro_lowrank.fixed_points.regions import Collection, Pieces
@@ -26,7 +26,7 @@ STALE = 512
 """After so many starts in a row that lead nowhere new, a search takes it that it has seen all that it can reach."""
 
 
-def search(network: Network, options: Options = Options()) -> Found:  # noqa: B008
+def search(network: LatentMap, options: Options = Options()) -> Found:  # noqa: B008
     """Look for zeros of G from random starts; what is found is true, what is not found may exist.
 
     For piecewise-linear units: solve for the zero of a region's affine map; if it lies in that region it is a fixed
@@ -69,7 +69,7 @@ def search(network: Network, options: Options = Options()) -> Found:  # noqa: B0
     return hunt.found(interrupted=interrupted)
 
 
-def walk_on(network: Network, zeros: RegionZeros, *, num_starts: int, until: float) -> int:
+def walk_on(network: LatentMap, zeros: RegionZeros, *, num_starts: int, until: float) -> int:
     """Add what walks find, in regions that exist, to the zeros that are known; return the number of solves.
 
     Args:
@@ -86,7 +86,7 @@ def walk_on(network: Network, zeros: RegionZeros, *, num_starts: int, until: flo
     return zeros.count - before + walks.vertices
 
 
-def newton_points(network: Network, *, num_starts: int, until: float) -> tuple[Array, int]:
+def newton_points(network: LatentMap, *, num_starts: int, until: float) -> tuple[Array, int]:
     """Return zeros of a network of smooth units that Newton's method finds, and the number of solves."""
     hunt = _Newton(network, np.random.default_rng(0), num_starts, until)
     for _ in hunt.rounds():
@@ -104,7 +104,7 @@ class _Walks:
     """Walks from region to region."""
 
     def __init__(
-        self, network: Network, generator: np.random.Generator, max_boxes: int, num_starts: int, constrained: bool
+        self, network: LatentMap, generator: np.random.Generator, max_boxes: int, num_starts: int, constrained: bool
     ) -> None:
         self.network, self.generator = network, generator
         self.max_boxes, self.num_starts, self.constrained = max_boxes, num_starts, constrained
@@ -173,7 +173,7 @@ class _Walks:
 class _Newton:
     """Newton's method from many starts."""
 
-    def __init__(self, network: Network, generator: np.random.Generator, num_starts: int, until: float) -> None:
+    def __init__(self, network: LatentMap, generator: np.random.Generator, num_starts: int, until: float) -> None:
         self.network, self.generator, self.num_starts, self.until = network, generator, num_starts, until
         self.zeros = Collection()
         self.starts = self.solves = self.stale = 0
@@ -250,7 +250,7 @@ class _Newton:
         )
 
 
-def degree_of_bounded(network: Network) -> int | None:
+def degree_of_bounded(network: LatentMap) -> int | None:
     """Return the degree of the map of a reduced network whose units are bounded: far out its linear part decides."""
     if not network.is_bounded:
         return None

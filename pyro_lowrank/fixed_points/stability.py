@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.fixed_points.found import Complex
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, LatentMap
 
 MARGIN = 1e-8
 """Distance from the unit circle below which an eigenvalue is called marginal: rounding moves a double one that far."""
@@ -80,7 +80,7 @@ def classify_set(eigenvalues: Complex, dimensions: int, is_on_knot: bool) -> str
     return str(classify(across[None], np.array([is_on_knot])).labels[0])
 
 
-def knots_at(network: Network, points: Array) -> NDArray[np.bool_]:
+def knots_at(network: LatentMap, points: Array) -> NDArray[np.bool_]:
     """Return which units are at one of their knots, `points x units`, where that changes the Jacobian."""
     at = np.zeros((len(points), network.units), dtype=bool)
     if network.kind != PIECEWISE or not network.knots.shape[1]:

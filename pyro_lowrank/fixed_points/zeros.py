@@ -12,7 +12,7 @@ from pyro_lowrank.fixed_points.exact import Exact, ExactFlat, Exactly, Sides, ro
 from pyro_lowrank.fixed_points.flats import Piece, cut, extent, unite
 from pyro_lowrank.fixed_points.found import FixedSet
 from pyro_lowrank.fixed_points.index import index_at
-from pyro_lowrank.fixed_points.network import Array, Network
+from pyro_lowrank.fixed_points.network import Array, LatentMap
 from pyro_lowrank.fixed_points.regions import AffinePieces, Pieces, Solved
 from pyro_lowrank.fixed_points.rounding import inverses
 from pyro_lowrank.fixed_points.stability import classify_set, spectra
@@ -41,7 +41,7 @@ class RegionZeros:
         network: of piecewise-linear units, as `reduce` returns it.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: LatentMap) -> None:
         self.network = network
         self.affine = AffinePieces(network)
         self.count = 0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.noise import GaussianNoise
 from pyro_lowrank.handlers import leave_out, trials_plate
-from pyro_lowrank.models.state_space import BoundModel, State, StateSpaceModel, next_mean, recalled
+from pyro_lowrank.models.state_space import BoundModel, ProgramState, StateSpaceModel, mean_of_next, recalled
 from pyro_lowrank.modules import Module, effectful
 from pyro_lowrank.observations.base import Emission
 from pyro_lowrank.observations.driven import DrivenEmission
@@ -163,7 +163,12 @@ class Guide(Module):
 
     @effectful
     def init(
-        self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None, *, encoding: Encoding | None = None
+        self,
+        state: ProgramState,
+        y_t: Tensor | None = None,
+        u_t: Tensor | None = None,
+        *,
+        encoding: Encoding | None = None,
     ) -> None:
         """Propose the first latents; the protocol of `pyro.infer.SMCFilter`."""
         bound = self.model.bind()
@@ -173,17 +178,22 @@ class Guide(Module):
 
     @effectful
     def step(
-        self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None, *, encoding: Encoding | None = None
+        self,
+        state: ProgramState,
+        y_t: Tensor | None = None,
+        u_t: Tensor | None = None,
+        *,
+        encoding: Encoding | None = None,
     ) -> None:
         """Propose the next latents; the protocol of `pyro.infer.SMCFilter`."""
         bound = self.model.bind()
-        mean, v = next_mean(bound.transition, state, u_t)
+        mean, v = mean_of_next(bound.transition, state, u_t)
         self._sample(bound, state, bound.transition.noise, mean, y_t, v, encoding, first=False)
 
     def _sample(
         self,
         bound: BoundModel,
-        state: State,
+        state: ProgramState,
         noise: GaussianNoise,
         mean: Tensor,
         y_t: Tensor | None,
@@ -217,7 +227,7 @@ class Guide(Module):
         return {}
 
 
-def _now(bound: BoundModel, state: State, y_t: Tensor) -> Observed:
+def _now(bound: BoundModel, state: ProgramState, y_t: Tensor) -> Observed:
     """Return a time bin as the proposal sees it, `trials x features`."""
     seen, memory = Observed.of(y_t), bound.memory
     if memory is None:

@@ -14,7 +14,7 @@ from pyro_lowrank.infer.programs import TensorLoss, check_data, entered, unwrap
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
 from pyro_lowrank.smc.gradients import FisherGradient, GradientEstimator, PathwiseGradient
 from pyro_lowrank.smc.kernels import bind
-from pyro_lowrank.smc.loop import History, Scheme
+from pyro_lowrank.smc.loop import FilterHistory, Scheme
 from pyro_lowrank.smc.pair import Pair
 from pyro_lowrank.smc.replayed import CannotBeReplayed
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
@@ -134,7 +134,7 @@ class SMC_ELBO(TensorLoss):
 
     def _checked_evidence(
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scheme: Scheme
-    ) -> tuple[Tensor, History]:
+    ) -> tuple[Tensor, FilterHistory]:
         """Return log evidences of trials under the handlers around and those of the model, and the run behind them."""
         model, handlers = unwrap(model)
         guide, _ = unwrap(guide)
@@ -144,7 +144,7 @@ class SMC_ELBO(TensorLoss):
             check_priors_are_handled(model, guide)
             return self._evidence(model, guide, args, kwargs, scheme, around)
 
-    def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, History]:
+    def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, FilterHistory]:
         """Return the loss as a tensor to differentiate and the run behind it, for data that were checked before."""
         with entered(()) as around:
             evidence, history = self._evidence(model, guide, args, kwargs, self.scheme, around)
@@ -158,7 +158,7 @@ class SMC_ELBO(TensorLoss):
         kwargs: dict[str, Any],
         scheme: Scheme,
         around: Surroundings,
-    ) -> tuple[Tensor, History]:
+    ) -> tuple[Tensor, FilterHistory]:
         """Return what is differentiated, per trial, and the run behind it."""
         with own_values(model, guide):
             log_evidence, history, scale = self._estimate(model, guide, args, kwargs, scheme)
@@ -168,7 +168,7 @@ class SMC_ELBO(TensorLoss):
 
     def _estimate(
         self, model: Any, guide: Any, args: tuple[Any, ...], kwargs: dict[str, Any], scheme: Scheme
-    ) -> tuple[Tensor, History, float | Tensor]:
+    ) -> tuple[Tensor, FilterHistory, float | Tensor]:
         """Return what is differentiated, the run behind it, and the scale that the handlers inside it ask for."""
         through_proposal = scheme.gradient.along_particles
         bound = bind(model, guide, self.num_particles, self.max_plate_nesting, through_proposal=through_proposal)

@@ -25,7 +25,7 @@ from pyro_lowrank.smc.conditional import Reference
 from pyro_lowrank.smc.effects import Call, EffectsKernel
 from pyro_lowrank.smc.gradients import FisherGradient
 from pyro_lowrank.smc.kernels import bind
-from pyro_lowrank.smc.loop import History, Particles, Scheme, State, advance, check_alive, start
+from pyro_lowrank.smc.loop import FilterHistory, Particles, Scheme, State, advance, check_alive, start
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.replayed import ReplayedTransitions
@@ -191,7 +191,7 @@ class SMCFilter:
             raise RuntimeError("No time bin was filtered since `init` or `load_state_dict`: call `init` or `step`.")
         bins, kernel = list(self._bins), self._kernel
         assert kernel is not None
-        history = History.of([each.particles for each in bins], store=True)
+        history = FilterHistory.of([each.particles for each in bins], store=True)
         start = self._time + 1 - len(bins)
         transitions, guide = self._transitions(bins), self._guide_name
         return SMCPosterior.from_history(history, kernel.batch_dims, transitions, start=start, guide=guide)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.calibration import draw_pit
 from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve
 from pyro_lowrank.infer.forecast import (
@@ -21,14 +21,14 @@ from pyro_lowrank.infer.forecast import (
     expected_observations,
 )
 from pyro_lowrank.infer.latents import LEVEL, NUM_DRAWS, Latents
+from pyro_lowrank.infer.paths import along, bins_of, draw_paths, time_dim
+from pyro_lowrank.infer.replay import Replayed, replay
 from pyro_lowrank.infer.values import values_of
 from pyro_lowrank.observations.driven import REMEMBERED
-from pyro_lowrank.smc.loop import History, State, take
+from pyro_lowrank.smc.loop import FilterHistory, State
 from pyro_lowrank.smc.replayed import ReplayedTransitions
-from pyro_lowrank.smc.smoothing import backward_paths, check_forgets, genealogy_paths, mcmc_paths, smoothed_log_weights
+from pyro_lowrank.smc.smoothing import check_forgets, smoothed_log_weights
 from pyro_lowrank.smc.transitions import BuiltInTransitions
-
-SMOOTHERS = ("backward", "mcmc", "genealogy")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SMCPosterior:
     @classmethod
     def from_history(
         cls,
-        history: History,
+        history: FilterHistory,
         batch_dims: int,
         transitions: BuiltInTransitions | ReplayedTransitions | None = None,
         again: Callable[[], SMCPosterior] | None = None,
@@ -167,27 +167,30 @@ class SMCPosterior:
             Godsill, Doucet and West (2004), J. Am. Stat. Assoc. 99:156; Bunch and Godsill (2013), IEEE Trans. Signal
             Process. 61:956.
         """
-        check_positive_int("num_draws", num_draws)
-        check_positive_int("num_moves", num_moves)
-        check_choice("method", method, SMOOTHERS)
         self._check_name(name)
-        log_weights, ancestors = self._per_trial(self.log_weights), self._per_trial(self.ancestors)
-        if method == "genealogy":
-            return self._along(name, genealogy_paths(log_weights, ancestors, num_draws))
+        return self._along(name, self._paths(num_draws, method, num_moves))
+
+    @torch.no_grad()
+    def smooth_states(self, num_draws: int, *, method: str = "backward", num_moves: int = 30) -> State:
+        """Draw paths of all state tensors, the same ones, by name; arguments and shapes are those of `smooth`."""
+        paths = self._paths(num_draws, method, num_moves)
+        return {name: self._along(name, paths) for name in self.particles}
+
+    @torch.no_grad()
+    def replay(self, states: State) -> Replayed:
+        """Return what a user-written model observes, draws anew and computes along paths that `smooth_states` drew.
+
+        Raises:
+            ValueError: if the model is built in, which `replicate` is for, or cannot be replayed.
+        """
         transitions = self._model()
-        to_come = transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None
-        if method == "mcmc":
-            check_forgets(to_come, 'method="mcmc"')
-            found = mcmc_paths(transitions, self._states(), log_weights, ancestors, num_draws, num_moves)
-            return self._along(name, found)
-        steps, _, trials = log_weights.shape
-        uniforms = torch.rand(steps, num_draws, trials, dtype=log_weights.dtype, device=log_weights.device)
-        paths = None
-        if isinstance(transitions, BuiltInTransitions) and to_come is None:
-            paths = transitions.compiled_paths(self.particles["z"], log_weights, uniforms)
-        if paths is None:
-            paths = backward_paths(transitions, self._states(), log_weights, uniforms, to_come=to_come)
-        return self._along(name, paths)
+        if isinstance(transitions, BuiltInTransitions):
+            raise ValueError("`replay` runs a program of one's own; for a StateSpaceModel use `replicate(z)`.")
+        return replay(transitions, states)
+
+    def _paths(self, num_draws: int, method: str, num_moves: int) -> Tensor:
+        log_weights, ancestors = self._per_trial(self.log_weights), self._per_trial(self.ancestors)
+        return draw_paths(self.transitions, self.particles, log_weights, ancestors, num_draws, method, num_moves)
 
     @torch.no_grad()
     def smoothed(self) -> SMCPosterior:
@@ -203,7 +206,8 @@ class SMCPosterior:
         """
         transitions = self._model()
         check_forgets(transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None, "`smoothed`")
-        found = smoothed_log_weights(transitions, self._states(), self._per_trial(self.log_weights))
+        states = bins_of(self.particles, transitions.batch_dims)
+        found = smoothed_log_weights(transitions, states, self._per_trial(self.log_weights))
         return replace(self, log_weights=found.reshape(self.log_weights.shape))
 
     @torch.no_grad()
@@ -339,7 +343,7 @@ class SMCPosterior:
         if not isinstance(transitions, BuiltInTransitions):
             raise ValueError(
                 "Forecasts and predictions need a StateSpaceModel under a built-in guide, got a user-written pair: "
-                "draw paths with `smooth` and run the model's `step` on from their ends."
+                "draw paths with `smooth_states`, and see `replay`, or run the model's `step` on from their ends."
             )
         return transitions
 
@@ -354,23 +358,12 @@ class SMCPosterior:
     def _per_trial(self, value: Tensor) -> Tensor:
         return value if value.dim() == 3 else value.unsqueeze(-1)
 
-    def _states(self) -> list[State]:
-        names = {name: value.unbind(self._time_dim(value)) for name, value in self.particles.items()}
-        return [{name: values[t] for name, values in names.items()} for t in range(len(self.log_weights))]
-
     def _time_dim(self, value: Tensor) -> int:
-        return min(self._model().batch_dims, value.dim() - 1) if self.transitions else self.log_weights.dim() - 1
+        return time_dim(value, self.log_weights.dim() - 1 if self.transitions is None else self.transitions.batch_dims)
 
     def _along(self, name: str, paths: Tensor) -> Tensor:
         value = self.particles[name]
-        time_dim = self._time_dim(value)
-        if time_dim == 2 and self.log_weights.dim() == 3 and value.shape[1] == paths.shape[1]:
-            index = paths.reshape(*paths.shape, *(1,) * (value.dim() - 3)).expand(*paths.shape, *value.shape[3:])
-            return value.gather(0, index)
-        # The trials are the innermost plate, or there are none that are told apart.
-        chosen = paths[:, 0] if self.log_weights.dim() == 2 else paths
-        bins = [take(v, i, time_dim) for v, i in zip(value.unbind(time_dim), chosen.unbind(-1), strict=True)]
-        return torch.stack(bins, time_dim)
+        return along(value, paths, self._time_dim(value), by_trial=self.log_weights.dim() == 3)
 
     def _check_name(self, name: str) -> None:
         if name not in self.particles:

@@ -24,7 +24,7 @@ from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.parameters import copy_module
 from pyro_lowrank.shapes import time_in_front
 
-State = MutableMapping[Any, Tensor]
+ProgramState = MutableMapping[Any, Tensor]
 
 
 class Simulation(NamedTuple):
@@ -192,7 +192,7 @@ class StateSpaceModel(Module):
         return num_trials, check_positive_int("num_steps", num_steps)
 
     @effectful
-    def init(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
+    def init(self, state: ProgramState, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
         """Sample the first latents and sample or observe the first time bin; the protocol of `pyro.infer.SMCFilter`.
 
         Args:
@@ -207,17 +207,17 @@ class StateSpaceModel(Module):
         return self._sample(state, bound, transition.initial_noise.around(transition.first_mean(v)), v, y_t, u_t)
 
     @effectful
-    def step(self, state: State, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
+    def step(self, state: ProgramState, y_t: Tensor | None = None, u_t: Tensor | None = None) -> Tensor:
         """Move the latents on by one time bin and sample or observe it; arguments as of `init`."""
         self._check_bin(y_t, u_t)
         bound = self.bind()
         transition = bound.transition
-        mean, v = next_mean(transition, state, u_t)
+        mean, v = mean_of_next(transition, state, u_t)
         return self._sample(state, bound, transition.noise.around(mean), v, y_t, u_t)
 
     def _sample(
         self,
-        state: State,
+        state: ProgramState,
         bound: BoundModel,
         latents: dist.TorchDistribution,
         v: Tensor | None,
@@ -248,7 +248,7 @@ class StateSpaceModel(Module):
         state["lags_covariance"] = lags.covariance.expand(*batch, *lags.covariance.shape[-3:])
         return y
 
-    def _remember(self, state: State, v: Tensor | None, u_t: Tensor | None) -> None:
+    def _remember(self, state: ProgramState, v: Tensor | None, u_t: Tensor | None) -> None:
         if v is None or u_t is None:
             return
         # Expanded to one copy per particle, as a filter's state has to be.
@@ -309,7 +309,7 @@ class StateSpaceModel(Module):
         return {"dynamics": self.dynamics, "observation": self.observation}
 
 
-def next_mean(transition: Transition, state: State, u_t: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def mean_of_next(transition: Transition, state: ProgramState, u_t: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the mean of the next latents, `particles x trials x rank`, and the effective inputs then."""
     v_before = state.get("input")
     mean = transition.mean(state["z"], v_before)
@@ -318,7 +318,7 @@ def next_mean(transition: Transition, state: State, u_t: Tensor | None) -> tuple
     return mean, transition.drift.next_input(v_before, state.get("raw_input", v_before), u_t)
 
 
-def recalled(memory: Memory, state: State) -> Lags:
+def recalled(memory: Memory, state: ProgramState) -> Lags:
     """Return what is known of the last bins of each feature, `... x trials x features x order`."""
     if "lags" not in state:
         return memory.beginning(())
@@ -336,7 +336,7 @@ def _in_front(z: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return time_in_front(z, batch_dims), None if v is None else time_in_front(v, batch_dims)
 
 
-def _num_trials(state: State, y_t: Tensor | None, u_t: Tensor | None) -> int | None:
+def _num_trials(state: ProgramState, y_t: Tensor | None, u_t: Tensor | None) -> int | None:
     for value in (y_t, u_t, state.get("z")):
         if value is not None:
             return value.shape[-2] if value.dim() > 1 else None

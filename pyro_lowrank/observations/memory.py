@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_lowrank.observations.observed import Observed
-from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.observations.recording import RecordingDistribution
 
 
 class Lags(NamedTuple):
@@ -289,6 +289,6 @@ class RememberedRecording(TorchDistribution):
 
 
 def recording_of(bins: Any, memory: Memory | None) -> TorchDistribution:
-    """Return the distribution of whole recordings, from that of time bins as of `Recording`."""
-    white = Recording(bins)
+    """Return the distribution of whole recordings, from that of time bins as of `RecordingDistribution`."""
+    white = RecordingDistribution(bins)
     return white if memory is None else RememberedRecording(white, memory)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 
-class Recording(TorchDistribution):
+class RecordingDistribution(TorchDistribution):
     """Distribution over recordings whose time bins are independent given the latents.
 
     Shapes: batch `... x trials`, event `time x features`.
@@ -19,7 +19,7 @@ class Recording(TorchDistribution):
     Example::
 
         >>> import pyro.distributions as dist
-        >>> recording = Recording(dist.Normal(torch.zeros(50, 7, 3), 1.0).to_event(1))
+        >>> recording = RecordingDistribution(dist.Normal(torch.zeros(50, 7, 3), 1.0).to_event(1))
         >>> recording.batch_shape, recording.event_shape
         (torch.Size([7]), torch.Size([50, 3]))
     """
@@ -47,7 +47,7 @@ class Recording(TorchDistribution):
         return self.bins.variance.movedim(0, -2)
 
     def expand(
-        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Recording | None = None
+        self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: RecordingDistribution | None = None
     ) -> TorchDistribution:
         """Return the same distribution for a larger batch."""
         expanded = self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape)

@@ -120,7 +120,7 @@ class Particles:
 
 
 @dataclass(frozen=True)
-class History:
+class FilterHistory:
     """What a run leaves behind: `last` particles, and per-bin records, each `time x ...`.
 
     `states` (stacked in front of their own dims), `log_weights` and `ancestors` are None unless they were asked for.
@@ -138,7 +138,7 @@ class History:
     compiled: Any = None
 
     @classmethod
-    def of(cls, bins: Sequence[Particles], *, store: bool) -> History:
+    def of(cls, bins: Sequence[Particles], *, store: bool) -> FilterHistory:
         """Stack the particles of all time bins; of their states, what every bin has."""
         records: dict[str, Any] = {
             "increments": torch.stack([p.increment for p in bins]),
@@ -308,7 +308,7 @@ def run_loop(
     *,
     store: bool,
     succession: Succession = resample,
-) -> History:
+) -> FilterHistory:
     """Run the particle filter over whole sequences.
 
     Args:
@@ -332,7 +332,7 @@ def run_loop(
             particles = without_gradients(particles)
         particles = advance(kernel, slice_t, particles, scheme, random_t, succession)
         bins.append(particles if store else replace(particles, state={}))
-    history = History.of(bins, store=store)
+    history = FilterHistory.of(bins, store=store)
     check_alive(history.increments, allow_dead=scheme.allow_dead)
     return history
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,6 +184,21 @@ class ReplayedTransitions:
             total = total + self._log_prob(sites, size)
         found = _of_particles(total)
         return found + _for_parameters(_of_particles(proposed), learns) if learns else found
+
+    def along(self, path: Sequence[State]) -> Iterator[list[Any]]:
+        """Yield the sites of each time bin, as Pyro's messages, of one run along paths, its state carried on.
+
+        Args:
+            path: states of the particles on the paths, one per time bin.
+
+        Raises:
+            CannotBeReplayed: if the model cannot be run along paths.
+        """
+        size = next(iter(path[0].values())).shape[0]
+        state: State = {}
+        for t, held in enumerate(path):
+            state, sites, _ = self._along(t - 1, state, held, SMCState(size))
+            yield sites
 
     def _check_guide(self, t: int, state: State, call: Call, size: int) -> None:
         """Raise if the guide, no module, makes parameters as it runs that the model does not."""

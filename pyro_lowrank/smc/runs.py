@@ -18,7 +18,7 @@ from pyro_lowrank.smc.conditional import ConditionalKernel, Reference, check_sch
 from pyro_lowrank.smc.driven import check_forgets, plain_kernel
 from pyro_lowrank.smc.effects import EffectsKernel
 from pyro_lowrank.smc.joint import log_joint, log_proposal
-from pyro_lowrank.smc.loop import History, Scheme, State, run_loop
+from pyro_lowrank.smc.loop import FilterHistory, Scheme, State, run_loop
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.replayed import ReplayedTransitions
@@ -145,7 +145,7 @@ class BuiltInRun:
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
 
-    def filter(self, *, with_paths: bool = False) -> History:
+    def filter(self, *, with_paths: bool = False) -> FilterHistory:
         """Run the filter."""
         if not self.scheme.allow_dead:
             return self._filter(with_paths=with_paths)
@@ -159,14 +159,14 @@ class BuiltInRun:
         history = self._filter(with_paths=with_paths)
         return replace(history, increments=history.increments.masked_fill(dead, -torch.inf))
 
-    def _hide_dead(self, history: History) -> Tensor:
+    def _hide_dead(self, history: FilterHistory) -> Tensor:
         """Take the data of trials whose particles died as missing: gradients there may be infinite; return which."""
         dead = history.increments.isneginf().any(0)
         if dead.any():
             self.data = replace(self.data, seen=self.data.seen.hidden(dead.reshape(-1, 1, 1)))
         return dead
 
-    def _filter(self, *, with_paths: bool) -> History:
+    def _filter(self, *, with_paths: bool) -> FilterHistory:
         kernel = plain_kernel(self.pair, self.num_particles, mean=self._mean())
         if self._loops is None:
             slices, store = kernel.slices(self.data, self._encoding), self.store or with_paths
@@ -192,7 +192,7 @@ class BuiltInRun:
         mean = self._compiled_mean
         return mean.differentiable if mean is not None and torch.is_grad_enabled() else mean
 
-    def paths(self, history: History, num_paths: int) -> Paths:
+    def paths(self, history: FilterHistory, num_paths: int) -> Paths:
         """Draw paths by backward simulation, up to the last recorded bin of each trial."""
         trials, steps = self.data.shape
         like, last = history.increments, self.data.last
@@ -252,11 +252,11 @@ class UsersRun:
         compiled_pair(None, self.backend, with_inputs=False)
         self._transitions = ReplayedTransitions(self.kernel, self.kernel.slices(self.data))
 
-    def filter(self, *, with_paths: bool = False) -> History:
+    def filter(self, *, with_paths: bool = False) -> FilterHistory:
         """Run the filter."""
         return run_loop(self.kernel, self._transitions.calls, self.scheme, store=self.store or with_paths)
 
-    def paths(self, history: History, num_paths: int) -> list[State]:
+    def paths(self, history: FilterHistory, num_paths: int) -> list[State]:
         """Draw paths by backward simulation: the states on them, one per time bin.
 
         Raises:

@@ -21,7 +21,7 @@ from pyro_lowrank.parameters import copy_module
 from pyro_lowrank.training.fit import fit
 from pyro_lowrank.training.initialise import start_at_means
 from pyro_lowrank.training.result import FitResult
-from pyro_lowrank.training.tensors import Trials, unpack
+from pyro_lowrank.training.tensors import TrialArrays, unpack
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class AlignedSession:
 def align_session(
     model: StateSpaceModel,
     guide: Guide,
-    y: Tensor | Recording | Trials,
-    u: Tensor | Trials | None = None,
+    y: Tensor | Recording | TrialArrays,
+    u: Tensor | TrialArrays | None = None,
     *,
     observation: Observation,
     num_steps: int,

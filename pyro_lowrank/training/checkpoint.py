@@ -72,7 +72,7 @@ def unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 @dataclass(frozen=True)
-class Progress:
+class SavedProgress:
     """What a checkpoint says of its fit: steps taken, steps planned, and what determines the numbers."""
 
     step: int
@@ -132,7 +132,7 @@ class CheckpointFile:
         }
         write_archive(self.path, Archive({**tensors, **training}, {**self._description, "training": record}))
 
-    def read(self, best: Best) -> tuple[Progress, History]:
+    def read(self, best: Best) -> tuple[SavedProgress, History]:
         """Put the model, guide and optimiser in the state of the checkpoint; return its progress and history.
 
         Args:
@@ -191,12 +191,12 @@ def steps_in(path: Path) -> int:
     return _progress(path, read_archive(path)).step if path.exists() else 0
 
 
-def _progress(path: Path, archive: Archive) -> Progress:
+def _progress(path: Path, archive: Archive) -> SavedProgress:
     record = archive.configuration.get("training")
     if record is None:
         raise ValueError(f"{path} holds a model, but is no checkpoint of a fit.")
     with told_of(f"The checkpoint {path} is damaged"):
-        progress = Progress(record["step"], record["num_steps"], record["settings"])
+        progress = SavedProgress(record["step"], record["num_steps"], record["settings"])
         whole = isinstance(progress.step, int) and isinstance(progress.num_steps, int)
         if not whole or not isinstance(progress.settings, dict):
             raise ValueError("its steps and settings are not numbers and names.")

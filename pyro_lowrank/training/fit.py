@@ -28,7 +28,7 @@ from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
 from pyro_lowrank.training.optimizer import optimizer_of
-from pyro_lowrank.training.progress import Progress
+from pyro_lowrank.training.progress import ProgressBar
 from pyro_lowrank.training.randomness import own_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
@@ -250,7 +250,7 @@ def _run(
     first = len(steps.history)
     try:
         with (
-            Progress(num_steps, first, shown=progress and steps.team.leads) as bar,
+            ProgressBar(num_steps, first, shown=progress and steps.team.leads) as bar,
             own_generators(steps.device),
             interrupts_kept() as noted,
         ):

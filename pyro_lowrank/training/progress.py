@@ -16,7 +16,7 @@ from pyro_lowrank.training.result import StepReport
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
-class Progress:
+class ProgressBar:
     """A progress bar whose estimate of the time that is left leaves out the first step of this call.
 
     Args:
@@ -37,7 +37,7 @@ class Progress:
         # The first step may compile loops, for some ten seconds in which nothing moves.
         self._bar.set_postfix_str("preparing the first step")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pyro_lowrank.data.recording import Recording
 
-Trials = Sequence[Tensor] | Sequence[NDArray[np.floating]]
+TrialArrays = Sequence[Tensor] | Sequence[NDArray[np.floating]]
 
 
-def as_tensors(recording: Recording | Trials, like: nn.Module | Tensor | None = None) -> tuple[Tensor, ...]:
+def as_tensors(recording: Recording | TrialArrays, like: nn.Module | Tensor | None = None) -> tuple[Tensor, ...]:
     """Return a recording as what a model is called with: `(y,)`, or `(y, u)` where it has inputs.
 
     Shapes: y is `trials x time x features`, u is `trials x time x inputs`; trials of different lengths are padded, y

@@ -16,7 +16,7 @@ from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.shared_noise import Precision
 from pyro_lowrank.training.factors import factor_analysis
 from pyro_lowrank.training.standardise import Standardisation
-from pyro_lowrank.training.tensors import Trials, as_tensors
+from pyro_lowrank.training.tensors import TrialArrays, as_tensors
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Baselines:
 
 @torch.no_grad()
 def baselines(
-    y: Tensor | Recording | Trials, held_out: Tensor | Recording | Trials, *, order: int = 4, factors: int = 3
+    y: Tensor | Recording | TrialArrays, held_out: Tensor | Recording | TrialArrays, *, order: int = 4, factors: int = 3
 ) -> Baselines:
     r"""Return the log evidence of held-out data without latent dynamics, fitted in closed form to `y`.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
-from pyro_lowrank.training.tensors import Trials
+from pyro_lowrank.training.tensors import TrialArrays
 from pyro_lowrank.validation.engine import scored
 from pyro_lowrank.validation.executors import Executor
 from pyro_lowrank.validation.job import FitOptions, Initialise
@@ -24,8 +24,8 @@ Factory = Callable[[int], tuple[Any, Any]]
 
 def cross_validate(
     factory: Factory,
-    data: Recording | Tensor | Trials,
-    u: Tensor | Trials | None = None,
+    data: Recording | Tensor | TrialArrays,
+    u: Tensor | TrialArrays | None = None,
     *,
     ranks: Sequence[int] = (1, 2, 3, 4),
     folds: int | Sequence[Split] = 5,

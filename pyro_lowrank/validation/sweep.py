@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
-from pyro_lowrank.training.tensors import Trials
+from pyro_lowrank.training.tensors import TrialArrays
 from pyro_lowrank.validation.engine import scored
 from pyro_lowrank.validation.executors import Executor
 from pyro_lowrank.validation.halving import Halving
@@ -103,8 +103,8 @@ class Sweep(Scores):
 
 def sweep(
     factory: Callable[..., tuple[Any, Any]],
-    data: Recording | Tensor | Trials,
-    u: Tensor | Trials | None = None,
+    data: Recording | Tensor | TrialArrays,
+    u: Tensor | TrialArrays | None = None,
     *,
     grid: Mapping[str, Sequence[Any]],
     folds: int | Sequence[Split] = 5,

@@ -104,38 +104,6 @@ def test_prior_predictive_comes_from_predictive() -> None:
     np.testing.assert_array_equal(data["prior_predictive"]["y"][0], draws["y"])
 
 
-class Walk:
-    """A user's own model: a random walk seen through noise."""
-
-    def init(self, state: dict[str, Tensor], y_t: Tensor) -> None:
-        self.bin(state, torch.zeros(2, 1), y_t)
-
-    def step(self, state: dict[str, Tensor], y_t: Tensor) -> None:
-        self.bin(state, state["z"], y_t)
-
-    def bin(self, state: dict[str, Tensor], mean: Tensor, y_t: Tensor) -> None:
-        with pyro.plate("trials", 2, dim=-1):
-            state["z"] = pyro.sample("z", dist.Normal(mean, 1.0).to_event(1))
-            pyro.sample("y", dist.Normal(state["z"], 0.5).to_event(1), obs=y_t)
-
-
-class WalkGuide(Walk):
-    """Proposes from the transition."""
-
-    def bin(self, state: dict[str, Tensor], mean: Tensor, y_t: Tensor) -> None:
-        with pyro.plate("trials", 2, dim=-1):
-            pyro.sample("z", dist.Normal(mean, 1.0).to_event(1))
-
-
-def test_a_users_own_model_has_its_latents_and_evidence() -> None:
-    posterior = plr.SMCFilter(Walk(), WalkGuide(), num_particles=100).run(torch.randn(2, 6, 1))
-    data = plr.to_arviz(posterior, chains=2, draws=10)
-    assert data["posterior"]["z"].shape == (2, 10, 2, 6, 1)
-    assert set(data["posterior"].data_vars) == {"z"}
-    np.testing.assert_array_equal(data["sample_stats"]["log_evidence"][0], posterior.log_evidence)
-    assert "observed_data" not in data.groups()
-
-
 def test_by_default_the_filter_runs_for_each_of_many_chains() -> None:
     model = gaussian_model()
     y = model.simulate(num_trials=2, num_steps=5).y

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_lowrank.fixed_points import read_weights
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from pyro_lowrank.piecewise import PiecewiseLinear
 
 THREE_PIECES = PiecewiseLinear(knots=(-0.5, 0.7), slopes=(0.2, 1.5, -0.3), name="three_pieces")
@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, tuple[str | PiecewiseLinear, int]] = {
 """Activations and the most units that brute force is quick for."""
 
 
-def random_networks(name: str, count: int, *, seed: int = 0) -> Iterator[Network]:
+def random_networks(name: str, count: int, *, seed: int = 0) -> Iterator[LatentMap]:
     """Networks of ranks 1 to 4, fewer units than latents too, with and without input, contracting and expanding."""
     rng = np.random.default_rng(seed)
     activation, most = ACTIVATIONS[name]

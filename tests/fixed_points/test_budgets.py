@@ -11,7 +11,7 @@ import pytest
 from pyro_lowrank.fixed_points import certified as module
 from pyro_lowrank.fixed_points import find_fixed_points
 from pyro_lowrank.fixed_points.explore import prepare
-from pyro_lowrank.fixed_points.network import Network
+from pyro_lowrank.fixed_points.network import LatentMap
 
 
 def drawn(units: int, rank: int, gain: float, activation: str, *, has_bias: bool = True) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_compiling_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("phase", ["root_box", "recession"])
 def test_an_interrupt_of_any_phase_leaves_what_is_known(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(network: Network, *rest: Any) -> None:
+    def stop(network: LatentMap, *rest: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, phase, stop)

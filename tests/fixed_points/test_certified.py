@@ -10,7 +10,7 @@ import pytest
 
 from pyro_lowrank.fixed_points import certified as module
 from pyro_lowrank.fixed_points.certified import certify
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from pyro_lowrank.fixed_points.options import Options
 from tests.fixed_points.networks import ACTIVATIONS, bistable, bistable_points, random_networks
 from tests.oracles.brute_force import brute_force, same_points
@@ -37,7 +37,7 @@ def test_bistable_latents_have_three_points_each(rank: int) -> None:
     assert same_points(found.points, bistable_points(rank))
 
 
-def tanh_pair(gain: float) -> Network:
+def tanh_pair(gain: float) -> LatentMap:
     return build_network(0.5, np.eye(2), gain * np.eye(2), np.zeros(2), "tanh")
 
 
@@ -142,7 +142,7 @@ def test_where_the_map_at_infinity_has_a_zero_nothing_is_claimed() -> None:
     assert not found.sets[0].is_bounded
 
 
-def hard() -> Network:
+def hard() -> LatentMap:
     rng = np.random.default_rng(0)
     return build_network(0.9, rng.normal(size=(300, 5)), 0.1 * rng.normal(size=(5, 300)), rng.normal(size=300))
 

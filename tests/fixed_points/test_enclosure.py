@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyro_lowrank.fixed_points.enclosure import CONSTANT, HIGH, LOW, Workplace, contract, invert, new_workplace, settle
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from pyro_lowrank.fixed_points.root import recession, root_box
 from tests.fixed_points.networks import ACTIVATIONS, random_networks
 from tests.oracles.brute_force import brute_force
@@ -19,7 +19,7 @@ SMOOTH = ("tanh", "softplus")
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def draw(seed: int, activation: str) -> tuple[Network, Array, Array, np.random.Generator]:
+def draw(seed: int, activation: str) -> tuple[LatentMap, Array, Array, np.random.Generator]:
     """A random network and box; boxes are from huge to tiny, and some have sides without length."""
     rng = np.random.default_rng(seed)
     rank, units = int(rng.integers(1, 4)), int(rng.integers(1, 9))
@@ -37,7 +37,7 @@ def draw(seed: int, activation: str) -> tuple[Network, Array, Array, np.random.G
     return network, centre - radius, centre + radius, rng
 
 
-def settle_on(network: Network, place: Workplace, source: int, level: int, low: Array, high: Array) -> int:
+def settle_on(network: LatentMap, place: Workplace, source: int, level: int, low: Array, high: Array) -> int:
     """Settle a box, and return how many units are not."""
     place.s[3 * network.rank + LOW], place.s[3 * network.rank + HIGH] = low, high
     return settle(network.kind, place, source, level)

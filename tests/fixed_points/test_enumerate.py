@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pyro_lowrank.fixed_points.arrangement import ENTRIES, Arrangement
 from pyro_lowrank.fixed_points.enumerate import enumerate_regions
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from pyro_lowrank.fixed_points.options import Options
 from tests.fixed_points.networks import ACTIVATIONS, bistable, bistable_points, random_networks
 from tests.oracles.brute_force import brute_force, same_points
@@ -31,7 +31,7 @@ def test_the_same_fixed_points_as_brute_force(name: str) -> None:
     assert total > 60, "there must be something to miss"
 
 
-def grid_network(seed: int) -> Network:
+def grid_network(seed: int) -> LatentMap:
     """A network whose hyperplanes are parallel, coincident and concurrent: small whole numbers everywhere."""
     rng = np.random.default_rng(seed)
     rank, units = int(rng.integers(1, 4)), int(rng.integers(1, 8))

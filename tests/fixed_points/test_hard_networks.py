@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pyro_lowrank.fixed_points import find_fixed_points, fixed_points_of
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from tests.fixed_points.networks import BOUNDED, THREE_PIECES
 from tests.oracles.brute_force import brute_force, same_points
 
@@ -14,7 +14,7 @@ ACTIVATIONS = {"relu": 8, "clipped_relu": 5, "three_pieces": 5, "bounded": 4, "i
 SHAPES = {"three_pieces": THREE_PIECES, "bounded": BOUNDED}
 
 
-def odd_network(seed: int) -> tuple[Network, float]:
+def odd_network(seed: int) -> tuple[LatentMap, float]:
     """A small network with one oddity: repeated units, whole numbers, weights of another scale, zeros, no bias."""
     rng = np.random.default_rng(seed)
     name = str(rng.choice(list(ACTIVATIONS)))

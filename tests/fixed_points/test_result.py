@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyro_lowrank.fixed_points import FixedPoints, find_fixed_points
-from pyro_lowrank.fixed_points.network import Array, Network, build_network
+from pyro_lowrank.fixed_points.network import Array, LatentMap, build_network
 from tests.fixed_points.networks import bistable, bistable_points
 from tests.oracles.brute_force import same_points
 
@@ -24,7 +24,7 @@ def weights(seed: int, rank: int = 2, units: int = 20) -> tuple[float, Array, Ar
     return 0.8, rng.normal(size=(units, rank)), gain * rng.normal(size=(rank, units)), rng.normal(size=units)
 
 
-def step(network: Network, z: Array) -> Array:
+def step(network: LatentMap, z: Array) -> Array:
     """One step of the map F."""
     return z + network.value(z)
 

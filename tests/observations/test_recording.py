@@ -4,13 +4,13 @@ import pyro.distributions as dist
 import torch
 from torch.distributions import biject_to
 
-from pyro_lowrank.observations.recording import Recording
+from pyro_lowrank.observations.recording import RecordingDistribution
 from tests.builders import assert_close, poisson
 
 
 def test_log_density_is_the_sum_over_time_bins(dtype: torch.dtype) -> None:
     loc = torch.randn(6, 5, 4, 3, dtype=dtype)
-    recording = Recording(dist.Normal(loc, 0.5).to_event(1))
+    recording = RecordingDistribution(dist.Normal(loc, 0.5).to_event(1))
     assert (recording.batch_shape, recording.event_shape) == ((5, 4), (6, 3))
     y = torch.randn(4, 6, 3, dtype=dtype)
     expected = sum(dist.Normal(loc[t], 0.5).log_prob(y[:, t]).sum(-1) for t in range(6))
@@ -23,7 +23,7 @@ def test_log_density_is_the_sum_over_time_bins(dtype: torch.dtype) -> None:
 
 def test_draws_and_moments_have_time_where_recordings_have_it() -> None:
     scale = torch.rand(6, 1, 1) + 0.1
-    recording = Recording(dist.Normal(torch.arange(6.0)[:, None, None].expand(6, 4, 3), scale).to_event(1))
+    recording = RecordingDistribution(dist.Normal(torch.arange(6.0)[:, None, None].expand(6, 4, 3), scale).to_event(1))
     assert recording.sample((20_000,)).shape == (20_000, 4, 6, 3)
     assert recording.has_rsample
     draws = recording.rsample((20_000,))
@@ -33,7 +33,7 @@ def test_draws_and_moments_have_time_where_recordings_have_it() -> None:
 
 
 def test_expanding_adds_independent_recordings() -> None:
-    recording = Recording(dist.Normal(torch.randn(6, 4, 3), 1.0).to_event(1))
+    recording = RecordingDistribution(dist.Normal(torch.randn(6, 4, 3), 1.0).to_event(1))
     assert recording.expand((4,)) is recording
     larger = recording.expand((5, 4))
     y = larger.sample()
@@ -43,10 +43,10 @@ def test_expanding_adds_independent_recordings() -> None:
 
 
 def test_support_is_that_of_the_time_bins() -> None:
-    counts = Recording(poisson(torch.zeros(6, 4, 3)).to_event(1))
+    counts = RecordingDistribution(poisson(torch.zeros(6, 4, 3)).to_event(1))
     assert not counts.has_rsample
     assert counts.support.check(counts.sample()).all()
     assert not counts.support.check(torch.full((4, 6, 3), 0.5)).any()
-    normal = Recording(dist.Normal(torch.zeros(6, 4, 3), 1.0).to_event(1))
+    normal = RecordingDistribution(dist.Normal(torch.zeros(6, 4, 3), 1.0).to_event(1))
     y = normal.sample()
     assert torch.equal(biject_to(normal.support)(y), y)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyro_lowrank.fixed_points.network import PIECEWISE, Array, Network
+from pyro_lowrank.fixed_points.network import PIECEWISE, Array, LatentMap
 
 MOST_COMBINATIONS = 3**12
 CHUNK = 4096
@@ -32,7 +32,7 @@ class BruteForce:
     singular: Array
 
 
-def brute_force(network: Network, *, tolerance: float = 1e-9) -> BruteForce:
+def brute_force(network: LatentMap, *, tolerance: float = 1e-9) -> BruteForce:
     """Solve the linear system of every combination of pieces and keep the solutions that lie on their own pieces.
 
     Args:
@@ -91,7 +91,7 @@ def same_points(a: Array, b: Array, *, tolerance: float = 1e-7) -> bool:
     return bool((near.sum(0) == 1).all() and (near.sum(1) == 1).all())
 
 
-def _combinations(network: Network) -> Iterator[Array]:
+def _combinations(network: LatentMap) -> Iterator[Array]:
     counts = [network.slopes.shape[1]] * network.units
     if float(np.prod(np.array(counts, dtype=float))) > MOST_COMBINATIONS:
         raise ValueError(f"Brute force is for at most {MOST_COMBINATIONS} combinations of pieces, got pieces {counts}.")

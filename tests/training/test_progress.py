@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_lowrank.training.progress import Progress
+from pyro_lowrank.training.progress import ProgressBar
 from pyro_lowrank.training.result import FitResult
 
 
 def test_the_time_left_leaves_out_the_first_step() -> None:
     # Steps of this call end at these seconds: the first compiles for half a minute.
     ends = iter([30.0, 31.0, 32.0, 36.0])
-    progress = Progress(104, 100, shown=False, clock=lambda: next(ends))
+    progress = ProgressBar(104, 100, shown=False, clock=lambda: next(ends))
     assert [progress.seconds_left(step) for step in (101, 102, 103, 104)] == [None, 2.0, 1.0, 0.0]
 
 
@@ -24,7 +24,7 @@ def test_the_time_left_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     from pyro_lowrank.training.result import StepReport
 
     ends = iter([10.0, 12.0])
-    with Progress(5, 0, shown=True, clock=lambda: next(ends)) as progress:
+    with ProgressBar(5, 0, shown=True, clock=lambda: next(ends)) as progress:
         for step in (1, 2):
             progress.show(StepReport(step, 5, -1.25, 0.5, 1.0, 0.1, -2.0))
     assert "left=00:06" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
 from pyro_lowrank.smc.compiled.pair import CompiledPair
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
 from pyro_lowrank.smc.conditional import Reference
-from pyro_lowrank.smc.loop import History, Particles, Scheme, check_alive, resample
+from pyro_lowrank.smc.loop import FilterHistory, Particles, Scheme, check_alive, resample
 from pyro_lowrank.smc.pair import Sequences
 from pyro_lowrank.smc.resampling import NoResampling, PositionResampling, Resampler
 
@@ -41,7 +41,7 @@ def run_compiled(
     with_paths: bool,
     encoding: Encoding | None = None,
     reference: Reference | None = None,
-) -> History:
+) -> FilterHistory:
     """Return the history of a run.
 
     Without a reference it draws the same random numbers, in the same order, as the plain loop.
@@ -235,7 +235,7 @@ def _bury(out: Out) -> None:
     out.ess[after | died] = 0
 
 
-def _history(out: Out, store: bool, *, allow_dead: bool) -> History:
+def _history(out: Out, store: bool, *, allow_dead: bool) -> FilterHistory:
     """Return the history, in the plain loop's order of dims."""
     kept = [torch.from_numpy(each) for each in (out.log_weights, out.ancestors)]
     log_weights, ancestors = (each.permute(1, 2, 0) for each in kept)
@@ -244,7 +244,7 @@ def _history(out: Out, store: bool, *, allow_dead: bool) -> History:
         torch.from_numpy(each).mT for each in (out.increments, out.ess, out.resampled, out.ancestor_log_probs)
     )
     check_alive(increments, allow_dead=allow_dead)
-    return History(
+    return FilterHistory(
         last=_particles(out, -1, {"z": z[-1]}),
         increments=increments,
         ess=ess,
