@@ -17,7 +17,7 @@ _log = logging.getLogger("pyro_lowrank")
 
 
 def compiled(
-    *, fastmath: bool | set[str] = False, inline: bool = False, allocates: bool = True
+    *, fastmath: bool | set[str] = False, inline: bool = False, allocates: bool = True, inner: bool = False
 ) -> Callable[[FunctionT], FunctionT]:
     """Compile a function of numbers and arrays with Numba when it is first called, and keep the result on disk.
 
@@ -29,6 +29,8 @@ def compiled(
             not vectorised.
         allocates: whether the function, or one that it calls, makes arrays. Where none does, the references to
             arrays are not counted, which costs more than the arithmetic of short loops: the caller keeps them alive.
+        inner: whether only compiled functions call it. What Python would call it through is not made, which takes as
+            long to compile as a short function of many arrays itself; a call from Python would end the process.
 
     Example::
 
@@ -46,6 +48,8 @@ def compiled(
         import numba
 
         options = {"nogil": True, "forceinline": inline, **_options(fastmath, allocates)}
+        if inner:
+            options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         return _kept_on_disk(lambda cache: numba.njit(cache=cache, **options)(function), function)
 
     return decorate

@@ -19,6 +19,7 @@ import pyro_lowrank as plr
 from pyro_lowrank import cli
 from pyro_lowrank.cli import fitting
 from pyro_lowrank.cli.models import OBSERVATIONS
+from pyro_lowrank.data.draws import draw_trials
 from pyro_lowrank.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +145,9 @@ def test_spike_counts_in_trials(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main([*command, "--key", "spikes", "--time-axis", "2", "--window", "0"]) == 0
     printed = capsys.readouterr().out
     assert "took axis 2 as time as asked" in printed
-    assert "Training on the first 10 trials; the last 2 are held out." in printed
+    assert "Training on 10 trials; 2 others, drawn at random, are held out." in printed
+    held_out = json.loads((tmp_path / "out" / "summary.json").read_text())["held_out_trials"]
+    assert held_out == np.flatnonzero(draw_trials(12, 2)).tolist() != [10, 11]
     assert "3 whole trials" in printed
     model, guide = plr.load(tmp_path / "out" / "model.safetensors")
     assert type(guide) is plr.LaplaceGuide

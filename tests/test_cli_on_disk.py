@@ -42,8 +42,8 @@ def test_numbers_are_those_of_a_file_that_is_read(
     left = capsys.readouterr().out
     for name, value in tensors(tmp_path / "read").items():
         torch.testing.assert_close(tensors(tmp_path / "left")[name], value, rtol=1e-5, atol=1e-6)
-    what = "time bins" if len(shape) == 2 else "trials"
-    for line in (f"Training on the first {shape[0] * 9 // 10} {what}", "took axis", "for scale"):
+    first = "Training on the first 108 time bins" if len(shape) == 2 else "Training on 10 trials; 2 others, drawn"
+    for line in (first, "took axis", "for scale"):
         assert line in read
         assert line in left
 

@@ -118,7 +118,7 @@ def test_trials_that_overlap_with_those_held_out_are_not_trained_on(
     assert split.train.y[:, 0, 0].tolist() == starts[:13].tolist()
     assert split.train.u is not None
     assert torch.equal(split.train.u, split.train.y)
-    assert split.sentence.endswith("\n3 trials share time with these, and are left out of the training.")
+    assert split.places.sentence.endswith("\n3 trials share time with these, and are left out of the training.")
     path = nwb_file(tmp_path / "long.nwb", random_spikes(3, 12.0), [(start, 11.9, "go") for start in (0.1, 0.2, 0.3)])
     assert fit(path, "--likelihood", "poisson", "--bin", "0.05") == 2
     assert "All 2 trials to train on share time with the last 1, which are held out" in capsys.readouterr().err

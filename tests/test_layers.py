@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,8 +94,13 @@ def is_for_type_checkers(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def imports(path: Path) -> Iterator[Import]:
+@cache
+def imports(path: Path) -> list[Import]:
     """Every import of a file, wherever it stands, with relative names resolved."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[Import]:
     here = ("pyro_lowrank", *path.relative_to(PACKAGE).parts[:-1])
     tree = ast.parse(path.read_text(encoding="utf-8"))
     deferring = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS) or is_for_type_checkers(node)]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_lowrank.cli import on_disk
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
+from pyro_lowrank.cli.held_out import HeldOut, held_out
 from pyro_lowrank.cli.models import SCALED, build
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
 from pyro_lowrank.cli.recordings import IN_SECONDS, read
 from pyro_lowrank.data import Recording
-from pyro_lowrank.data.overlaps import apart_from
 from pyro_lowrank.files import write_whole
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation
@@ -49,35 +49,22 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Split:
-    """A recording's training part and held-out part (or None), and the sentence that says so."""
+    """A recording's training part and held-out part (or None), and where they are."""
 
     train: _Part
     held_out: _Part | None
-    sentence: str
+    places: HeldOut
 
 
 def _split(recording: Recording, y: Tensor, u: Tensor | None, share: float) -> _Split:
-    if not 0 <= share < 1:
-        raise ValueError(f"`--held-out` is a share, at least 0 and below 1, got {share}.")
-    dim, what = (1, "time bins") if y.shape[0] == 1 else (0, "trials")
-    size = y.shape[dim]
-    held = min(math.ceil(share * size), size - 1)
-    if held == 0:
-        return _Split(_Part(y, u), None, f"Training on all {size} {what}; nothing is held out.")
-    sizes = [size - held, held]
-    inputs = (None, None) if u is None else u.split(sizes, dim)
-    train, held_out = (_Part(*part) for part in zip(y.split(sizes, dim), inputs, strict=True))
-    sentence = f"Training on the first {size - held} {what}; the last {held} are held out."
-    apart = apart_from(recording, np.arange(size) >= size - held) if dim == 0 else np.arange(size - held)
-    if len(apart) < size - held:
-        if not len(apart):
-            raise ValueError(
-                f"All {size - held} trials to train on share time with the last {held}, which are held out: cut trials "
-                "that do not overlap, or pass `--held-out 0`."
-            )
-        train = _Part(train.y[apart], None if train.u is None else train.u[apart])
-        sentence += f"\n{size - held - len(apart)} trials share time with these, and are left out of the training."
-    return _Split(train, held_out, sentence)
+    places = held_out(y.shape[0], y.shape[1], share, recording)
+
+    def part(chosen: NDArray[np.int64]) -> _Part:
+        index = torch.as_tensor(chosen)
+        inputs = None if u is None else u.index_select(places.dim, index)
+        return _Part(y.index_select(places.dim, index), inputs)
+
+    return _Split(part(places.train), part(places.held_out) if len(places.held_out) else None, places)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -112,13 +99,13 @@ def _prepare(options: argparse.Namespace) -> Prepared:
     u = None if recording.inputs is None else torch.as_tensor(recording.inputs, dtype=torch.float32)
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
     split = _split(recording, y, u, options.held_out)
-    print(split.sentence)
-    train, held_out, standardisation = split.train, split.held_out, None
+    print(split.places.sentence)
+    train, left, standardisation = split.train, split.held_out, None
     if options.standardise and options.likelihood in SCALED:
         # In double precision: an offset far larger than the signal would round it away.
         standardisation = Standardisation.of(train.y)
         train = replace(train, y=standardisation.apply(train.y))
-        held_out = None if held_out is None else replace(held_out, y=standardisation.apply(held_out.y))
+        left = None if left is None else replace(left, y=standardisation.apply(left.y))
         print(STANDARDISED)
     with own_generators(CPU):
         seed_generators(CPU, options.seed)
@@ -127,7 +114,8 @@ def _prepare(options: argparse.Namespace) -> Prepared:
         model=model,
         guide=guide,
         train=Batch.whole(train.y.float(), train.u),
-        held_out=None if held_out is None else Batch.whole(held_out.y.float(), held_out.u),
+        held_out=None if left is None else Batch.whole(left.y.float(), left.u),
+        places=split.places,
         standardisation=standardisation,
         orientation=recording.orientation,
         bin_size=recording.bin_size,
@@ -155,7 +143,7 @@ def _start(model: StateSpaceModel, train: Batch) -> None:
 
 
 def _train(options: argparse.Namespace, given: Prepared, checkpoint: Path) -> FitResult:
-    train, held_out = (_arguments(part) for part in (given.train, given.held_out))
+    train, left = (_arguments(part) for part in (given.train, given.held_out))
     num_trials, num_bins = given.train.shape[:2]
     window: int | Literal["auto"] | None = "auto"
     if options.window is not None:
@@ -184,8 +172,8 @@ def _train(options: argparse.Namespace, given: Prepared, checkpoint: Path) -> Fi
         num_particles=recipe.num_particles,
         learning_rate=recipe.learning_rate,
         final_learning_rate=recipe.final_learning_rate,
-        held_out=held_out[0],
-        held_out_inputs=held_out[1],
+        held_out=left[0],
+        held_out_inputs=left[1],
         checkpoint=checkpoint,
         resume=options.resume,
         seed=options.seed,
@@ -206,7 +194,7 @@ def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor
 
 
 def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, result: FitResult) -> None:
-    held_out = result.held_out_evidence.tolist()
+    evidence = result.held_out_evidence.tolist()
     summary = {
         "options": {
             name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "module"
@@ -217,10 +205,12 @@ def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, res
         "steps": result.steps,
         "interrupted": result.interrupted,
         "seconds": round(result.seconds, 2),
-        "held_out_evidence_per_bin": {"before": held_out[0], "after": held_out[-1]} if held_out else None,
+        "held_out_evidence_per_bin": {"before": evidence[0], "after": evidence[-1]} if evidence else None,
         "held_out_steps": result.held_out_steps.tolist(),
-        "held_out_evidence": held_out,
+        "held_out_evidence": evidence,
+        "held_out_trials": given.places.held_out.tolist() if given.places.dim == 0 else None,
         "without_dynamics": result.without_dynamics,
+        "evidence_by_particles": _by_particles(result),
         "evidence": result.evidence.tolist(),
         "ess": result.ess.tolist(),
         "kept_step": result.kept_step,
@@ -229,9 +219,15 @@ def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, res
     write_whole(path, (json.dumps(summary, indent=1) + "\n").encode())
 
 
+def _by_particles(result: FitResult) -> dict[str, float] | None:
+    found = result.particles
+    return None if found is None else dict(zip(map(str, found.num_particles), found.evidence.tolist(), strict=True))
+
+
 def _training_figure(result: FitResult) -> Any:
     figure, axes = new_figure(1, 2, width=9, height=3.5)
-    held_out = result.held_out_steps, result.held_out_evidence
-    plot_evidence(axes[0, 0], result.evidence, *held_out, reference=result.without_dynamics)
+    plot_evidence(
+        axes[0, 0], result.evidence, result.held_out_steps, result.held_out_evidence, reference=result.without_dynamics
+    )
     plot_effective_size(axes[0, 1], result.ess)
     return figure

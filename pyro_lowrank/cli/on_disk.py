@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pyro_lowrank.cli.held_out import held_out
 from pyro_lowrank.cli.models import SCALED, build
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
 from pyro_lowrank.data.optional import require
@@ -54,8 +56,10 @@ def prepare(options: argparse.Namespace) -> Prepared:
     y = StoredArray(str(options.data), array)
     u = None if options.inputs is None else StoredArray("inputs", _open(options.inputs, options.inputs_key))
     print("As trials x time bins x features, that is {} x {} x {}.".format(*y.shape))
-    train, held_out, sentence = _split(y.shape, options.held_out)
-    print(sentence, flush=True)
+    places = held_out(y.shape[0], y.shape[1], options.held_out)
+    train = _Where.of(places.dim, places.train)
+    left = _Where.of(places.dim, places.held_out) if len(places.held_out) else None
+    print(places.sentence, flush=True)
     like = torch.zeros((), dtype=torch.float32)
     standardisation = None
     if options.standardise and options.likelihood in SCALED:
@@ -75,7 +79,8 @@ def prepare(options: argparse.Namespace) -> Prepared:
         model=model,
         guide=guide,
         train=looked_through("y", train),
-        held_out=None if held_out is None else looked_through("held_out", held_out),
+        held_out=None if left is None else looked_through("held_out", left),
+        places=places,
         standardisation=standardisation,
         orientation=orientation.sentence,
         bin_size=None,
@@ -111,23 +116,15 @@ def _open(path: Path, key: str | None) -> Any:
 class _Where(NamedTuple):
     """A part of a recording; all trials, or time bins, where it says nothing."""
 
-    trials: range | None = None
+    trials: tuple[int, ...] | None = None
     times: range | None = None
 
-
-def _split(shape: tuple[int, int, int], share: float) -> tuple[_Where, _Where | None, str]:
-    """Return what is trained on, what is held out, and the sentence that says so."""
-    if not 0 <= share < 1:
-        raise ValueError(f"`--held-out` is a share, at least 0 and below 1, got {share}.")
-    name, size = ("time bins", shape[1]) if shape[0] == 1 else ("trials", shape[0])
-    held = min(math.ceil(share * size), size - 1)
-    if held == 0:
-        return _Where(), None, f"Training on all {size} {name}; nothing is held out."
-    first, last = range(size - held), range(size - held, size)
-    sentence = f"Training on the first {size - held} {name}; the last {held} are held out."
-    if shape[0] == 1:
-        return _Where(times=first), _Where(times=last), sentence
-    return _Where(first), _Where(last), sentence
+    @classmethod
+    def of(cls, dim: int, places: NDArray[np.int64]) -> _Where:
+        """Return trials, or the time bins from the first to the last."""
+        if dim == 0:
+            return cls(trials=tuple(places.tolist()))
+        return cls(times=range(int(places[0]), int(places[-1]) + 1))
 
 
 def _standardisation(source: ArraySource) -> Standardisation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pyro_lowrank.cli.held_out import HeldOut
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch
@@ -20,6 +21,7 @@ class Prepared:
         guide: its guide.
         train: what it is fitted to, standardised where asked.
         held_out: what it is not fitted to, likewise; or None.
+        places: where both are in the recording.
         standardisation: by which both were, or None.
         orientation: how the file was read.
         bin_size: seconds per time bin, or None.
@@ -30,6 +32,7 @@ class Prepared:
     guide: Guide
     train: Batch | StoredData
     held_out: Batch | StoredData | None
+    places: HeldOut
     standardisation: Standardisation | None
     orientation: str
     bin_size: float | None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.plots.comparison import plot_traces_beside as traces_beside
     from pyro_lowrank.plots.conditions import plot_latents_by_condition as latents_by_condition
     from pyro_lowrank.plots.conditions import plot_psth as psth
+    from pyro_lowrank.plots.coordinates import in_coordinates as in_coordinates
     from pyro_lowrank.plots.decoding import plot_decoded as decoded
     from pyro_lowrank.plots.figures import new_figure as new_figure
     from pyro_lowrank.plots.figures import save_figure as save_figure
@@ -50,6 +51,7 @@ _HOMES = {
     "evidence": "training.plot_evidence",
     "fixed_point_branches": "branches.plot_branches",
     "flow": "phase.plot_flow",
+    "in_coordinates": "coordinates.in_coordinates",
     "interactive_space": "interactive.interactive_space",
     "latents": "posterior.plot_latents",
     "latents_by_condition": "conditions.plot_latents_by_condition",
@@ -81,6 +83,7 @@ __all__ = [
     "evidence",
     "fixed_point_branches",
     "flow",
+    "in_coordinates",
     "interactive_space",
     "latents",
     "latents_by_condition",

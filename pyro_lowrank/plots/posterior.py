@@ -126,7 +126,8 @@ def plot_ess(
         raise ValueError(f"`ess` must be time x trials, got shape {sizes.shape}.")
     times = np.arange(len(sizes)) * (1.0 if bin_size is None else bin_size)
     if sizes.shape[1] > 1:
-        axes.plot(times, sizes, color="0.8", linewidth=0.6)
+        for number, trial in enumerate(sizes.T):
+            axes.plot(times, trial, color="0.8", linewidth=0.6, label=None if number else "each trial")
         axes.plot(times, np.median(sizes, 1), color="C2", label="median trial")
     axes.plot(times, sizes.min(1), color="C3", linewidth=1.0, label="lowest trial" if sizes.shape[1] > 1 else None)
     if ess_threshold is not None:
@@ -138,7 +139,7 @@ def plot_ess(
     axes.set_title(title, loc="left")
     axes.margins(x=0)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize="small", ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+        axes.legend(frameon=False, fontsize="small", ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     return axes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ from pyro_lowrank.plots.recorded import Array, Recorded, shown, time_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+# Units as MNE has them, far larger than what is measured.
+_WITH_PREFIX = ("V", "T", "A", "M")
+_PREFIXES = {0: "", -3: "m", -6: "µ", -9: "n", -12: "p", -15: "f"}
 
 
 def plot_phase_portrait(axes: Axes, z: Array, *, title: str = "", color: str = "C0") -> Axes:
@@ -74,9 +79,17 @@ def plot_traces(
     lines = axes.plot(times, values + offsets, color=color, linewidth=1.0)
     lines[0].set_label(label)
     axes.set_yticks(offsets, names or [str(feature) for feature in range(values.shape[-1])])
-    axes.set(title=title, xlabel=time_label(bin_size), ylabel=f"features, {spacing:.2g} {unit} apart")
+    axes.set(title=title, xlabel=time_label(bin_size), ylabel=f"features, {_quantity(spacing, unit)} apart")
     axes.margins(x=0)
     return axes
+
+
+def _quantity(value: float, unit: str) -> str:
+    """Return a value in words: volts of electrodes and teslas of MEG with the prefix that keeps numbers short."""
+    if unit not in _WITH_PREFIX or value <= 0:
+        return f"{value:.2g} {unit}"
+    exponent = min(max(3 * math.floor(math.log10(value) / 3), -15), 0)
+    return f"{value / 10.0**exponent:.3g} {_PREFIXES[exponent]}{unit}"
 
 
 def spacing_of(values: Array) -> float:

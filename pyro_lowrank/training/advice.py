@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 # Below this share of the particles a gradient rests on a few of them.
 _SMALL_SHARE = 0.1
-# Of what held-out evidence gained since the first evaluation: less at the last one is no reason to go on.
+# Of what held-out evidence gained since the first evaluation: less is no reason to do anything.
 _STILL_RISING = 0.02
+# Of the same gain: so much between few and many particles is worth their cost.
+_MUCH = 0.05
 # A best model from before this share of the steps came too early for the steps that followed.
 _EARLY = 0.7
 
@@ -22,15 +24,15 @@ def advice_on(result: FitResult) -> tuple[str, ...]:
     rows: list[str] = []
     held_out, steps = result.held_out_evidence, result.held_out_steps
     finished = result.steps and not result.interrupted
+    gain = held_out.max() - held_out[0] if len(held_out) else 0.0
     if finished and len(held_out) > 2:
         best = int(held_out.argmax())
-        gain = held_out[best] - held_out[0]
         if best == len(held_out) - 1 and held_out[-1] - held_out[-2] > _STILL_RISING * gain > 0:
             rows.append(
                 f"Held-out evidence still rose when the fit ended: more steps (num_steps={2 * result.num_steps}) may "
                 "give a better model."
             )
-        elif steps[best] < _EARLY * result.steps:
+        elif steps[best] < _EARLY * result.steps and held_out[best] - held_out[-1] > _STILL_RISING * gain:
             rows.append(
                 f"Held-out evidence was best after {steps[best]} of {result.steps} steps and fell since: fewer steps, "
                 "a lower rank or more data fit better; keep_best=True ends with the best."
@@ -46,5 +48,13 @@ def advice_on(result: FitResult) -> tuple[str, ...]:
         rows.append(
             f"Only {100 * float(np.nanmean(last)):.1f} % of the particles carried weight at the end: more of them "
             "(num_particles), or another guide, make steadier gradients."
+        )
+    checked = result.particles
+    if checked is not None and checked.parts and abs(checked.gap) > _MUCH * gain:
+        first, last = checked.num_particles[[0, -1]]
+        rows.append(
+            f"The evidence at {first} particles, as trained, is not that at {last}: it is {checked.gap:+.3f} nats per "
+            f"bin off, and what was maximised is another function. Go on with more particles (num_particles={last}), "
+            "or with a guide that aims better."
         )
     return tuple(rows)

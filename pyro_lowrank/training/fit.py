@@ -23,6 +23,7 @@ from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
+from pyro_lowrank.training.enough import check_particles as enough_particles
 from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
@@ -62,6 +63,7 @@ def fit(
     held_out_inputs: Any = None,
     evaluate_every: int | None = None,
     keep_best: bool = True,
+    check_particles: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     resume: bool = False,
@@ -126,6 +128,8 @@ def fit(
         evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.
         keep_best: end with the parameters that had the most held-out evidence, if there are held-out data; the
             checkpoint holds the last ones, too, to go on from.
+        check_particles: at the end, look at the held-out evidence with more and more particles, until it no longer
+            changes, and say where it parts from that of the training; on some 2,000 time bins.
         checkpoint: file from which the fit can be resumed and `load` can read the model; None for none.
         checkpoint_every: steps between two checkpoints, beside those at begin, end and Ctrl-C.
         resume: go on from `checkpoint` if it is there.
@@ -155,8 +159,7 @@ def fit(
         Pals et al. (2024), "Inferring stochastic low-rank recurrent neural networks from neural data", NeurIPS.
     """
     started = time.perf_counter()
-    seed = check_positive_int("seed", seed, minimum=0)
-    checkpoint_every = check_positive_int("checkpoint_every", checkpoint_every)
+    seed, checkpoint_every = _checked(seed, checkpoint_every, evaluate_every)
     team = Team.of_environment(next(model.parameters()).device if isinstance(model, nn.Module) else CPU)
     tell = partial(_tell, progress=progress and team.leads)
     data, held_out_data = check_data(model, guide, y, u, held_out, held_out_inputs, tell)
@@ -170,9 +173,8 @@ def fit(
         learning_rate=learning_rate,
         final_learning_rate=final_learning_rate,
     )
-    evaluate_every = check_positive_int("evaluate_every", evaluate_every or max(1, recipe.num_steps // 10))
-    objective = objective_of(elbo, num_particles, recipe, model, guide)
-    steps = _steps(model, guide, objective, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
+    elbo = objective_of(elbo, num_particles, recipe, model, guide)
+    steps = _steps(model, guide, elbo, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
     tell((*recipe.chosen, *_sizes(data, held_out_data)))
     begin = partial(_begin, model, data, tell) if start_at_data else None
@@ -185,7 +187,13 @@ def fit(
         checkpoint=None if file is None else file.path,
         seconds=time.perf_counter() - started,
         without_dynamics=_without_dynamics(model, data, held_out_data),
+        particles=enough_particles(steps) if check_particles and not interrupted else None,
     )
+
+
+def _checked(seed: int, checkpoint_every: int, evaluate_every: int | None) -> tuple[int, int]:
+    check_positive_int("evaluate_every", evaluate_every or 1)
+    return check_positive_int("seed", seed, minimum=0), check_positive_int("checkpoint_every", checkpoint_every)
 
 
 def _without_dynamics(model: Any, data: Data, held_out: Data | None) -> float | None:
@@ -241,13 +249,14 @@ def _run(
     file: CheckpointFile | None,
     begin: Callable[[], None] | None,
     num_steps: int,
-    evaluate_every: int,
+    evaluate_every: int | None,
     checkpoint_every: int,
     progress: bool,
     callback: Callable[[StepReport], None] | None,
 ) -> bool:
     """Take all steps that are left; return whether Ctrl-C ended them."""
     first = len(steps.history)
+    evaluate_every = evaluate_every or max(1, num_steps // 10)
     try:
         with (
             ProgressBar(num_steps, first, shown=progress and steps.team.leads) as bar,

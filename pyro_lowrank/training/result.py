@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_lowrank.training.advice import advice_on
+from pyro_lowrank.training.particles import ParticleCheck
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class FitResult:
         seconds: that this call took.
         without_dynamics: log evidence of the held-out data under features that are independent of each other and of
             time, in nats per observed time bin; None where nothing was held out, or of likelihoods of one's own.
+        particles: held-out evidence with more and more particles; None where nothing was held out, there are no
+            particles, the fit was interrupted, or it was not asked for.
 
     Example::
 
@@ -113,6 +116,7 @@ class FitResult:
     checkpoint: Path | None
     seconds: float
     without_dynamics: float | None = None
+    particles: ParticleCheck | None = None
 
     @classmethod
     def of(
@@ -125,6 +129,7 @@ class FitResult:
         checkpoint: Path | None,
         seconds: float,
         without_dynamics: float | None,
+        particles: ParticleCheck | None,
     ) -> FitResult:
         """Return the result of a fit with that history, after logging what it advises."""
         result = cls(
@@ -140,7 +145,10 @@ class FitResult:
             checkpoint=checkpoint,
             seconds=seconds,
             without_dynamics=without_dynamics,
+            particles=particles,
         )
+        if particles is not None:
+            logger.info("Held-out evidence: %s.", particles)
         for line in result.advice:
             logger.info(line)
         return result
@@ -171,6 +179,8 @@ class FitResult:
             )
         if self.without_dynamics is not None:
             lines.append(f"  for scale       {self.without_dynamics:.3f} nats per bin held out, without any dynamics")
+        if self.particles is not None:
+            lines.append(f"  more particles  {self.particles}")
         if self.steps and not np.isnan(self.ess[-tenth:]).all():
             lines.append(f"  effective size  {100 * self.ess[-tenth:].mean():.0f} % of the particles")
         if self.checkpoint is not None:

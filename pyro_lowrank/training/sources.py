@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -190,7 +190,7 @@ class ArraySource:
         u: StoredArray | None,
         like: Tensor,
         *,
-        trials: range | None = None,
+        trials: Sequence[int] | None = None,
         times: range | None = None,
         standardisation: Standardisation | None = None,
     ) -> None:

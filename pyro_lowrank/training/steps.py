@@ -160,6 +160,11 @@ class Steps:
             self.history.held_out_evidence.append(evidence)
             self.best.see(evidence, step=len(self.history))
 
+    def evidence_of(self, batch: Batch, elbo: SMC_ELBO) -> float:
+        """Return the evidence of held-out data under another objective, per observed time bin."""
+        with torch.no_grad():
+            return self._evaluate(batch, len(self.history), "held_out", elbo)[1].evidence_per_bin
+
     def _held_out(self, data: Data) -> float:
         """Return the evidence of data per observed time bin."""
         seed_generators(self.device, seed_of(self.seed, "held_out", 0))
@@ -167,10 +172,12 @@ class Steps:
             found = [self._evaluate(piece, len(self.history), "held_out")[1] for piece in data.pieces()]
         return Totals.of_all(found).evidence_per_bin
 
-    def _evaluate(self, batch: Batch, step: int, data: str) -> tuple[Tensor, Totals]:
+    def _evaluate(
+        self, batch: Batch, step: int, data: str, elbo: SMC_ELBO | EKFEvidence | None = None
+    ) -> tuple[Tensor, Totals]:
         """Return the loss, and what was observed on the way."""
         try:
-            loss, history = self.elbo.loss_and_history(self.model, self.guide, *batch.arguments)
+            loss, history = (elbo or self.elbo).loss_and_history(self.model, self.guide, *batch.arguments)
         except _FAILURES as error:
             raise loss_failure(error, batch, step, data) from error
         finally:

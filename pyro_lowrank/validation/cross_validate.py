@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.training.recipe import NUM_STEPS
 from pyro_lowrank.training.tensors import TrialArrays
 from pyro_lowrank.validation.engine import scored
 from pyro_lowrank.validation.executors import Executor
@@ -29,11 +30,11 @@ def cross_validate(
     *,
     ranks: Sequence[int] = (1, 2, 3, 4),
     folds: int | Sequence[Split] = 5,
-    num_steps: int,
+    num_steps: int = NUM_STEPS,
     batch_size: int | None = None,
-    window: int | None = None,
+    window: int | Literal["auto"] | None = "auto",
     num_particles: int | None = None,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     final_learning_rate: float | None = None,
     initialise: Initialise | None = None,
     hidden: float | int | Sequence[int] | Sequence[str] | None = 0.25,
@@ -61,7 +62,7 @@ def cross_validate(
         ranks: to compare.
         folds: number of folds: of whole trials, at random, if there are two or more, else of blocks of time; or the
             folds themselves, as `data.trial_folds` and `data.time_folds` return them.
-        num_steps: as of `plr.fit`, as are the next five.
+        num_steps: as of `plr.fit`, as are the next five: what is not given is chosen as there.
         batch_size: trials, or windows, per step.
         window: time bins per window.
         num_particles: of the fit.

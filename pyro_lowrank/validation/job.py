@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,9 +33,9 @@ class FitOptions:
 
     num_steps: int
     batch_size: int | None
-    window: int | None
+    window: int | Literal["auto"] | None
     num_particles: int | None
-    learning_rate: float
+    learning_rate: float | None
     final_learning_rate: float | None
 
 

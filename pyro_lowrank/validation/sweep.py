@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
+from pyro_lowrank.training.recipe import NUM_STEPS
 from pyro_lowrank.training.tensors import TrialArrays
 from pyro_lowrank.validation.engine import scored
 from pyro_lowrank.validation.executors import Executor
@@ -108,12 +109,12 @@ def sweep(
     *,
     grid: Mapping[str, Sequence[Any]],
     folds: int | Sequence[Split] = 5,
-    num_steps: int = 2000,
+    num_steps: int = NUM_STEPS,
     halving: Halving | None = None,
     batch_size: int | None = None,
-    window: int | None = None,
+    window: int | Literal["auto"] | None = "auto",
     num_particles: int | None = None,
-    learning_rate: float = 1e-2,
+    learning_rate: float | None = None,
     final_learning_rate: float | None = None,
     initialise: Initialise | None = None,
     hidden: float | int | Sequence[int] | Sequence[str] | None = None,

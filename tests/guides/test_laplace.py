@@ -19,9 +19,11 @@ from tests.observations.test_families import FAMILIES, model_of
 from tests.oracles.quadrature import log_evidence_on_a_grid
 
 
-def evidence(model: Any, guide: Any, y: Tensor, u: Tensor | None = None, *, particles: int = 20_000) -> Tensor:
+def evidence(
+    model: Any, guide: Any, y: Tensor, u: Tensor | None = None, *, particles: int = 20_000, backend: str = "auto"
+) -> Tensor:
     """Log evidence by the particle filter, mean of ten runs."""
-    smc, runs = plr.SMCFilter(model, guide, particles), 10
+    smc, runs = plr.SMCFilter(model, guide, particles, backend=backend), 10
     y, u = y.repeat(runs, 1, 1), None if u is None else u.repeat(runs, 1, 1)
     found = (smc.run(y) if u is None else smc.run(y, u)).log_evidence
     return found.unflatten(0, (runs, -1)).logsumexp(0) - math.log(runs)
@@ -67,7 +69,8 @@ def test_evidence_equals_quadrature(family: str, guide: Any) -> None:
     y = model.simulate(num_trials=3, num_steps=3).y.clone()
     y[1, 1, 0] = y[2, 2] = torch.nan
     exact = log_evidence_on_a_grid(model, y)
-    found = evidence(model, guide(model), y)
+    # Near the optimal proposal a fifth of the particles is as exact.
+    found = evidence(model, guide(model), y, particles=4_000 if guide is plr.LaplaceGuide else 20_000)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-2)
 
 

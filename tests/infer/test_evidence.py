@@ -89,7 +89,7 @@ def gradients(model: plr.StateSpaceModel, value: Tensor) -> Tensor:
     return torch.cat([g.flatten() for g in found])
 
 
-@pytest.mark.parametrize("guide_type", GUIDES)
+@pytest.mark.parametrize("guide_type", [*GUIDES[:2], pytest.param(GUIDES[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("elbo", "copies", "steps"),
     [

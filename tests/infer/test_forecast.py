@@ -73,7 +73,7 @@ def test_bad_arguments_are_refused() -> None:
         posterior.predict(torch.zeros(2, 5, 2))
 
 
-@pytest.mark.parametrize("which", ["entries", "features"])
+@pytest.mark.parametrize("which", ["entries", pytest.param("features", marks=pytest.mark.slow)])
 def test_missing_entries_and_held_out_features_are_predicted_as_exactly_as_the_smoother_does(which: str) -> None:
     model = linear_model(noise_scale=1.0)
     y = model.simulate(6, 20).y

@@ -197,14 +197,14 @@ def test_burg_finds_the_coefficients_past_gaps() -> None:
 def test_a_start_at_the_data_finds_memory_and_readout() -> None:
     torch.manual_seed(5)
     truth = remembering(torch.float32, order=2, features=8, noise_scale=0.3)
-    y = truth.simulate(10, 2000).y
+    y = truth.simulate(10, 800).y
     observation = plr.GaussianObservation(rank=2, features=8, noise="autoregressive", order=2, noise_factors=1)
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=20), observation)
     white = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=20), plr.GaussianObservation(rank=2, features=8))
     plr.initialise_from_data(model, y)
     plr.initialise_from_data(white, y)
-    found, below = (plr.ExtendedKalmanFilter(each).run(y).log_evidence.mean() / 2000 for each in (model, white))
-    exact = plr.ExtendedKalmanFilter(truth).run(y).log_evidence.mean() / 2000
+    found, below = (plr.ExtendedKalmanFilter(each).run(y).log_evidence.mean() / 800 for each in (model, white))
+    exact = plr.ExtendedKalmanFilter(truth).run(y).log_evidence.mean() / 800
     assert found > below + 0.5 * (exact - below)
 
 

@@ -234,6 +234,7 @@ def test_a_forecast_begins_where_the_recording_ends() -> None:
     assert ((forecast.y[:, 0, -1].mean(0) - settled[0]).abs() < 0.15).all()
 
 
+@pytest.mark.slow
 def test_it_starts_at_the_data_and_a_fit_gains_on_it() -> None:
     truth = calcium_model(torch.float32, features=8)
     with torch.no_grad():

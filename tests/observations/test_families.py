@@ -110,7 +110,7 @@ def test_gradients_reach_every_parameter_and_models_are_saved(family: str, tmp_p
     y = model.simulate(num_trials=4, num_steps=6).y
     y[0, 1, 0] = torch.nan
     guide = plr.LaplaceGuide(model)
-    loss = plr.SMC_ELBO(num_particles=8).differentiable_loss(model, guide, y)
+    loss = plr.SMC_ELBO(num_particles=8, backend="plain").differentiable_loss(model, guide, y)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
     plr.save(tmp_path / "model.safetensors", model, guide)

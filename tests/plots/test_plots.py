@@ -50,6 +50,15 @@ def test_traces_stand_apart_in_the_units_of_the_recording(axes: Any) -> None:
         plot_traces(axes, y, names=("a", "b"))
 
 
+@pytest.mark.parametrize(
+    ("spacing", "unit", "told"),
+    [(6.8e-5, "V", "68 µV"), (1e-3, "V", "1 mV"), (2e-13, "T", "200 fT"), (3.0, "SD", "3 SD"), (2.0, "V", "2 V")],
+)
+def test_small_numbers_of_large_units_get_a_prefix(spacing: float, unit: str, told: str, axes: Any) -> None:
+    plot_traces(axes, RNG.normal(size=(50, 3)), spacing=spacing, unit=unit)
+    assert axes.get_ylabel() == f"features, {told} apart"
+
+
 def test_traces_without_a_spacing_do_not_overlap(axes: Any) -> None:
     y = RNG.normal(size=(50, 3)) * [1.0, 10.0, 0.1]
     plot_traces(axes, y)

@@ -6,6 +6,7 @@ refuse operations between devices, and what asks for a value is counted.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -83,8 +84,13 @@ def waits(pair: str, scheme: dict[str, Any], num_steps: int) -> int:
     return counted.number
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    ("pair", "scheme"),
+    [
+        (p, s) if p == "optimal" or s == "always" else pytest.param(p, s, marks=pytest.mark.slow)
+        for p, s in itertools.product(PAIRS, SCHEMES)
+    ],
+)
 def test_the_loop_over_time_never_waits_for_the_device(pair: str, scheme: str) -> None:
     # Some checks of the data come before it, and one for dead particles after it.
     assert waits(pair, SCHEMES[scheme], 2) == waits(pair, SCHEMES[scheme], 4) > 0

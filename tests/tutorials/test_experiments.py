@@ -29,10 +29,10 @@ TRAINED = (
     ),
     *("eeg", "eeg_ranks", "eeg_floors", "eeg_learning", "eeg_memory"),
     *("premotor_reach", "premotor_delay", "premotor_generation", "hippocampus_track", "hippocampus_maze"),
-    *("lorenz05", "lorenz10", "bursting", "known_networks"),
+    *("lorenz05", "lorenz10", "bursting", "known_networks", "gradient_bias"),
     *("calcium_spikes", "bold_forecast"),
 )
-SIMULATED = ("known_networks",)
+SIMULATED = ("known_networks", "gradient_bias")
 
 
 def run(*arguments: str, data: Path) -> str:
@@ -65,7 +65,7 @@ def test_fixed_points_of_figure_8_are_all_found(tmp_path: Path, shared_data: Pat
 
 
 # Each takes a quarter of a minute to one and a half, most of it for Python to start and for loops to be compiled.
-SOME = ("teacher_gaussian", "eeg", "known_networks")
+SOME = ("teacher_gaussian",)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,7 @@ def test_a_student_is_trained_and_judged(name: str, tmp_path: Path, shared_data:
     assert record["goal"].keys() <= row.keys()
 
 
+@pytest.mark.slow
 def test_seeds_that_are_there_are_not_run_again(tmp_path: Path, shared_data: Path) -> None:
     first = reduced("teacher_gaussian", tmp_path, shared_data)
     assert run("teacher_gaussian", "--reduced", "--out", str(tmp_path), data=shared_data) == ""

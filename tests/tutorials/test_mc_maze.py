@@ -77,6 +77,7 @@ def test_cues_are_the_mean_ends_of_the_trials_that_were_seen(mc_maze: ModuleType
     np.testing.assert_allclose(inputs[16, 0], ends[same].mean(0) / farthest)
 
 
+@pytest.mark.slow
 def test_it_runs(path: Path) -> None:
     (row,) = reduced("mc_maze", path.parent, path.parent)["rows"]
     assert row["latents_r2"] <= 1

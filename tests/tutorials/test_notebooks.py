@@ -56,6 +56,7 @@ def test_the_eeg_fit_raises_held_out_evidence(
     assert results["correlations"] > 0.6
 
 
+@pytest.mark.slow
 def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     results = execute("02_your_own_pyro_model.ipynb", monkeypatch)
     evidence = results["evidence"]
@@ -69,7 +70,8 @@ def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyP
     assert 0.05 < results["drift_scale"] < 0.2
 
 
-@pytest.mark.parametrize("source", [pytest.param("trained", marks=pytest.mark.slow), "drawn"])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["trained", "drawn"])
 def test_every_method_finds_what_is_proved_to_be_all(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -122,6 +124,7 @@ def test_the_reproduction_shows_what_full_runs_left(monkeypatch: pytest.MonkeyPa
     assert results["d_stsp_published"] < results["d_stsp"]
 
 
+@pytest.mark.slow
 def test_parts_of_ones_own_do_what_they_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     results = execute("07_extending.ipynb", monkeypatch)
     # A likelihood.

@@ -39,12 +39,20 @@ NEWCOMERS_TASKS = {
 }
 
 
+# These run what other tests do, for longer.
+SLOW = {"report", "mcmc"}
+
+
 def title_of(page: Path) -> str:
     """A page's path below its folder."""
     return str(page.relative_to(SITE).with_suffix(""))
 
 
-@pytest.mark.parametrize("page", RUN, ids=title_of)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.stem in SLOW else page for page in RUN],
+    ids=list(map(title_of, RUN)),
+)
 def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if page.stem in EXTRAS:

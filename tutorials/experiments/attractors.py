@@ -107,11 +107,11 @@ def draw_generated(figure, record: dict, name: str) -> None:
     test = np.load(data_file(f"{name}_test.npy"))[TEST_TRANSIENT:][SHOWN, ::2].T
     for place, title, x, color in zip(axes, ("test", "generated"), (test, row["generated"]), ("k", "C0"), strict=False):
         place.plot(*x, color=color, lw=0.6)
-        place.set(title=title, xlabel="first feature", ylabel="third", xlim=(-3, 3), ylim=(-3, 3.5))
+        place.set(title=title, xlabel="first feature", ylabel="third feature", xlim=(-3, 3), ylim=(-3, 3.5))
     names = ("d_stsp", "d_h")
     for number, name in enumerate(names):
         values = [r[name] for r in record["rows"]]
-        axes[2].scatter(values, [number] * len(values), s=16)
+        axes[2].scatter(values, [number] * len(values), s=16, color="C0")
         axes[2].plot([row[f"{name}_halves"]] * 2, [number - 0.3, number + 0.3], color="0.5", lw=1)
     axes[2].set_yticks(range(2), ["D$_{stsp}$", "D$_H$"])
-    axes[2].set(ylim=(1.6, -0.6), xlim=(0, None), title="grey: halves of the test")
+    axes[2].set(ylim=(1.6, -0.6), xlim=(0, None), xlabel="D$_{stsp}$ in nats", title="grey: halves of the test")

@@ -61,8 +61,9 @@ def draw(figure, record: dict) -> None:
     for name, marker in (("teacher", "o"), ("student", "x")):
         left.scatter(*np.array(found[name]["z"]).T, marker=marker, s=18, label=f"{name}: {len(found[name]['z'])}")
     left.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    left.set(title="fixed points", xlabel="z1", ylabel="z2", aspect="equal")
-    for name, curve in students["rdm_student_new"]["curves"].items():
-        right.plot(teacher_input.COHERENCES, curve, ".-", label=name)
+    left.set(title="fixed points", xlabel="latent 1 (a.u.)", ylabel="latent 2 (a.u.)", aspect="equal")
+    # The curves lie on one another.
+    for (name, curve), style in zip(students["rdm_student_new"]["curves"].items(), ("-", "--"), strict=True):
+        right.plot(teacher_input.COHERENCES, curve, style, marker=".", label=name)
     right.legend(frameon=False)
-    right.set(title="noisy input", xlabel="coherence", ylabel="choices to the right")
+    right.set(title="noisy input", xlabel="coherence", ylabel="share of choices to the right")

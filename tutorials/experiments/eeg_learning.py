@@ -14,7 +14,7 @@ from functools import partial
 import eeg
 import numpy as np
 import torch
-from shared import fitted, tensor
+from shared import draw_within, fitted, tensor
 
 import pyro_lowrank as plr
 
@@ -144,12 +144,11 @@ def draw(figure, record: dict) -> None:
     axes = figure.subplots(1, 3, sharey=True)
     for each, (measure, (label, far)) in zip(axes, SCALES.items(), strict=True):
         table = np.array([[row[f"{measure}_{name}"] for row in record["rows"]] for name in names])
-        shown = np.maximum(table, table.max() - far) if measure == "evidence" else np.minimum(table, table.min() + far)
-        places = np.broadcast_to(np.arange(len(names))[:, None], table.shape)
-        off = shown != table
-        each.scatter(shown[~off], places[~off], s=12, color="C0")
-        each.scatter(shown[off], places[off], s=24, color="C3", marker="<" if measure == "evidence" else ">")
+        limit = {"lowest": table.max() - far} if measure == "evidence" else {"highest": table.min() + far}
+        for place, values in enumerate(table):
+            draw_within(each, values, place, **limit)
         each.set(xlabel=label)
         each.grid(axis="y", lw=0.3)
     axes[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=7)
+    axes[1].set(title="triangles: beyond the axis")
     axes[0].invert_yaxis()

@@ -147,11 +147,21 @@ def draw(figure, record: dict) -> None:
     names = sorted((name for name in rows[0] if name.startswith("evidence_")), key=lambda name: rows[0][name])
     for place, name in enumerate(names):
         left.scatter([row[name] for row in rows], [place] * len(rows), s=18, color="0.5" if "_of_" in name else "C0")
-    left.set(yticks=range(len(names)), yticklabels=[_said(name) for name in names], xlabel="nats per held-out bin")
+    left.set(
+        yticks=range(len(names)),
+        yticklabels=[_said(name) for name in names],
+        xlabel="nats per held-out bin",
+        title="higher is better",
+    )
     left.grid(axis="y", color="0.9")
     kinds = ["persistence", "own_past", *(f"{number}_factors" for number in record["settings"]["noise_factors"])]
     for kind in kinds:
         medians = [np.median([row[f"error_{kind}_{h}_bins"] for row in rows]) for h in HORIZONS]
         right.plot(HORIZONS, medians, marker="o", ms=3, label=_named(kind))
-    right.set(xscale="log", xlabel="bins ahead (1/160 s)", ylabel="mean squared error")
+    right.set(
+        xscale="log",
+        xlabel="bins ahead (1/160 s)",
+        ylabel="mean squared error (SD²)",
+        title="forecasts; lower is better",
+    )
     right.legend(frameon=False, fontsize=7, loc="lower right")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import teacher_gaussian
 import torch
-from shared import noise_std, tensor
+from shared import draw_within, noise_std, tensor
 
 import pyro_lowrank as plr
 
@@ -82,11 +82,15 @@ def run(seed: int, settings: Settings) -> dict[str, float]:
 
 def draw(figure, record: dict) -> None:
     """Draw evidence and noise of each student."""
+    best = max(row[f"evidence_{name}"] for row in record["rows"] for name in NAMES)
     for axes, what in zip(figure.subplots(1, 2, sharey=True), ("evidence", "noise_off"), strict=True):
         for place, name in enumerate(NAMES):
             values = [row[f"{what}_{name}"] for row in record["rows"]]
-            axes.scatter(values, [place] * len(values), s=16, color="C0")
+            # What is far below would hide how far the others are apart.
+            draw_within(axes, values, place, lowest=best - 12 if what == "evidence" else 0.0)
         axes.set_yticks(range(len(NAMES)), [name.replace("_", " ", 1).replace("_", "-") for name in NAMES])
-    axes.set(xscale="log", xlabel="noise off by")
-    figure.axes[0].set(xlabel="evidence of new trials (nats per bin)", title="each student")
+    axes.set(xscale="log", xlabel="noise off by (share of the true one)", title="lower is better")
+    figure.axes[0].set(
+        xlabel="evidence of new trials (nats per bin; triangles: lower)", title="each student; higher is better"
+    )
     axes.invert_yaxis()

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from shared import Teacher
+from shared import Teacher, draw_fixed_points
 
 from pyro_lowrank.fixed_points import find_fixed_points
 
@@ -52,10 +52,6 @@ def draw(figure, record: dict) -> None:
     """Draw the fixed points of each network in the plane of its latents."""
     networks = record["rows"][0]["networks"]
     for axes, (name, row) in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks.items(), strict=True):
-        for kind, color in (("attractor", "k"), ("saddle", "C0"), ("repeller", "C3")):
-            points = [z for z, label in zip(row["z"], row["kind"], strict=True) if label == kind]
-            axes.scatter(
-                *zip(*points, strict=True), s=16, color=color, label=f"{kind}: {len(points)}"
-            ) if points else None
-        axes.set(xlabel="z1", ylabel="z2", title=f"{name}: {row['certified']['solves']} solves", aspect="equal")
+        draw_fixed_points(axes, row["z"], row["kind"])
+        axes.set(title=f"{name}: {row['certified']['solves']} solves")
         axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

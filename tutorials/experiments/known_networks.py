@@ -295,6 +295,9 @@ def draw(figure, record: dict) -> None:
                 axes.scatter(row["share"], place, s=24, edgecolors="C0", facecolors=face)
         axes.axvline(1, color="0.7", lw=0.8)
         axes.set_yticks(range(len(NETWORKS)), [name.replace("_", " ") for name in NETWORKS])
-        axes.set(title=kind, xlabel="share of the truth's evidence")
+        axes.set(title=kind.capitalize(), xlabel="share of the truth's evidence")
         axes.locator_params(axis="x", nbins=5)
+    for face, told in (("C0", "dynamics right"), ("none", "not right")):
+        axes.scatter([], [], s=24, edgecolors="C0", facecolors=face, label=told)
+    axes.legend(frameon=False, fontsize=7, loc="upper left")
     axes.invert_yaxis()

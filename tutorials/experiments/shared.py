@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import pyro_lowrank as plr
+from pyro_lowrank.plots.phase import MARKERS
 
 REPOSITORY = "https://github.com/mackelab/smc_rnns"
 HOW_TO_GET = f"""Set the environment variable PYRO_LOWRANK_DATA to a folder with it, or put it into `shared/data` beside
@@ -170,6 +171,32 @@ def noise_std(model: plr.StateSpaceModel, scale: torch.Tensor | float = 1.0) -> 
     _, basis = torch.linalg.qr(scale * model.dynamics.left.detach().double())
     covariance = basis @ model.dynamics.noise_covariance.detach().double() @ basis.mT
     return float(covariance.diagonal().mean().sqrt())
+
+
+def draw_fixed_points(axes, z: list, kinds: list[str], reach: float = 0.0) -> None:
+    """Draw fixed points of rank 2 by their stability, at least up to so far from the origin."""
+    for kind, style in MARKERS.items():
+        chosen = [point for point, label in zip(z, kinds, strict=True) if label == kind]
+        if chosen:
+            # Hollow ones last: what lies below one shows through.
+            axes.scatter(*zip(*chosen, strict=True), **style, s=16, label=f"{kind}: {len(chosen)}")
+    axes.set(xlabel="latent 1 (a.u.)", ylabel="latent 2 (a.u.)")
+    # Boxes that shrink to their aspect end up below the labels of their neighbours.
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.update_datalim([(-reach, -reach), (reach, reach)])
+    axes.autoscale_view()
+
+
+def draw_within(axes, values: list[float], place: float, lowest: float = -np.inf, highest: float = np.inf) -> None:
+    """Draw values in a row; triangles at the limits stand for those that lie beyond."""
+    values = np.asarray(values)
+    shown = np.clip(values, lowest, highest)
+    for chosen, style in (
+        (shown == values, {"s": 14, "color": "C0"}),
+        (shown > values, {"s": 24, "color": "C3", "marker": "<"}),
+        (shown < values, {"s": 24, "color": "C3", "marker": ">"}),
+    ):
+        axes.scatter(shown[chosen], np.full(chosen.sum(), place), **style)
 
 
 def rounded(value):

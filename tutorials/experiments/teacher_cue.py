@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from shared import Teacher, fitted, noise_std, student, tensor
+from shared import Teacher, draw_fixed_points, fitted, noise_std, student, tensor
 
 import pyro_lowrank as plr
 from pyro_lowrank.fixed_points import find_fixed_points
@@ -155,15 +155,14 @@ def draw(figure, record: dict) -> None:
     """Draw the fixed points of teacher and first student, and the error of each cue's angle."""
     row = record["rows"][0]
     *planes, errors = figure.subplots(1, 3)
+    reach = max(np.abs(found["z"]).max() for found in row["points"].values())
     for axes, (name, found) in zip(planes, row["points"].items(), strict=True):
-        for kind, color in (("attractor", "k"), ("saddle", "C0"), ("repeller", "C3")):
-            chosen = [z for z, label in zip(found["z"], found["kind"], strict=True) if label == kind]
-            if chosen:
-                axes.scatter(*zip(*chosen, strict=True), s=14, color=color, label=f"{kind}: {len(chosen)}")
-        axes.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, -0.7))
-        axes.set(title=name, xlabel="z1", ylabel="z2", aspect="equal")
+        draw_fixed_points(axes, found["z"], found["kind"], reach)
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.25))
+        axes.set(title=name)
     for row in record["rows"]:
         difference = np.exp(1j * (np.array(row["angles"]["student"]) - np.array(row["angles"]["teacher"])))
-        errors.plot(45 * np.arange(CUES), np.angle(difference) * 180 / np.pi, ".-", lw=0.8)
+        errors.plot(45 * np.arange(CUES), np.angle(difference) * 180 / np.pi, ".-", lw=0.8, label=f"seed {row['seed']}")
     errors.axhspan(-GOAL["angle_error"], GOAL["angle_error"], color="C3", alpha=0.12, lw=0)
-    errors.set(xlabel="cue (degrees)", ylabel="final angle, student - teacher", title="students; red: the goal")
+    errors.set(xlabel="cue (degrees)", ylabel="off the teacher's (degrees)", title="final angles; red: the goal")
+    errors.legend(frameon=False, fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.25))

@@ -122,7 +122,7 @@ def draw(figure, record: dict) -> None:
     left.plot(COHERENCES, record["rows"][0]["curves"]["teacher"], "k.-", label="teacher")
     handles, labels = left.get_legend_handles_labels()
     left.legend(handles[-2:], labels[-2:], frameon=False)
-    left.set(xlabel="coherence", ylabel="choices to the right", title="with noise in the latents")
+    left.set(xlabel="coherence", ylabel="share of choices to the right", title="with noise in the latents")
     names = ("agreement", "agreement_with_noise", "agreement_of_teacher_with_itself")
     for place, name in enumerate(names):
         right.scatter([row[name] for row in record["rows"]], [place] * len(record["rows"]), s=14, color="C0", zorder=3)

@@ -105,4 +105,6 @@ def draw(figure, record: dict) -> None:
     limit = max(record["rows"][0]["rates"]["true"])
     axes.plot([0, limit], [0, limit], color="k", lw=0.8)
     axes.legend(frameon=False)
-    axes.set(xlabel="rate of the teacher (counts per bin)", ylabel="rate of the student", title="each unit")
+    axes.set(
+        xlabel="rate of the teacher (counts per bin)", ylabel="rate of the student (counts per bin)", title="each unit"
+    )

@@ -1,5 +1,6 @@
 """Configuration of the documentation site: pages of this folder, and the notebooks above it as they were run."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -36,6 +37,8 @@ default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+# Spelt out, it fills the screen of a phone.
+autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autosummary_generate = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
@@ -65,3 +68,13 @@ html_theme_options = {
     },
     "dark_css_variables": {"color-brand-primary": "#8fc1e3", "color-brand-content": "#8fc1e3"},
 }
+
+
+def signature_in_plain_words(app, what, name, obj, options, signature, returns):
+    """Write `ArrayLike` where Sphinx writes, of a type that may be None, what it is inside."""
+    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or "") or signature, returns
+
+
+def setup(app):
+    """Connect it."""
+    app.connect("autodoc-process-signature", signature_in_plain_words)

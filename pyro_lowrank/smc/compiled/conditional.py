@@ -144,7 +144,7 @@ def of_trials(pins: Pins, trials: slice) -> Pins:
     return pins._replace(**by_trial, **scratch)
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _precede(pins: Any, b: Any, t: Any, means: Any, log_weights: Any) -> None:
     """Draw which particle precedes the path's latent of a time bin, from the means out of all particles."""
     rank, size = means.shape
@@ -168,7 +168,7 @@ def _precede(pins: Any, b: Any, t: Any, means: Any, log_weights: Any) -> None:
         pins.place[b] = pick(shares, pins.uniforms[b, t, 0])
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _fall(pins: Any, b: Any, t: Any, log_weights: Any, positions: Any, through: Any) -> Any:
     """Let a descendant fall evenly into the share of the pinned particle; return which."""
     low, total = ZERO * log_weights[0], ZERO * log_weights[0]
@@ -179,7 +179,7 @@ def _fall(pins: Any, b: Any, t: Any, log_weights: Any, positions: Any, through: 
     return through(positions, (low + own * pins.uniforms[b, t, 1]) / total, pins.uniforms[b, t, 2])
 
 
-@compiled(allocates=False)
+@compiled(allocates=False, inner=True)
 def choose(pins: Any, b: Any, t: Any, means: Any, log_weights: Any, drawn: Any, positions: Any, through: Any) -> Any:
     """Choose who precedes the path and where it goes on; return the particle that it comes from.
 
@@ -193,7 +193,7 @@ def choose(pins: Any, b: Any, t: Any, means: Any, log_weights: Any, drawn: Any, 
     return parent
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _solve(matrix: Any, x: Any) -> None:
     """Solve a linear system, its matrix `R x R`, by elimination, the largest pivot first; the solution is left in x."""
     size = x.shape[0]
@@ -216,7 +216,7 @@ def _solve(matrix: Any, x: Any) -> None:
         x[i] /= matrix[i, i]
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def aim(
     pins: Any, propose: Any, curve: Any, tables: Any, features: Any, draws: Any, b: Any, t: Any, means: Any, rows: Any
 ) -> None:
@@ -245,7 +245,7 @@ def aim(
         log_densities[k] = constant - tail
 
 
-@compiled(allocates=False)
+@compiled(allocates=False, inner=True)
 def pin(pins: Any, b: Any, t: Any, z: Any) -> None:
     """Write the path's latent in its place, free of rounding; latents `R x K`."""
     for r in range(z.shape[0]):

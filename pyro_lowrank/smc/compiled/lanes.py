@@ -15,13 +15,13 @@ from pyro_lowrank.compilation import compiled
 WIDTH, _VECTOR = 64, 16
 
 
-@compiled(inline=True, allocates=False)
+@compiled(inline=True, allocates=False, inner=True)
 def at(row: Any, lane: Any) -> Any:
     """Return the place of a lane of a row, unsigned: an index that could be negative would be tested, lane by lane."""
     return np.uintp(row * WIDTH + lane)
 
 
-@compiled(inline=True, allocates=False)
+@compiled(inline=True, allocates=False, inner=True)
 def lanes_of(size: Any) -> Any:
     """Return how many lanes are worked on for so many particles."""
     return (size + _VECTOR - 1) // _VECTOR * _VECTOR

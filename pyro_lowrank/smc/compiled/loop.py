@@ -28,7 +28,7 @@ def new_scratch(num_rows: int, like: Any) -> Scratch:
     )
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _different(ancestors: Any, done: Any, which: Any) -> Any:
     """Write which particles have descendants; return how many do."""
     done[:] = False
@@ -41,7 +41,7 @@ def _different(ancestors: Any, done: Any, which: Any) -> Any:
     return size
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _weigh(
     propose: Any,
     weigh: Any,
@@ -62,7 +62,7 @@ def _weigh(
     weigh(features, b, t, z, log_weights, rows)
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _normalise(b: Any, t: Any, shares: Any, out: Any) -> Any:
     """Normalise the weights of a time bin; return whether any particle is alive."""
     log_sum, out.ess[b, t] = normalise(out.log_weights[b, t], shares)
@@ -70,7 +70,7 @@ def _normalise(b: Any, t: Any, shares: Any, out: Any) -> Any:
     return math.isfinite(log_sum)
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _everyone(which: Any) -> Any:
     """Write all particles; return how many there are."""
     for k in range(which.shape[0]):
@@ -78,7 +78,7 @@ def _everyone(which: Any) -> Any:
     return which.shape[0]
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _go_on(
     move: Any,
     weights: Any,

@@ -11,7 +11,7 @@ from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO, exp
 from pyro_lowrank.dynamics.compiled.units import FAST
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def whiten(inverse: Any, points: Any, white: Any) -> None:
     """Write the product of a lower triangle and points, `R x K`."""
     for r in range(points.shape[0]):
@@ -22,7 +22,7 @@ def whiten(inverse: Any, points: Any, white: Any) -> None:
                 white[r, k] += inverse[r, j] * points[j, k]
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def fill_shares(log_weights: Any, shares: Any) -> None:
     """Write exp(log weight - largest)."""
     largest = log_weights[0]
@@ -32,7 +32,7 @@ def fill_shares(log_weights: Any, shares: Any) -> None:
         shares[k] = exp(log_weights[k] - largest)
 
 
-@compiled(allocates=False)
+@compiled(allocates=False, inner=True)
 def pick(shares: Any, uniform: Any) -> Any:
     """Return the particle that owns a share of all."""
     total = 0.0

@@ -10,7 +10,7 @@ from pyro_lowrank.dynamics.compiled.arithmetic import ZERO, exp
 from pyro_lowrank.dynamics.compiled.units import FAST
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _fill_shares(log_weights: Any, largest: Any, shares: Any) -> Any:
     """Write exp(log weight - largest); return the sum of these, and of their squares."""
     total, squares = ZERO * largest, ZERO * largest
@@ -22,7 +22,7 @@ def _fill_shares(log_weights: Any, largest: Any, shares: Any) -> Any:
     return total, squares
 
 
-@compiled(allocates=False)
+@compiled(allocates=False, inner=True)
 def normalise(log_weights: Any, shares: Any) -> Any:
     """Normalise the log weights in place; return the log of their sum, and the effective sample size.
 
@@ -42,7 +42,7 @@ def normalise(log_weights: Any, shares: Any) -> Any:
     return log_sum, total * total / squares
 
 
-@compiled(allocates=False)
+@compiled(allocates=False, inner=True)
 def _first_above(values: Any, bound: Any) -> Any:
     """Return the place of the first of ascending values that is above a bound."""
     low, high = 0, values.shape[0]
@@ -55,7 +55,7 @@ def _first_above(values: Any, bound: Any) -> Any:
     return low
 
 
-@compiled(allocates=False)
+@compiled(allocates=False, inner=True)
 def draw_ancestors(shares: Any, positions: Any, cumulative: Any, ancestors: Any) -> None:
     """Write the particle that owns each position in [0, 1), by their shares."""
     num_particles = shares.shape[0]
@@ -76,7 +76,7 @@ def draw_ancestors(shares: Any, positions: Any, cumulative: Any, ancestors: Any)
         ancestors[k] = min(j, num_particles - 1)
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def resample(
     log_weights: Any, shares: Any, drawn: Any, positions: Any, cumulative: Any, ancestors: Any, carried: Any
 ) -> Any:

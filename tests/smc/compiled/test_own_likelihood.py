@@ -19,7 +19,9 @@ from tests.observations.test_scalar import GammaRates, Inflated, LaplaceNoise, R
 from tests.smc.compiled.test_equals_plain import assert_equal
 
 
-@pytest.mark.parametrize("kind", [Inflated, GammaRates, Shares, pytest.param(LaplaceNoise, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [Inflated, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (GammaRates, Shares, LaplaceNoise))]
+)
 @pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
 def test_it_is_compiled_and_gives_the_numbers_of_the_plain_loop(guide_of: Any, kind: Any) -> None:
     torch.manual_seed(3)

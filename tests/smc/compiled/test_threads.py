@@ -40,6 +40,7 @@ print(spent(step), spent(lambda: torch.randn(1_000_000).exp()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(reason="small products in torch wake the threads: those of the proposal's tables and of the paths")
 @pytest.mark.skipif(not ACCOUNT.is_file(), reason="reads the processor time of threads in Linux's /proc")
 def test_a_step_of_training_leaves_the_threads_of_torch_asleep() -> None:

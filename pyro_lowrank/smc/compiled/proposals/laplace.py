@@ -42,7 +42,7 @@ from pyro_lowrank.smc.compiled.proposals.base import CompiledProposal, first_or_
 from pyro_lowrank.smc.compiled.records import Signatures, Tables
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _prepare(rank: Any, rows: Any, means: Any, root: Any, start: Any, size: Any, lanes: Any) -> None:
     """Write z = m + L eta; set the step to -eta and both matrices to the identity, which is what the transition says.
 
@@ -62,7 +62,7 @@ def _prepare(rank: Any, rows: Any, means: Any, root: Any, start: Any, size: Any,
             rows[at(4 * rank + entry, lane)] = ONE if diagonal else ZERO
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _factorise(rank: Any, rows: Any, a: Any, lane: Any) -> None:
     """Turn the lower triangle of a particle's matrix into its Cholesky factor; NaN where there is none."""
     for j in range(rank):
@@ -73,7 +73,7 @@ def _factorise(rank: Any, rows: Any, a: Any, lane: Any) -> None:
             rows[at(a + i * rank + j, lane)] = math.sqrt(total) if i == j else total / rows[at(a + j * rank + j, lane)]
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _solve_transposed(rank: Any, rows: Any, a: Any, x: Any, lane: Any) -> None:
     """Turn a particle's vector x into F^{-T} x."""
     for i in range(rank - 1, -1, -1):
@@ -83,7 +83,7 @@ def _solve_transposed(rank: Any, rows: Any, a: Any, x: Any, lane: Any) -> None:
         rows[at(x + i, lane)] = total / rows[at(a + i * rank + i, lane)]
 
 
-@compiled(fastmath=FAST, allocates=False)
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def _take_step(rank: Any, rows: Any, lanes: Any) -> None:
     """Solve for each particle's step and take it."""
     a, x = 4 * rank, 3 * rank
