@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from pyro_lowrank import metrics as metrics
     from pyro_lowrank import plots as plots
     from pyro_lowrank.dynamics.activations import Activation as Activation
-    from pyro_lowrank.dynamics.analysis import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.dynamics.base import Dynamics as Dynamics
     from pyro_lowrank.dynamics.full_rank import FullRankRNN as FullRankRNN
     from pyro_lowrank.dynamics.low_rank import LowRankRNN as LowRankRNN
@@ -33,11 +32,19 @@ if TYPE_CHECKING:
     from pyro_lowrank.infer.gaussian import EKFEvidence as EKFEvidence
     from pyro_lowrank.infer.gaussian import ExtendedKalmanFilter as ExtendedKalmanFilter
     from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior as GaussianPosterior
+    from pyro_lowrank.infer.mcmc.convergence import Convergence as Convergence
+    from pyro_lowrank.infer.mcmc.convergence import convergence as convergence
+    from pyro_lowrank.infer.mcmc.determined import Determined as Determined
+    from pyro_lowrank.infer.mcmc.determined import determined as determined
+    from pyro_lowrank.infer.mcmc.fixed_points import fixed_points_along_input as fixed_points_along_input
+    from pyro_lowrank.infer.mcmc.fixed_points import posterior_fixed_points as posterior_fixed_points
     from pyro_lowrank.infer.mcmc.particle_gibbs import ParticleGibbs as ParticleGibbs
     from pyro_lowrank.infer.mcmc.pmmh import PMMH as PMMH
+    from pyro_lowrank.infer.mcmc.pmmh import LangevinSteps as LangevinSteps
     from pyro_lowrank.infer.posterior import SMCPosterior as SMCPosterior
     from pyro_lowrank.infer.reparam import TrajectoryReparam as TrajectoryReparam
     from pyro_lowrank.interop.smc_rnns import load_smc_rnns as load_smc_rnns
+    from pyro_lowrank.models.priors import ColumnShrinkage as ColumnShrinkage
     from pyro_lowrank.models.priors import prior_table as prior_table
     from pyro_lowrank.models.priors import with_priors as with_priors
     from pyro_lowrank.models.state_space import StateSpaceModel as StateSpaceModel
@@ -99,8 +106,11 @@ _HOMES = {
     "BootstrapGuide": "guides.bootstrap",
     "CalciumObservation": "observations.calcium",
     "ColouredNoiseObservation": "observations.coloured",
+    "ColumnShrinkage": "models.priors",
+    "Convergence": "infer.mcmc.convergence",
     "ConvEncoder": "encoders.convolutional",
     "CrossValidation": "validation.result",
+    "Determined": "infer.mcmc.determined",
     "Dynamics": "dynamics.base",
     "EKFEvidence": "infer.gaussian",
     "EncoderGuide": "guides.encoder",
@@ -117,6 +127,7 @@ _HOMES = {
     "Halving": "validation.halving",
     "HeldIn": "encoders.held_in",
     "JointObservation": "observations.joint",
+    "LangevinSteps": "infer.mcmc.pmmh",
     "LaplaceGuide": "guides.laplace",
     "LowRankRNN": "dynamics.low_rank",
     "MultiSession": "observations.sessions",
@@ -152,15 +163,18 @@ _HOMES = {
     "align_session": "training.align",
     "as_tensors": "training.tensors",
     "baselines": "validation.baselines",
+    "convergence": "infer.mcmc.convergence",
     "cross_validate": "validation.cross_validate",
+    "determined": "infer.mcmc.determined",
     "diagnose": "infer.diagnose",
     "fit": "training.fit",
+    "fixed_points_along_input": "infer.mcmc.fixed_points",
     "from_pyro": "export.from_pyro",
     "initialise_from_data": "training.initialise",
     "load": "serialization",
     "load_smc_rnns": "interop.smc_rnns",
     "memory_of": "training.memory",
-    "posterior_fixed_points": "dynamics.analysis",
+    "posterior_fixed_points": "infer.mcmc.fixed_points",
     "prior_table": "models.priors",
     "report": "reports.report",
     "rows_of": "smc.draws",

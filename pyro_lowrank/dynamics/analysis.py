@@ -56,7 +56,7 @@ def posterior_fixed_points(
         >>> from pyro.nn import PyroSample
         >>> dynamics = plr.LowRankRNN(rank=2, units=20)
         >>> dynamics.bias = PyroSample(Normal(torch.zeros(20), 1.0).to_event(1))
-        >>> posterior = plr.posterior_fixed_points(dynamics, {"bias": torch.randn(5, 20)})
+        >>> posterior = posterior_fixed_points(dynamics, {"bias": torch.randn(5, 20)})
         >>> len(posterior.results), posterior.complete.all().item()
         (5, True)
     """

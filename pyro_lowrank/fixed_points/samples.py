@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyro_lowrank.fixed_points.find import analyse
+from pyro_lowrank.fixed_points.matching import MatchedPoint, match_points
 from pyro_lowrank.fixed_points.network import Array, build_network
 from pyro_lowrank.fixed_points.options import Options
 from pyro_lowrank.fixed_points.result import FixedPoints
@@ -23,17 +25,26 @@ class SampledFixedPoints:
 
     Attributes:
         results: of each sample.
+        readouts: what is expected to be recorded at the points of each sample, `points x features`; None where that is
+            not known.
     """
 
     results: tuple[FixedPoints, ...]
+    readouts: tuple[Array, ...] | None = None
+
+    def seen_as(self, readouts: Sequence[Array]) -> SampledFixedPoints:
+        """Return the same with what is recorded at the points of each sample."""
+        return replace(self, readouts=tuple(readouts))
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Number of isolated fixed points, `samples`."""
         return np.array([len(result) for result in self.results], dtype=np.int64)
 
-    def counts_of(self, stability: str) -> NDArray[np.int64]:
-        """Return the number of fixed points with that label, `samples`."""
+    def counts_of(self, stability: str | None) -> NDArray[np.int64]:
+        """Return the number of fixed points with that label, `samples`; of all if None."""
+        if stability is None:
+            return self.counts
         return np.array([(result.stability == stability).sum() for result in self.results], dtype=np.int64)
 
     @property
@@ -56,10 +67,28 @@ class SampledFixedPoints:
         """The label of each of `points`."""
         return np.concatenate([result.stability for result in self.results])
 
-    def distribution(self) -> dict[int, float]:
-        """Return the share of samples that have so many fixed points, fewest first."""
-        counts = Counter(self.counts.tolist())
+    def distribution(self, stability: str | None = None) -> dict[int, float]:
+        """Return the share of samples that have so many fixed points, of one kind if it is named, fewest first."""
+        counts = Counter(self.counts_of(stability).tolist())
         return {count: counts[count] / len(self.results) for count in sorted(counts)}
+
+    def probability(self, number: int, stability: str | None = None) -> float:
+        """Return the share of samples that have that number of fixed points, of one kind if it is named."""
+        return self.distribution(stability).get(number, 0.0)
+
+    @property
+    def probability_of_sets(self) -> float:
+        """The share of samples that have lines or planes of fixed points."""
+        return float(np.mean([len(result.sets) > 0 for result in self.results]))
+
+    def matched(self) -> tuple[MatchedPoint, ...]:
+        """Return which point is which, in those samples that have the most frequent number of each kind.
+
+        By what is recorded at them, where that is known, as latents may have another basis in each sample; otherwise by
+        their latents. Each has its mean, covariance and intervals.
+        """
+        places = [result.points for result in self.results] if self.readouts is None else self.readouts
+        return match_points(places, [result.stability for result in self.results])
 
     def to_dict(self) -> dict[str, NDArray[np.generic]]:
         """Return one column per quantity, over all fixed points of all samples, as `pandas.DataFrame` takes them."""
@@ -70,6 +99,7 @@ class SampledFixedPoints:
     def __str__(self) -> str:
         lines = [f"SampledFixedPoints: {len(self.results)} samples, {int(self.complete.sum())} lists complete"]
         lines += [f"  {share:6.1%} have {count} fixed points" for count, share in self.distribution().items()]
+        lines += [f"  {share:6.1%} have {count} attractors" for count, share in self.distribution("attractor").items()]
         means = ", ".join(
             f"{self.counts_of(label).mean():.2f} {label}" for label in LABELS if self.counts_of(label).any()
         )

@@ -14,12 +14,66 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_lowrank.errors import check_same_type
+from pyro_lowrank.errors import check_positive, check_same_type
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import prior_names
 from pyro_lowrank.observations.driven import DrivenObservation
 
 Prior = Any
+
+
+class ColumnShrinkage:
+    r"""A prior of a matrix whose columns may each be switched off: M's, so that the data say how many latents act.
+
+    .. math:: M_{ir} = \tau_r\, m_{ir}, \qquad m_{ir} \sim N(0, 1 / R), \qquad \tau_r \sim \mathrm{C}^+(0, s)
+
+    Half-Cauchy scales have most of their mass near zero and tails that leave large columns alone. The sites are
+    `NAME_columns`, tau, and `NAME_raw`, m; M follows from them. It is known up to the order of the columns.
+
+    Args:
+        scale: s, the median of tau.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=9), plr.GaussianObservation(rank=3, features=3))
+        >>> print(prior_table(with_priors(model, only=[], **{"dynamics.left": ColumnShrinkage(scale=0.3)})))
+        parameter              shape   prior
+        dynamics.left                  given those of the others
+        dynamics.left_columns  (3,)    HalfCauchy(0.3)
+        dynamics.left_raw      (9, 3)  Normal(0, 0.577)
+
+    References:
+        Carvalho, Polson and Scott (2010), Biometrika 97:465.
+    """
+
+    def __init__(self, scale: float = 0.3) -> None:
+        self.scale = check_positive("scale", scale)
+
+    def put(self, name: str, place: _Place) -> None:
+        """Give a parameter this prior.
+
+        Raises:
+            ValueError: if it is no matrix, or may not have any values.
+        """
+        value = place.value
+        if value.dim() != 2 or not _same(place.constraint, constraints.real):
+            raise ValueError(
+                f"ColumnShrinkage is a prior of matrices of real numbers, such as 'dynamics.left'; {name!r} has shape "
+                f"{tuple(value.shape)} and {place.constraint} entries."
+            )
+        columns, raw = f"{place.attribute}_columns", f"{place.attribute}_raw"
+        scale = torch.full_like(value[0], self.scale)
+        setattr(place.owner, columns, PyroSample(dist.HalfCauchy(scale).to_event(1)))
+        one = torch.ones_like(value)
+        setattr(place.owner, raw, PyroSample(dist.Normal(0 * one, one / math.sqrt(value.shape[-1])).to_event(2)))
+        setattr(place.owner, place.attribute, PyroSample(partial(_scaled, columns=columns, raw=raw)))
+
+
+def _scaled(owner: PyroModule, *, columns: str, raw: str) -> Tensor:
+    """Return the matrix that its columns' scales and the rest make."""
+    scaled: Tensor = getattr(owner, raw) * getattr(owner, columns).unsqueeze(-2)
+    return scaled
 
 
 class _Place(NamedTuple):
@@ -50,8 +104,8 @@ def with_priors(model: StateSpaceModel, *, only: Sequence[str] | None = None, **
     Args:
         model: the model, whose trained parameters are given priors; those that have some keep them.
         only: names of the parameters that are to have priors; the others keep their values. All if None.
-        priors: distributions by the names of parameters, as in `**{"dynamics.decay": dist.Beta(9.0, 1.0)}`; None for
-            one that keeps its value.
+        priors: distributions by the names of parameters, as in `**{"dynamics.decay": dist.Beta(9.0, 1.0)}`; a
+            `ColumnShrinkage` for one whose columns may be switched off; None for one that keeps its value.
 
     Raises:
         ValueError: if there is no parameter of a name, or a prior has another shape or other values than it.
@@ -83,6 +137,8 @@ def with_priors(model: StateSpaceModel, *, only: Sequence[str] | None = None, **
         place = places[name]
         if name not in priors:
             _put_default(name, place, changed)
+        elif isinstance(priors[name], ColumnShrinkage):
+            priors[name].put(name, place)
         elif priors[name] is not None:
             _check(name, priors[name], place)
             setattr(place.owner, place.attribute, PyroSample(priors[name]))
@@ -132,7 +188,13 @@ def _check(name: str, prior: Prior, place: _Place) -> None:
         raise TypeError(f"The prior of {name!r} must be a distribution of pyro.distributions, got {prior!r}.")
     # A look at one draw leaves the random numbers that follow as they are.
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        draw = prior.sample()
+        try:
+            draw = prior.sample()
+        except NotImplementedError as reason:
+            raise ValueError(
+                f"The prior of {name!r}, {type(prior).__name__}, cannot be drawn from: chains start from draws, and "
+                "the posterior may be improper with it; give a proper one, such as a wide Normal."
+            ) from reason
     if draw.shape != place.value.shape:
         shape = tuple(place.value.shape)
         raise ValueError(

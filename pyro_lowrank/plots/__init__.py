@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from pyro_lowrank.plots.posterior import plot_calibration as calibration
     from pyro_lowrank.plots.posterior import plot_ess as ess
     from pyro_lowrank.plots.posterior import plot_latents as latents
+    from pyro_lowrank.plots.posterior_points import plot_number_of_attractors as number_of_attractors
+    from pyro_lowrank.plots.posterior_points import plot_sampled_branches as sampled_branches
+    from pyro_lowrank.plots.posterior_points import plot_sampled_points as sampled_points
     from pyro_lowrank.plots.rates import plot_rates_over_spikes as rates_over_spikes
     from pyro_lowrank.plots.training import plot_effective_size as effective_size
     from pyro_lowrank.plots.training import plot_evidence as evidence
@@ -55,11 +58,14 @@ _HOMES = {
     "new_figure": "figures.new_figure",
     "new_space": "phase.new_space",
     "noise_ellipse": "noise.plot_noise_ellipse",
+    "number_of_attractors": "posterior_points.plot_number_of_attractors",
     "phase_portrait": "trajectories.plot_phase_portrait",
     "psth": "conditions.plot_psth",
     "raster": "trajectories.plot_raster",
     "rasters_beside": "comparison.plot_rasters_beside",
     "rates_over_spikes": "rates.plot_rates_over_spikes",
+    "sampled_branches": "posterior_points.plot_sampled_branches",
+    "sampled_points": "posterior_points.plot_sampled_points",
     "save_figure": "figures.save_figure",
     "share_limits": "figures.share_limits",
     "spectra": "comparison.plot_spectra",
@@ -84,11 +90,14 @@ __all__ = [
     "new_figure",
     "new_space",
     "noise_ellipse",
+    "number_of_attractors",
     "phase_portrait",
     "psth",
     "raster",
     "rasters_beside",
     "rates_over_spikes",
+    "sampled_branches",
+    "sampled_points",
     "save_figure",
     "share_limits",
     "spectra",

@@ -156,13 +156,14 @@ class ConditionalKernel:
         weight = self._seen[self._time] + density - proposed
         place = self.pinned.unsqueeze(0)
         latents = z.scatter(0, place.unsqueeze(-1).expand_as(latent), latent)
+        log_weights = _buried(log_weights)
         return {"z": latents}, log_weights.scatter(0, place, weight.to(log_weights.dtype))
 
     def succession(self, particles: Particles, scheme: Scheme, random: Tensor, batch_dims: int) -> Particles:
         """Return the particles that go on, the pinned one among them, with the means of their next latents."""
         mean = self.kernel.mean(particles.state["z"], self._inputs[self._time])
         white = (self._path[self._time + 1] - mean) @ self._inverse
-        density = self.kernel.pair.transition.noise.standard_log_prob(white) - self._log_scale
+        density = _buried(self.kernel.pair.transition.noise.standard_log_prob(white) - self._log_scale)
         if self._samples_ancestors:
             self.pinned = self._ancestor(particles.log_weights + density)
         resampler = _Conditional(scheme.resampler, self.pinned)
@@ -178,3 +179,8 @@ class ConditionalKernel:
         found = torch.searchsorted(cumulative, uniform, right=True).squeeze(-1).clamp(max=self.num_particles - 1)
         # Where no particle could have led there, by rounding, the path keeps its own past.
         return torch.where(logits.isneginf().all(0), self.pinned, found)
+
+
+def _buried(log_weights: Tensor) -> Tensor:
+    """Return log weights in which a particle that went to infinity is dead: the path goes on in any case."""
+    return log_weights.masked_fill(log_weights.isnan(), -torch.inf)

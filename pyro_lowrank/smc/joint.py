@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.means import Mean
 from pyro_lowrank.guides.base import Bin, Encoding
+from pyro_lowrank.models.state_space import BoundModel
 from pyro_lowrank.observations.base import AffineGaussian
 from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.observed import Observed
@@ -20,7 +21,9 @@ from pyro_lowrank.smc.pair import Pair, Sequences
 Likelihood = Callable[[Observed, Tensor | None, Tensor], Tensor]
 
 
-def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean, likelihood: Likelihood | None = None) -> Tensor:
+def log_joint(
+    pair: Pair | BoundModel, data: Sequences, z: Tensor, mean: Mean, likelihood: Likelihood | None = None
+) -> Tensor:
     """Return log p(z, y) in nats, averaged over paths, `trials`, up to each trial's last recorded bin.
 
     Args:
@@ -45,10 +48,11 @@ def log_joint(pair: Pair, data: Sequences, z: Tensor, mean: Mean, likelihood: Li
         shifts = torch.where(within[:, 1:, None], shifts, 0.0)
         first = transition.initial_noise.log_prob(started) * within[:, 0]
         moved = transition.noise.log_prob(shifts) * within[:, 1:]
-    return (first + moved.sum(-1)).mean(0) + _log_likelihood(pair, data, z, likelihood)
+    return (first + moved.sum(-1)).mean(0) + log_likelihood(pair, data, z, likelihood)
 
 
-def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likelihood | None) -> Tensor:
+def log_likelihood(pair: Pair | BoundModel, data: Sequences, z: Tensor, likelihood: Likelihood | None = None) -> Tensor:
+    """Return log p(y | z) in nats, averaged over paths, `trials`; arguments as of `log_joint`."""
     affine = pair.affine_gaussian
     if affine is not None and affine.readout.weight.dim() == 2 and affine.readout.bias.dim() == 1:
         return _affine_gaussian(affine, data.seen, affine.readout.offset(data.v), z)
@@ -58,7 +62,7 @@ def _log_likelihood(pair: Pair, data: Sequences, z: Tensor, likelihood: Likeliho
     return path_likelihood(pair, data, z).sum(-1).mean(0)
 
 
-def path_likelihood(pair: Pair, data: Sequences, z: Tensor) -> Tensor:
+def path_likelihood(pair: Pair | BoundModel, data: Sequences, z: Tensor) -> Tensor:
     """Return log p(y_t | z_t) in nats along paths `paths x trials x time x rank`, `paths x trials x time`.
 
     Where observations remember the latents, given those before and the observations before too.

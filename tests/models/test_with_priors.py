@@ -97,3 +97,20 @@ def test_bad_priors_are_told() -> None:
         plr.with_priors(model, **{"dynamics.decay": dist.Beta(torch.tensor(9.0, dtype=torch.float64), 1.0)})
     with pytest.raises(TypeError, match="StateSpaceModel"):
         plr.with_priors(model.dynamics)
+
+
+def test_columns_may_be_switched_off() -> None:
+    model = some_model(torch.float64)
+    sampled = plr.with_priors(model, only=[], **{"dynamics.left": plr.ColumnShrinkage(scale=0.2)})
+    draws = Predictive(sampled, num_samples=700)(None, torch.randn(1, 2, 2, dtype=torch.float64))
+    columns = draws["dynamics.left_columns"].reshape(-1, 2)
+    assert columns.median() == pytest.approx(0.2, rel=0.15)
+    left, raw = draws["dynamics.left"].reshape(-1, 6, 2), draws["dynamics.left_raw"].reshape(-1, 6, 2)
+    torch.testing.assert_close(left, raw * columns.unsqueeze(-2))
+    assert raw.std() == pytest.approx(2**-0.5, rel=0.05)
+    # Columns go by themselves, some near zero, some beyond what the default allows.
+    assert abs(torch.corrcoef(columns.log().mT)[0, 1].item()) < 0.15
+    assert (columns < 0.02).double().mean() == pytest.approx(0.0635, abs=0.03)
+    assert (columns > 2).double().mean() == pytest.approx(0.0635, abs=0.03)
+    with pytest.raises(ValueError, match=r"matrices of real numbers.*'dynamics.bias' has shape \(6,\)"):
+        plr.with_priors(model, **{"dynamics.bias": plr.ColumnShrinkage()})

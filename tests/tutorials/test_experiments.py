@@ -18,7 +18,15 @@ RESULTS = sorted((FOLDER / "results").glob("*.json"))
 NEED_A_CHECKOUT = ("authors_students", "eeg_authors")
 NEED_A_DOWNLOAD = ("mc_maze",)
 TRAINED = (
-    *("teacher_gaussian", "teacher_cue", "teacher_input", "teacher_poisson", "particles", "estimators"),
+    *(
+        "teacher_gaussian",
+        "teacher_cue",
+        "teacher_input",
+        "teacher_poisson",
+        "teacher_posterior",
+        "particles",
+        "estimators",
+    ),
     *("eeg", "eeg_ranks", "eeg_floors", "eeg_learning", "eeg_memory"),
     *("premotor_reach", "premotor_delay", "premotor_generation", "hippocampus_track", "hippocampus_maze"),
     *("lorenz05", "lorenz10", "bursting", "known_networks", "gradient_bias"),

@@ -152,6 +152,14 @@ def test_parts_of_ones_own_do_what_they_claim(monkeypatch: pytest.MonkeyPatch) -
     assert errors["low-rank plus diagonal"][0] < min(errors["low-rank"][0], errors["mean of the data"][0])
 
 
+@pytest.mark.slow
+def test_attractors_have_probabilities_with_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = execute("08_how_many_attractors.ipynb", monkeypatch)
+    assert results["complete"] == 1.0
+    assert 0.0 <= results["few"] <= 1.0
+    assert 0.0 <= results["many"] <= 1.0
+
+
 @every_notebook
 def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

@@ -33,6 +33,7 @@ EXPERIMENTS = (
     "teacher_cue",
     "teacher_input",
     "teacher_poisson",
+    "teacher_posterior",
     "particles",
     "estimators",
     "authors_students",

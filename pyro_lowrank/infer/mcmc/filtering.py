@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.filter import SMCFilter
+from pyro_lowrank.infer.mcmc.room import check_room
 from pyro_lowrank.infer.mcmc.sampled import STARTS, Sampled, Values, check_sampled
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.resampling import Resampler
@@ -62,6 +63,7 @@ class FilteringKernel(MCMCKernel):
 
     def _begin(self, y: Tensor, u: Tensor | None) -> None:
         """Make the copies of the model that a chain samples from, and their filter."""
+        check_room(self.num_particles, self.model.dynamics.rank, y)
         self._data = (y, u)
         self._sampled = Sampled(self.model, self.guide, self._init_strategy)
         self.transforms = dict(self._sampled.transforms)

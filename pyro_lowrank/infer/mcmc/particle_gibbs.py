@@ -6,14 +6,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from pyro import poutine
+import torch
 from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.mcmc import NUTS
 from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
+from pyro_lowrank.infer.mcmc.marginal import without
+from pyro_lowrank.infer.mcmc.potential import Potential
 from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.conditional import check_scheme
@@ -21,16 +24,8 @@ from pyro_lowrank.smc.resampling import Resampler
 
 SWEEPS = ("ancestor", "backward")
 
-
-class _GivenLatents:
-    """A model's program with its latents fixed to a path that changes from one sweep to the next."""
-
-    def __init__(self, program: StateSpaceModel, z: Tensor) -> None:
-        self.program, self.z = program, z
-
-    def __call__(self, y: Tensor, u: Tensor | None = None) -> Tensor:
-        with poutine.condition(data={"z": self.z}):
-            return self.program(y, u)
+# Each takes as long as a gradient, once per chain.
+_MOST_CURVATURES = 500
 
 
 class ParticleGibbs(FilteringKernel):
@@ -126,13 +121,22 @@ class ParticleGibbs(FilteringKernel):
         self.model.check_data(y, u)
         with own_store():
             self._begin(y, u)
+            self._potential = Potential(self._sampled, y, u)
             theta, z = self._start()
-            self._given = _GivenLatents(self._sampled.program, z)
-            self._nuts = NUTS(self._given, **self._nuts_options)
-            self._nuts.initial_params = theta
-            self._nuts.setup(warmup_steps, y, u)
+            self._slow = SMCFilter(
+                self._sampled.model,
+                self._sampled.guide,
+                self.num_particles,
+                **self._filter_options | {"backend": "plain"},
+            )
+            self._potential.z = z
+            self._nuts = NUTS(potential_fn=self._potential, **self._nuts_options)
+            self._nuts.initial_params = without(theta, self._potential.block)
+            self._nuts.setup(warmup_steps)
+            if warmup_steps:
+                self._scale_steps(without(theta, self._potential.block))
         self._initial_params = {**theta, "z": z}
-        self._moved, self._draws, self._warmup_steps = 0.0, 0, warmup_steps
+        self._moved, self._draws, self._stuck, self._warmup_steps = 0.0, 0, 0, warmup_steps
 
     def _start(self) -> tuple[Values, Tensor]:
         """Return unconstrained parameters at which the filter lives, and latents there."""
@@ -142,11 +146,38 @@ class ParticleGibbs(FilteringKernel):
             self._sampled.assign(theta)
             try:
                 z = self._smc.run(*self._data).smooth(1)[0] if given is None or "z" not in given else given["z"]
-                if z.isfinite().all():
-                    return theta, z
-            except SMCFailed as failure:
+            except (SMCFailed, torch.linalg.LinAlgError) as failure:
                 why = failure
-        raise no_start(given, STARTS, why)
+                continue
+            if self._is_finite(theta, z):
+                return theta, z
+        raise no_start(self.model, given, STARTS, why)
+
+    def _is_finite(self, theta: Values, z: Tensor) -> bool:
+        """Whether parameters and latents have a density."""
+        self._potential.z = z
+        try:
+            with torch.no_grad():
+                return bool(z.isfinite().all() and self._potential(theta).isfinite())
+        except torch.linalg.LinAlgError:
+            return False
+
+    def _scale_steps(self, theta: Values) -> None:
+        """Start the warm-up with steps of the size that the density has in each direction, not of one size for all.
+
+        Readout and noise are known a hundred times better than biases: until the first adaptation every draw would
+        take the longest trajectory that is allowed.
+        """
+        if sum(value.numel() for value in theta.values()) > _MOST_CURVATURES:
+            return
+        curvature = self._potential.curvature(theta).abs().clamp(min=1.0).nan_to_num(nan=1.0)
+        adapter = self._nuts.mass_matrix_adapter
+        variance = curvature.reciprocal()
+        adapter.inverse_mass_matrix = {
+            sites: variance if each.dim() == 1 else variance.diag_embed()
+            for sites, each in adapter.inverse_mass_matrix.items()
+        }
+        self._nuts._adapter.reset_step_size_adaptation(self._nuts.initial_params)
 
     def sample(self, params: Values) -> Values:
         """Draw the latents given the parameters, then these given the latents."""
@@ -155,31 +186,52 @@ class ParticleGibbs(FilteringKernel):
             self._sampled.assign(theta)
             z = params["z"]
             for _ in range(self.num_sweeps):
-                z = self._draw_latents(z)
+                z = self._draw_latents(z, theta)
             self._draws += 1
             first = (z[:, 0] != params["z"][:, 0]).any(-1).double().mean().item()
             self._moved += (first - self._moved) / self._draws
-            self._given.z = z
+            self._potential.z = z
             # The density is another one now.
             self._nuts.clear_cache()
-            theta = self._nuts.sample(theta)
+            theta = self._potential.complete(self._nuts.sample(without(theta, self._potential.block)))
         return {**theta, "z": z}
 
-    def _draw_latents(self, z: Tensor) -> Tensor:
-        if self.sweep == "backward":
-            return self._smc.run(*self._data, reference=z, ancestor_sampling=False).smooth(1)[0]
+    def _draw_latents(self, z: Tensor, theta: Values) -> Tensor:
+        """Draw a path given the last one; that one, where no path can be drawn."""
+        # Where a particle goes to infinity compiled loops stop, and backward simulation cannot tell how far others are
+        # from it; tensor operations with ancestor sampling leave it behind.
+        for draw in (self._by_backward if self.sweep == "backward" else self._by_ancestors, self._slowly):
+            try:
+                path = draw(z)
+            except (SMCFailed, torch.linalg.LinAlgError):
+                continue
+            if self._is_finite(theta, path):
+                return path
+        self._stuck += 1
+        return z
+
+    def _by_ancestors(self, z: Tensor) -> Tensor:
         return self._smc.run(*self._data, reference=z).smooth(1, method="genealogy")[0]
+
+    def _by_backward(self, z: Tensor) -> Tensor:
+        return self._smc.run(*self._data, reference=z, ancestor_sampling=False).smooth(1)[0]
+
+    def _slowly(self, z: Tensor) -> Tensor:
+        return self._slow.run(*self._data, reference=z).smooth(1, method="genealogy")[0]
 
     def logging(self) -> OrderedDict[str, str]:
         """Return what is shown while it runs: step size, acceptance, how often the first latents move."""
         return OrderedDict([*self._nuts.logging().items(), ("z_1 moved", f"{self._moved:.2f}")])
 
     def diagnostics(self) -> dict[str, Any]:
-        """Return divergences and acceptance of the steps for parameters, and how often the first latents moved."""
-        return {**self._nuts.diagnostics(), "z_1 moved": self._moved}
+        """Return divergences and acceptance of the steps for parameters, and how often the first latents moved.
+
+        In failed sweeps no path could be drawn, and the latents stayed as they were.
+        """
+        return {**self._nuts.diagnostics(), "z_1 moved": self._moved, "failed sweeps": self._stuck}
 
     def cleanup(self) -> None:
         """Forget the chain."""
         super().cleanup()
-        for name in ("_given", "_nuts"):
+        for name in ("_potential", "_nuts", "_slow"):
             self.__dict__.pop(name, None)

@@ -1,28 +1,66 @@
-"""Pseudo-marginal Metropolis-Hastings: a random walk over parameters, by estimates of the evidence."""
+"""Pseudo-marginal Metropolis-Hastings: steps of parameters, blind or uphill, by estimates of the evidence."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer.autoguide.initialization import init_to_sample
 from pyro.infer.smcfilter import SMCFailed
 from torch import Tensor
 
-from pyro_lowrank.errors import check_positive
+from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
+from pyro_lowrank.infer.mcmc.potential import Potential
 from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
-from pyro_lowrank.infer.mcmc.walk import AdaptiveWalk
+from pyro_lowrank.infer.mcmc.walk import AdaptiveLangevin, AdaptiveWalk
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.smc.resampling import Resampler
 from pyro_lowrank.smc.runs import BACKENDS
 
 
+class LangevinSteps:
+    r"""Lets `PMMH` propose uphill: along the gradient of the log posterior, which Fisher's identity estimates.
+
+    .. math:: \nabla_\theta \log p(y \mid \theta) = E[\nabla_\theta \log p(z_{1:T}, y \mid \theta) \mid y]
+
+    by paths of the same filter that estimates the evidence. The estimate may be poor: the chain stays exact, and moves
+    less.
+
+    Args:
+        num_paths: number of paths.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=5), plr.GaussianObservation(rank=1, features=3))
+        >>> sampled = plr.with_priors(model, only=["dynamics.decay", "dynamics.noise_scale"])
+        >>> kernel = PMMH(sampled, plr.OptimalGuide(sampled), 100, steps=LangevinSteps(num_paths=8))
+
+    References:
+        Dahlin, Lindsten and Schön (2015), Stat. Comput. 25:81.
+    """
+
+    def __init__(self, num_paths: int = 8) -> None:
+        self.num_paths = check_positive_int("num_paths", num_paths)
+
+
+class _Estimate(NamedTuple):
+    """What the filter says at some parameters: log p(theta, y), a path, and the gradient where it is asked for."""
+
+    log_joint: float
+    path: Tensor | None
+    slope: Values
+
+
+_DEAD = _Estimate(-math.inf, None, {})
+
+
 class PMMH(FilteringKernel):
-    r"""Kernel of `pyro.infer.MCMC` that moves the parameters with priors by a random walk and never sees the latents.
+    r"""Kernel of `pyro.infer.MCMC` that moves the parameters with priors and never conditions on latents.
 
     Unconstrained parameters are proposed, and accepted with probability
 
@@ -46,8 +84,9 @@ class PMMH(FilteringKernel):
         num_particles: number of particles.
         resampler: how ancestors are drawn; systematic if None.
         ess_threshold: trials resample when their effective sample size falls below this share of the particles.
+        steps: how parameters are proposed: a random walk if None, or `LangevinSteps`.
         step_size: standard deviation of the first proposals.
-        target_accept_prob: which the scale of the proposals is adapted to.
+        target_accept_prob: which the scale of the proposals is adapted to; of a random walk 0.234 if None, uphill 0.45.
         init_strategy: how chains start, one of those of `pyro.infer.autoguide.initialization`.
         backend: as of `SMCFilter`.
 
@@ -82,8 +121,9 @@ class PMMH(FilteringKernel):
         *,
         resampler: Resampler | None = None,
         ess_threshold: float = 0.5,
+        steps: LangevinSteps | None = None,
         step_size: float = 0.1,
-        target_accept_prob: float = 0.234,
+        target_accept_prob: float | None = None,
         init_strategy: Callable[[Any], Any] = init_to_sample,
         backend: str = "auto",
     ) -> None:
@@ -97,6 +137,10 @@ class PMMH(FilteringKernel):
             backend=backend,
         )
         self.step_size = check_positive("step_size", step_size)
+        if steps is not None and not isinstance(steps, LangevinSteps):
+            raise TypeError(f"`steps` must be LangevinSteps(...) or None, for a random walk, got {steps!r}.")
+        self.steps = steps
+        target_accept_prob = (0.234 if steps is None else 0.45) if target_accept_prob is None else target_accept_prob
         self.target_accept_prob = check_positive("target_accept_prob", target_accept_prob)
         if self.target_accept_prob >= 1:
             raise ValueError(f"`target_accept_prob` must be below 1, got {target_accept_prob}.")
@@ -107,45 +151,67 @@ class PMMH(FilteringKernel):
         self._warmup_steps = warmup_steps
         with own_store():
             self._begin(y, u)
-            theta, self._log_joint, z = self._start()
-        self._walk = AdaptiveWalk(theta, self.step_size, self.target_accept_prob)
+            self._potential = None if self.steps is None else Potential(self._sampled, y, u)
+            if self._potential is not None:
+                self._potential.block = None
+            theta, self._last = self._start()
+        kind = AdaptiveWalk if self.steps is None else AdaptiveLangevin
+        self._walk = kind(theta, self.step_size, self.target_accept_prob)
         self._draws, self._accepted, self._mean_accept_prob = 0, 0, 0.0
-        self._initial_params = {**theta, "z": z}
+        assert self._last.path is not None
+        self._initial_params = {**theta, "z": self._last.path}
 
-    def _start(self) -> tuple[Values, float, Tensor]:
+    def _start(self) -> tuple[Values, _Estimate]:
         for theta in self._starts():
-            log_joint, z = self._evaluate(theta)
-            if z is not None:
-                return theta, log_joint, z
-        raise no_start(self._initial_params, STARTS, None)
+            found = self._evaluate(theta)
+            if found.path is not None:
+                return theta, found
+        raise no_start(self.model, self._initial_params, STARTS, None)
 
-    def _evaluate(self, theta: Values) -> tuple[float, Tensor | None]:
+    def _evaluate(self, theta: Values) -> _Estimate:
         """Return the estimate of log p(theta, y), -inf where the filter dies, and latents drawn from the filter."""
         self._sampled.assign(theta)
         log_prior = self._sampled.log_prior(theta).item()
         if not math.isfinite(log_prior):
-            return -math.inf, None
+            return _DEAD
         try:
             posterior = self._smc.run(*self._data)
+            log_joint = log_prior + posterior.log_evidence.double().sum().item()
+            if not math.isfinite(log_joint):
+                return _DEAD
+            slope = self._slope(theta, posterior)
         except (SMCFailed, torch.linalg.LinAlgError):
-            return -math.inf, None
-        log_joint = log_prior + posterior.log_evidence.double().sum().item()
-        if not math.isfinite(log_joint):
-            return -math.inf, None
-        return log_joint, posterior.smooth(1, method="genealogy")[0]
+            return _DEAD
+        return _Estimate(log_joint, posterior.smooth(1, method="genealogy")[0], slope)
+
+    def _slope(self, theta: Values, posterior: Any) -> Values:
+        """Return the estimate of the gradient of the log posterior; nothing where steps are blind."""
+        if self._potential is None or self.steps is None:
+            return {}
+        paths = posterior.smooth(self.steps.num_paths)
+        total = {name: torch.zeros_like(value) for name, value in theta.items()}
+        for path in paths:
+            self._potential.z = path
+            for name, value in self._potential.gradient(theta).items():
+                total[name] -= value / len(paths)
+        # Where it is no number the step is blind.
+        return {name: value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for name, value in total.items()}
 
     @torch.no_grad()
     def sample(self, params: Values) -> Values:
         """Propose parameters, run the filter at them, and accept them or not."""
         theta, z = without_latents(params), params["z"]
-        proposed = self._walk.propose(theta)
+        proposed = self._walk.propose(theta, self._last.slope)
         with own_store():
-            log_joint, path = self._evaluate(proposed)
-        accept_prob = math.exp(min(0.0, log_joint - self._log_joint))
+            found = self._evaluate(proposed)
+        log_ratio = found.log_joint - self._last.log_joint
+        if found.path is not None:
+            log_ratio += self._walk.log_ratio(theta, self._last.slope, proposed, found.slope)
+        accept_prob = math.exp(min(0.0, log_ratio))
         # A number from torch's generator, whatever comes of it: seeds fix the chain.
         accepted = torch.rand(()).item() < accept_prob
-        if accepted and path is not None:
-            theta, z, self._log_joint = proposed, path, log_joint
+        if accepted and found.path is not None:
+            theta, z, self._last = proposed, found.path, found
         self._draws += 1
         warm = self._draws > self._warmup_steps
         if warm:
@@ -167,4 +233,5 @@ class PMMH(FilteringKernel):
     def cleanup(self) -> None:
         """Forget the chain."""
         super().cleanup()
-        self.__dict__.pop("_walk", None)
+        for name in ("_walk", "_potential", "_last"):
+            self.__dict__.pop(name, None)

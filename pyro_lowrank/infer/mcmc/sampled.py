@@ -17,7 +17,8 @@ from torch.distributions.transforms import Transform
 from pyro_lowrank.errors import check_same_type
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.guides.bootstrap import BootstrapGuide
-from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.infer.mcmc.sites import GaussianSites, set_value, unchecked
+from pyro_lowrank.models.state_space import BoundModel, StateSpaceModel
 from pyro_lowrank.modules import prior_names
 from pyro_lowrank.smc.kernels import is_built_in
 
@@ -27,14 +28,17 @@ STARTS = 100
 """How many draws of the prior a chain may try to start from."""
 
 
-def no_start(given: Values | None, tries: int, why: Exception | None) -> ValueError:
+def no_start(model: nn.Module, given: Values | None, tries: int, why: Exception | None) -> ValueError:
     """Return the error of a chain that has nowhere to start from."""
+    empty = [name.removesuffix("_unconstrained") for name, x in model.named_parameters() if not x.isfinite().all()]
+    if empty:
+        why = ValueError(f"{', '.join(empty)} have neither a prior nor values that are numbers")
     where = f"{tries} draws of the prior" if given is None else "the `initial_params`"
     reason = "" if why is None else f" ({why})"
     return ValueError(
-        f"No start was found: at {where} the particles of some trial died or went to infinity{reason}. Use more "
-        "particles, a guide that looks at the data, or narrower priors; or pass initial_params to MCMC (unconstrained "
-        "values)."
+        f"No start was found: at {where} the particles of some trial died or went to infinity{reason}, or priors "
+        "contradict what parameters may be, such as negative scales. Use more particles, a guide that looks at the "
+        "data, or narrower priors; or pass initial_params to MCMC (unconstrained values)."
     )
 
 
@@ -108,7 +112,12 @@ class Sampled:
             if like is not None:
                 check_same_type(f"A draw of the prior of {name}", site["value"], like)
             self.transforms[name] = biject_to(site["fn"].support).inv
-        self._homes: dict[str, tuple[nn.Module, str]] = {}
+        self._find_homes(trace)
+
+    def _find_homes(self, trace: Any) -> None:
+        """Find which attribute of `model` each site is the value of, in the order in which they depend on others."""
+        homes: dict[str, tuple[nn.Module, str]] = {}
+        priors: dict[str, Any] = {}
         for path, part in self.program.named_modules():
             for attribute in prior_names(part):
                 name = part._pyro_get_fullname(attribute)
@@ -117,11 +126,22 @@ class Sampled:
                 copied = self.model.get_submodule(path)
                 value = trace.nodes[name]["value"].detach().clone()
                 setattr(copied, attribute, nn.Parameter(value, requires_grad=False))
-                self._homes[name] = copied, attribute
+                homes[name], priors[name] = (copied, attribute), unchecked(part._pyro_samples[attribute])
+        self._homes = {name: homes[name] for name in trace.nodes if name in homes}
+        # A prior may draw from others, in a function of the user's, which only Pyro sees.
+        self._priors = priors if set(self.transforms) <= set(homes) else {}
+        self._gaussian = GaussianSites(self._priors, self.transforms)
 
     def _trace(self, values: Mapping[str, Tensor]) -> Any:
         """Run the priors, with some of their values given."""
-        return poutine.trace(poutine.condition(self.program.bind, data=dict(values))).get_trace()
+        try:
+            return poutine.trace(poutine.condition(self.program.bind, data=dict(values))).get_trace()
+        except NotImplementedError as reason:
+            # `ImproperUniform`, among others.
+            raise ValueError(
+                "A prior cannot be drawn from, as improper ones cannot: chains start from draws, and the posterior may "
+                "be improper with it; give a proper one, such as a wide Normal."
+            ) from reason
 
     @torch.no_grad()
     def start(self) -> Values:
@@ -136,18 +156,66 @@ class Sampled:
     @torch.no_grad()
     def assign(self, unconstrained: Mapping[str, Tensor]) -> None:
         """Give the parameters of `model` these values; what depends on them follows."""
-        trace = self._trace(self.constrained(unconstrained))
-        for name, (part, attribute) in self._homes.items():
-            part._parameters[attribute].copy_(trace.nodes[name]["value"])  # type: ignore[union-attr]
+        self.at(unconstrained)
 
-    @torch.no_grad()
-    def log_prior(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
-        """Return the log prior density of unconstrained values, in nats."""
+    def at(self, unconstrained: Mapping[str, Tensor]) -> tuple[Tensor, BoundModel]:
+        """Give `model` these values, and return their log prior density, in nats, and the model there.
+
+        Both are differentiable where gradients are enabled.
+        """
         values = self.constrained(unconstrained)
-        total = self._trace(values).log_prob_sum()
+        total = self._direct(values) if self._priors else self._traced(values)
         for name, transform in self.transforms.items():
-            total = total - transform.log_abs_det_jacobian(values[name], unconstrained[name]).sum()
-        return torch.as_tensor(total)
+            if name not in self._gaussian.names:
+                total = total - transform.log_abs_det_jacobian(values[name], unconstrained[name]).sum()
+        return total + self._gaussian.log_prob(unconstrained), self.model.bind()
+
+    def _direct(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Set all values, those that follow from others after these; return the log density of those not Gaussian."""
+        total = next(iter(values.values())).new_zeros(())
+        for name, (part, attribute) in self._homes.items():
+            if name in self._gaussian.names:
+                set_value(part, attribute, values[name])
+                continue
+            prior = self._priors[name]
+            found = prior if hasattr(prior, "log_prob") else prior(part)
+            if isinstance(found, Tensor):
+                set_value(part, attribute, found)
+            else:
+                set_value(part, attribute, values[name])
+                total = total + found.log_prob(values[name]).sum()
+        return total
+
+    def _traced(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return what `_direct` does, of priors that draw from others of their own."""
+        trace = self._trace(values)
+        for name, (part, attribute) in self._homes.items():
+            set_value(part, attribute, trace.nodes[name]["value"])
+        return torch.as_tensor(trace.log_prob_sum())
+
+    def site_of(self, part: nn.Module, attribute: str) -> str | None:
+        """Return the site that an attribute of a part of `model` is the value of, if there is one."""
+        return next((name for name, home in self._homes.items() if home == (part, attribute)), None)
+
+    def gaussian(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """Return mean and scale of a site whose prior is normal, and None of any other."""
+        if name not in self._gaussian.names or not _is_real(self.transforms[name]):
+            return None
+        return self._gaussian.moments[name]
+
+    def others_follow(self, name: str) -> bool:
+        """Whether the values or priors of other sites depend on one."""
+        values = self.start()
+        leaf = values[name].detach().requires_grad_()
+        with torch.enable_grad():
+            density = self._direct(self.constrained({**values, name: leaf}))
+            others = [part._parameters[attribute] for key, (part, attribute) in self._homes.items() if key != name]
+            found = torch.stack([density, *(each.sum() for each in others if each is not None)]).sum()
+            return found.requires_grad and torch.autograd.grad(found, leaf, allow_unused=True)[0] is not None
+
+    def log_prior(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
+        """Return the log prior density of unconstrained values, in nats; `model` has these values afterwards."""
+        return self.at(unconstrained)[0]
 
     def check_start(self, given: Mapping[str, Tensor]) -> None:
         """Raise unless starting values given by the user are those of all parameters, unconstrained.
@@ -162,6 +230,12 @@ class Sampled:
                 f"`initial_params` must hold unconstrained values of the parameters with priors, {expected}, and may "
                 f"hold latents 'z', got {found}."
             )
+
+
+def _is_real(transform: Transform) -> bool:
+    """Whether a transform is none, so that constrained values are the unconstrained ones."""
+    probe = torch.tensor([[-2.0, 3.0]])
+    return torch.equal(transform(probe), probe)
 
 
 def own_store() -> Any:

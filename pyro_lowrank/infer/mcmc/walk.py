@@ -1,4 +1,4 @@
-"""A Gaussian random walk that learns its covariance and its scale."""
+"""Random walks that learn their covariance and their scale, blind ones and ones that go uphill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AdaptiveWalk:
     Example::
 
         >>> walk = AdaptiveWalk({"a": torch.zeros(2), "b": torch.zeros(())}, step_size=0.1, target=0.234)
-        >>> walk.propose({"a": torch.zeros(2), "b": torch.ones(())})["a"].shape
+        >>> walk.propose({"a": torch.zeros(2), "b": torch.ones(())}, {})["a"].shape
         torch.Size([2])
 
     References:
@@ -46,15 +46,32 @@ class AdaptiveWalk:
     def _flat(values: dict[str, Tensor]) -> Tensor:
         return torch.cat([values[name].reshape(-1).double().cpu() for name in sorted(values)])
 
-    def propose(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return values one step away."""
-        jitter = 1e-10 * torch.eye(len(self._mean), dtype=torch.float64)
-        step = torch.linalg.cholesky(self._covariance + jitter) @ torch.randn(len(self._mean), dtype=torch.float64)
-        moved, proposed = self._flat(values) + self.scale * step, {}
+    def propose(self, values: dict[str, Tensor], slope: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return values one step away; `slope` is the gradient of the log posterior there, or empty."""
+        white = self._white_drift(slope) + torch.randn(len(self._mean), dtype=torch.float64)
+        moved, proposed = self._flat(values) + self.scale * (self._root() @ white), {}
         for name in sorted(values):
             part, moved = moved[: values[name].numel()], moved[values[name].numel() :]
             proposed[name] = part.reshape(values[name].shape).to(values[name])
         return proposed
+
+    def _root(self) -> Tensor:
+        jitter = 1e-10 * torch.eye(len(self._mean), dtype=torch.float64)
+        return torch.linalg.cholesky(self._covariance + jitter)
+
+    def _white_drift(self, slope: dict[str, Tensor]) -> Tensor:
+        """Return where steps go on average, in their own units."""
+        return torch.zeros_like(self._mean)
+
+    def log_ratio(
+        self,
+        values: dict[str, Tensor],
+        slope: dict[str, Tensor],
+        proposed: dict[str, Tensor],
+        proposed_slope: dict[str, Tensor],
+    ) -> float:
+        """Return the log density of the way back over that of the way there."""
+        return 0.0
 
     def adapt(self, values: dict[str, Tensor], accept_prob: float) -> None:
         """Learn from where the chain is now, and from the chance with which the last proposal was accepted."""
@@ -67,3 +84,37 @@ class AdaptiveWalk:
         slow = (self._count + 20.0) ** -0.7
         self._mean = self._mean + slow * shift
         self._covariance = (1 - slow) * self._covariance + slow * torch.outer(shift, shift)
+
+
+# No drift is longer, in units of the walk's own spread: estimates of slopes are wild where the filter is poor.
+_LONGEST_DRIFT = 2.0
+
+
+class AdaptiveLangevin(AdaptiveWalk):
+    r"""Proposes values uphill, by a Langevin step, and adapts it as `AdaptiveWalk` does.
+
+    .. math:: \theta' = \theta + \tfrac{\lambda^2}{2} C\, g(\theta) + \lambda\, C^{1/2} \eta
+
+    with g an estimate of the gradient of the log posterior, truncated where it is long.
+
+    References:
+        Roberts and Tweedie (1996), Bernoulli 2:341; Nemeth, Sherlock and Fearnhead (2016), Biometrika 103:701.
+    """
+
+    def _white_drift(self, slope: dict[str, Tensor]) -> Tensor:
+        drift = 0.5 * self.scale * (self._root().mT @ self._flat(slope))
+        return drift * min(1.0, _LONGEST_DRIFT / max(drift.norm().item(), 1e-12))
+
+    def log_ratio(
+        self,
+        values: dict[str, Tensor],
+        slope: dict[str, Tensor],
+        proposed: dict[str, Tensor],
+        proposed_slope: dict[str, Tensor],
+    ) -> float:
+        """Return the log density of the way back over that of the way there."""
+        apart = (self._flat(proposed) - self._flat(values)).unsqueeze(-1) / self.scale
+        white = torch.linalg.solve_triangular(self._root(), apart, upper=False).squeeze(-1)
+        there = (white - self._white_drift(slope)).square().sum()
+        back = (-white - self._white_drift(proposed_slope)).square().sum()
+        return 0.5 * (there - back).item()

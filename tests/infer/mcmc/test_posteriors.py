@@ -16,6 +16,7 @@ KERNELS = {
     "ancestor": lambda model: plr.ParticleGibbs(model, plr.OptimalGuide(model), 6),
     "backward": lambda model: plr.ParticleGibbs(model, plr.BootstrapGuide(model), 8, sweep="backward"),
     "pmmh": lambda model: plr.PMMH(model, plr.OptimalGuide(model), 20, target_accept_prob=0.3),
+    "uphill": lambda model: plr.PMMH(model, plr.OptimalGuide(model), 20, steps=plr.LangevinSteps(4)),
 }
 
 
@@ -69,4 +70,4 @@ def test_pmmh_draws_from_the_posterior() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_long_chains_draw_from_the_posterior(kernel: str) -> None:
-    check(kernel, 8000 if kernel == "pmmh" else 2500, 500, ess=200)
+    check(kernel, 8000 if kernel in ("pmmh", "uphill") else 2500, 500, ess=200)
