@@ -42,8 +42,8 @@ def memory_of(
     for a batch of B trials of T time bins and K particles, where a and b depend on the gradient, the backend, the model
     and its type of floats: along particles (`PathwiseGradient`) all that a particle went through is kept, along
     smoothed paths (`FisherGradient`) only where particles were. What is kept for gradients is counted in steps of two
-    and three trials, time bins and particles, and extrapolated; the rest follows from shapes. Measured peaks lay
-    between 0.6 and 1.3 times what it tells where that is more than 50 MB; an allocator may hold more.
+    and three trials, time bins and particles, and extrapolated; the rest follows from shapes. The measured peaks of
+    seven configurations lay between 0.6 and 1.3 times what it tells; an allocator may hold more.
 
     Args:
         model: that is to be fitted.
