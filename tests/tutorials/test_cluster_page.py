@@ -1,8 +1,9 @@
-"""The programs of the page about clusters run as they stand: a job array's copies, Dask, submitit, torchrun."""
+"""The programs of the page about clusters run as they stand: a job array's copies, Dask, submitit, MPI, torchrun."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,11 @@ COMMANDS: dict[str, tuple[str | None, list[str], str]] = {
     "sweep.py": (None, [*PYTHON, "-m", "pyro_lowrank", "sweep", "."], "Sweep: 4 points, 2 folds"),
     "dask_sweep.py": ("distributed", [*PYTHON, "dask_sweep.py"], "Sweep: 2 points, 2 folds"),
     "submitit_sweep.py": ("submitit", [*PYTHON, "submitit_sweep.py"], "Sweep: 1 points, 2 folds"),
+    "mpi_sweep.py": (
+        "mpi4py",
+        ["mpiexec", "-n", "2", *PYTHON, "-m", "mpi4py.futures", "mpi_sweep.py"],
+        "Sweep: 2 points, 2 folds",
+    ),
     "fit.py": (None, [*PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", "2", "fit.py"], ""),
 }
 
@@ -38,9 +44,14 @@ def test_every_program_of_the_page_is_run_here() -> None:
 def test_programs_run_as_they_stand(name: str, tmp_path: Path) -> None:
     library, command, expected = COMMANDS[name]
     if library is not None:
-        pytest.importorskip(library, reason="the extra `cluster` is not installed")
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
     (tmp_path / name).write_text(programs()[name], encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    # Open MPI wants to be told by whom it is run in a container.
+    environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     # Two copies of an array's job at once.
     running = [
         subprocess.Popen(
