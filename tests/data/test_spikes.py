@@ -253,6 +253,7 @@ def test_reaches_are_ragged_trials(shared_data: Path) -> None:
     assert np.bincount(held_out.conditions).tolist() == [14, 14]
 
 
+@pytest.mark.slow
 def test_a_maze_with_cues_as_inputs_is_fitted(shared_data: Path) -> None:
     d = load(shared_data / "mc_maze_two_trials.npz")
     velocity = [d[f"trial{n}_hand_vel"].astype(np.float64) for n in (748, 1356)]

@@ -122,10 +122,12 @@ def test_what_goes_wrong_elsewhere_is_told_here(tmp_path: Path) -> None:
 
 
 PROGRAM = """
-import sys, torch
+import signal, sys, torch
 from pathlib import Path
 from tests.training.builders import pair, recording, small_fit
 from tests.training.test_ahead import Noted
+# A shell in the background has its children ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path(sys.argv[1])
 def tell(report):
     if report.step == 5:

@@ -98,7 +98,8 @@ def test_every_method_finds_what_is_proved_to_be_all(
         assert results["counts"][-1] == 1
 
 
-@pytest.mark.parametrize("source", [pytest.param("recording", marks=pytest.mark.slow), "simulated"])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["recording", "simulated"])
 def test_a_posterior_reaches_arviz_and_ranks_are_compared(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_posterior_reaches_arviz_and_ranks_are_compared(
     assert len(results["co_smoothing"]) == len(results["evidence"]) == 2
 
 
+@pytest.mark.slow
 def test_the_reproduction_shows_what_full_runs_left(monkeypatch: pytest.MonkeyPatch) -> None:
     results = execute("05_reproduction.ipynb", monkeypatch)
     assert results["fixed_points"] == {"points": 17, "solves": results["fixed_points"]["solves"]}
