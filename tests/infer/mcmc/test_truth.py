@@ -14,7 +14,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import MCMC
-from pyro.infer.mcmc import NUTS
 from pyro.nn import PyroSample
 from pyro.ops.stats import effective_sample_size
 from torch import Tensor
@@ -23,7 +22,6 @@ import pyro_lowrank as plr
 from pyro_lowrank.infer.mcmc.sampled import Sampled, own_store
 from pyro_lowrank.smc.pair import Sequences
 from tests.infer.mcmc.test_potential import pyro_init
-from tests.oracles.linear import exact_log_evidence, linear_model
 from tests.oracles.quadrature import log_evidence_on_a_grid
 
 NAMES = ("dynamics.decay", "dynamics.noise_scale", "dynamics.right")
@@ -105,56 +103,6 @@ def test_a_nonlinear_network_against_quadrature(kernel: str) -> None:
         variance = (shares * square).sum()
         spread = (shares * (square - variance).square()).sum().sqrt()
         check_moments(found[name], mean.item(), variance.item(), spread.item())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["gibbs", "pmmh"])
-def test_all_parameters_of_a_linear_model_against_nuts_on_the_evidence(kernel: str) -> None:
-    model = linear_model(rank=1, features=2, noise_scale=0.5)
-    y = model.simulate(2, 5).y
-    y[0, 2, 1] = torch.nan
-    only = ["dynamics.right", "dynamics.left", "observation.readout.bias", "observation.noise_scale"]
-    sampled = put(plr.with_priors(model, only=only), right=False)
-    with own_store():
-        parts = Sampled(sampled, plr.OptimalGuide(sampled), pyro_init)
-
-        def potential(theta: dict[str, Tensor]) -> Tensor:
-            return -parts.at(theta)[0] - exact_log_evidence(parts.model, y).sum()
-
-        exact = MCMC(
-            NUTS(potential_fn=potential, max_tree_depth=4), 800, 200, initial_params=parts.start(), disable_progbar=True
-        )
-        exact.run()
-        reference = parts.constrained(exact.get_samples())
-    number = 12_000 if kernel == "pmmh" else 2500
-    mcmc = MCMC(KERNELS_LINEAR[kernel](sampled), number, 600, disable_progbar=True)
-    mcmc.run(y)
-    draws = mcmc.get_samples()
-    for name, value in identified(reference).items():
-        found = identified(draws)[name].reshape(1, -1)
-        value = value.reshape(1, -1)
-        # Mean and variance, the latter about the mean of the reference.
-        centre = value.mean()
-        for a, b in ((value - centre, found - centre), ((value - centre).square(), (found - centre).square())):
-            error = (a.var() / effective_sample_size(a) + b.var() / effective_sample_size(b)).sqrt()
-            assert abs(a.mean() - b.mean()) < 4 * error, (name, a.mean(), b.mean(), error)
-
-
-KERNELS_LINEAR = {
-    "gibbs": lambda model: plr.ParticleGibbs(model, plr.OptimalGuide(model), 8),
-    "pmmh": lambda model: plr.PMMH(model, plr.OptimalGuide(model), 20, target_accept_prob=0.3),
-}
-
-
-def identified(draws: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the data and the prior tell: growth of the latent, noises."""
-    right, left = draws["dynamics.right"].reshape(-1, 7), draws["dynamics.left"].reshape(-1, 7)
-    return {
-        "growth": draws["dynamics.decay"].reshape(-1) + (right * left).sum(-1),
-        "noise": draws["dynamics.noise_scale"].reshape(-1).log(),
-        "bias": draws["observation.readout.bias"].reshape(-1, 2)[:, 0],
-        "seen noise": draws["observation.noise_scale"].reshape(-1, 2)[:, 1].log(),
-    }
 
 
 def with_data(kernel: Any, params: dict[str, Tensor], y: Tensor) -> None:
