@@ -1,4 +1,4 @@
-"""Both kernels against what does not use them: quadrature, Hamiltonian Monte Carlo on the exact evidence, simulation.
+"""The kernels against what does not use them: quadrature and simulation.
 
 Geweke's test compares draws of the prior with a chain that draws parameters and latents by the kernel and data given
 them in turn: both are draws of the same joint distribution. Simulation-based calibration: parameters drawn from the
