@@ -1,8 +1,7 @@
 """The kernels against what does not use them: quadrature and simulation.
 
 Geweke's test compares draws of the prior with a chain that draws parameters and latents by the kernel and data given
-them in turn: both are draws of the same joint distribution. Simulation-based calibration: parameters drawn from the
-prior rank anywhere among draws of the posterior given data made from them.
+them in turn: both are draws of the same joint distribution.
 """
 
 from __future__ import annotations
@@ -182,31 +181,3 @@ def test_the_joint_distribution_is_kept(kernel: str) -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_the_joint_distribution_is_kept_in_long_chains(kernel: str) -> None:
     check_joint(KERNELS[kernel], 2 * NUM_DRAWS["gibbs"] if kernel == "gibbs" else NUM_DRAWS[kernel])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["gibbs", "pmmh"])
-def test_ranks_of_true_parameters_are_uniform(kernel: str) -> None:
-    model = put(counts())
-    ranks: dict[str, list[int]] = {name: [] for name in NAMES}
-    kept = 9
-    for _ in range(200):
-        with own_store():
-            parts = Sampled(model, plr.BootstrapGuide(model), pyro_init)
-            truth = parts.start()
-            parts.assign(truth)
-            y = parts.model.simulate(1, 5).y
-            values = parts.constrained(truth)
-        number, warm = (54, 30) if kernel == "gibbs" else (360, 200)
-        mcmc = MCMC(KERNELS[kernel](model), number, warm, disable_progbar=True)
-        mcmc.run(y)
-        draws = mcmc.get_samples()
-        for name in NAMES:
-            chain = draws[name].reshape(number, -1)[number // kept - 1 :: number // kept, 0]
-            ranks[name].append(int((chain < values[name].reshape(-1)[0]).sum()))
-    for name in NAMES:
-        counts_of = torch.bincount(torch.tensor(ranks[name]), minlength=kept + 1).double()
-        expected = 200 / (kept + 1)
-        chi_square = ((counts_of - expected).square() / expected).sum()
-        # The 99.9 % quantile of chi square with 9 degrees of freedom.
-        assert chi_square < 27.9, (name, counts_of)
