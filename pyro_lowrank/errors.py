@@ -20,6 +20,10 @@ class NoCompiledForm(ValueError):
     """A model, guide or option for which there are no compiled loops; the message says why."""
 
 
+class CannotBeReplayed(ValueError):
+    """A model of the user's own cannot be run along paths."""
+
+
 class NoMean(ValueError):
     """An observation model whose distribution has no mean, such as one of categories."""
 

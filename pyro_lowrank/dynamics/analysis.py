@@ -18,47 +18,19 @@ if TYPE_CHECKING:
     from pyro_lowrank.piecewise import PiecewiseLinear
 
 
-def posterior_fixed_points(
-    dynamics: RNNDynamics,
-    samples: Mapping[str, Tensor],
-    u: Any = None,
-    *,
-    method: str = "certified",
-    max_boxes: int | None = None,
-    max_seconds: float | None = None,
-    threads: int | None = None,
-    num_starts: int = 10_000,
-    constrained: bool = True,
-    seed: int = 0,
+def fixed_points_of_samples(
+    dynamics: RNNDynamics, samples: Mapping[str, Tensor], u: Any = None, **options: Any
 ) -> SampledFixedPoints:
-    """Find the fixed points of every posterior sample of a network's parameters: how many there are, and where.
+    """Find the fixed points of a network, some of whose parameters have priors, at every sample of these.
 
     Args:
-        dynamics: a network some of whose parameters have priors (`PyroSample`).
-        samples: of these parameters by the names of their sites, `samples x ...`, as `Predictive`, an autoguide or
-            `MCMC.get_samples` return them; those of other sites are left alone.
+        dynamics: the network.
+        samples: by the names of sites, `samples x ...`; those of other sites are left alone.
         u: a constant input, `inputs`; none if None.
-        method: as of `pyro_lowrank.fixed_points.find_fixed_points`; it and the budgets are for each sample.
-        max_boxes: as there.
-        max_seconds: as there.
-        threads: as there.
-        num_starts: as there.
-        constrained: as there.
-        seed: as there.
+        options: of `pyro_lowrank.fixed_points.find_fixed_points`, for each sample.
 
     Raises:
         ValueError: if a parameter with a prior has no samples, none has one, or numbers of samples differ.
-
-    Example::
-
-        >>> import pyro_lowrank as plr
-        >>> from pyro.distributions import Normal
-        >>> from pyro.nn import PyroSample
-        >>> dynamics = plr.LowRankRNN(rank=2, units=20)
-        >>> dynamics.bias = PyroSample(Normal(torch.zeros(20), 1.0).to_event(1))
-        >>> posterior = posterior_fixed_points(dynamics, {"bias": torch.randn(5, 20)})
-        >>> len(posterior.results), posterior.complete.all().item()
-        (5, True)
     """
     from pyro_lowrank.fixed_points.samples import SampledFixedPoints
 
@@ -67,17 +39,7 @@ def posterior_fixed_points(
     for index in range(len(next(iter(values.values())))):
         one = {name: value[index] for name, value in values.items()}
         with poutine.condition(data=one):
-            result = dynamics.fixed_points(
-                u,
-                method=method,
-                max_boxes=max_boxes,
-                max_seconds=max_seconds,
-                threads=threads,
-                num_starts=num_starts,
-                constrained=constrained,
-                seed=seed,
-            )
-        results.append(result)
+            results.append(dynamics.fixed_points(u, **options))
     return SampledFixedPoints(tuple(results))
 
 

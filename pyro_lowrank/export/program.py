@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_lowrank.errors import CannotBeReplayed
 from pyro_lowrank.export.groups import SAMPLE_DIMS, Variable, as_array, named
 
 Arrays = dict[str, NDArray[Any]]
@@ -34,14 +35,14 @@ def of_program(
         predictive: whether to draw new data.
         dims: names of the dims of states and sites after those of samples.
     """
+    runs = [list(chain) for chain in chains]
+    first = runs[0][0]
+    batch_dims, data = first.transitions.batch_dims, _data(first, kept)
     found: dict[str, list[Arrays]] = {"posterior": [], "posterior_predictive": []}
-    data: Arrays = {}
-    batch_dims = 1
-    for chain in chains:
-        rows = [_of_run(run, num_draws, kept, method, predictive) for run in chain]
-        batch_dims, data = rows[0][2], rows[0][1]
+    for chain in runs:
+        rows = [_of_run(run, num_draws, kept, method, predictive and data is not None) for run in chain]
         for group, parts in found.items():
-            parts.append(_joined([row[0][group] for row in rows]))
+            parts.append(_joined([row[group] for row in rows]))
     groups = {group: _stacked(parts) for group, parts in found.items()}
     of_trials = {
         name: list(_dims_of(name, array.ndim - len(SAMPLE_DIMS), batch_dims))
@@ -50,33 +51,35 @@ def of_program(
     }
     names = of_trials | dict(dims or {})
     return {group: named(arrays, names) for group, arrays in groups.items()} | {
-        "observed_data": named(data, names, leading=())
+        "observed_data": named(data or {}, names, leading=())
     }
 
 
-def _of_run(
-    run: Any, num_draws: int, kept: slice, method: str, predictive: bool
-) -> tuple[dict[str, Arrays], Arrays, int]:
-    """Return the groups of a run, its data, and the number of leading dims of its states."""
-    states = run.smooth_states(num_draws, method=method)
-    dims = run.transitions.batch_dims
-
-    def thinned(values: Mapping[Any, Any], time: int) -> Arrays:
-        return {
-            str(name): as_array(value)[(slice(None),) * min(time, value.dim() - 1) + (kept,)]
-            for name, value in values.items()
-        }
-
-    groups: dict[str, Arrays] = {"posterior": thinned(states, dims), "posterior_predictive": {}}
+def _data(run: Any, kept: slice) -> Arrays | None:
+    """Return the data, which are the same for all runs; None of a program that cannot be run along paths."""
     try:
-        replayed = run.replay(states if predictive else {name: value[:1] for name, value in states.items()})
-    except ValueError as error:
-        _log.warning("The data of the program are not exported, nor draws of them: %s", error)
-        return groups, {}, dims
+        replayed = run.replay(run.smooth_states(1, method="genealogy"))
+    except CannotBeReplayed as reason:
+        _log.warning("The data of the program are not exported, nor draws of them: %s", reason)
+        return None
+    return _thinned(replayed.observed, run.transitions.batch_dims - 1, kept)
+
+
+def _of_run(run: Any, num_draws: int, kept: slice, method: str, predictive: bool) -> dict[str, Arrays]:
+    states, dims = run.smooth_states(num_draws, method=method), run.transitions.batch_dims
+    groups: dict[str, Arrays] = {"posterior": _thinned(states, dims, kept), "posterior_predictive": {}}
     if predictive:
-        groups["posterior"] |= thinned(replayed.computed, dims)
-        groups["posterior_predictive"] = thinned(replayed.drawn, dims)
-    return groups, thinned(replayed.observed, dims - 1), dims
+        replayed = run.replay(states)
+        groups["posterior"] |= _thinned(replayed.computed, dims, kept)
+        groups["posterior_predictive"] = _thinned(replayed.drawn, dims, kept)
+    return groups
+
+
+def _thinned(values: Mapping[Any, Any], time: int, kept: slice) -> Arrays:
+    return {
+        str(name): as_array(value)[(slice(None),) * min(time, value.dim() - 1) + (kept,)]
+        for name, value in values.items()
+    }
 
 
 def _dims_of(name: str, number: int, batch_dims: int) -> tuple[str, ...]:

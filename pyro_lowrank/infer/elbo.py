@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.errors import CannotBeReplayed, check_choice, check_positive_int
 from pyro_lowrank.handlers import Surroundings, check_one_draw
 from pyro_lowrank.infer.programs import TensorLoss, check_data, entered, unwrap
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
@@ -16,7 +16,6 @@ from pyro_lowrank.smc.gradients import FisherGradient, GradientEstimator, Pathwi
 from pyro_lowrank.smc.kernels import bind
 from pyro_lowrank.smc.loop import FilterHistory, Scheme
 from pyro_lowrank.smc.pair import Pair
-from pyro_lowrank.smc.replayed import CannotBeReplayed
 from pyro_lowrank.smc.resampling import Resampler, SystematicResampling
 from pyro_lowrank.smc.runs import BACKENDS, BuiltInRun, UsersRun, say_once
 

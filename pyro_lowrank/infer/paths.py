@@ -37,7 +37,7 @@ def draw_paths(
     """Return indices of the particles on paths given the whole recording, `draws x trials x time`.
 
     Args:
-        transitions: the model of the run; None if it is not known, which only `"genealogy"` does without.
+        transitions: the model of the run, which only `"genealogy"` does without.
         particles: state tensors by name, `particles x trials x time x ...`.
         log_weights: `time x particles x trials`.
         ancestors: likewise.
@@ -50,8 +50,7 @@ def draw_paths(
     check_choice("method", method, SMOOTHERS)
     if method == "genealogy":
         return genealogy_paths(log_weights, ancestors, num_draws)
-    if transitions is None:
-        raise ValueError("This posterior does not know its model: take one that `SMCFilter.run` returned.")
+    assert transitions is not None
     states = bins_of(particles, transitions.batch_dims)
     to_come = transitions.to_come() if isinstance(transitions, BuiltInTransitions) else None
     if method == "mcmc":

@@ -190,7 +190,9 @@ class SMCPosterior:
 
     def _paths(self, num_draws: int, method: str, num_moves: int) -> Tensor:
         log_weights, ancestors = self._per_trial(self.log_weights), self._per_trial(self.ancestors)
-        return draw_paths(self.transitions, self.particles, log_weights, ancestors, num_draws, method, num_moves)
+        # The filter's own paths ask for no density.
+        model = self.transitions if method == "genealogy" else self._model()
+        return draw_paths(model, self.particles, log_weights, ancestors, num_draws, method, num_moves)
 
     @torch.no_grad()
     def smoothed(self) -> SMCPosterior:

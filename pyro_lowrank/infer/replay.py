@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_lowrank.infer.paths import bins_of
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.replayed import ReplayedTransitions
 
@@ -38,12 +39,11 @@ def replay(transitions: ReplayedTransitions, states: State) -> Replayed:
         CannotBeReplayed: if the program cannot be run along paths.
     """
     dims = transitions.batch_dims
-    bins = {name: value.unbind(min(dims, value.dim() - 1)) for name, value in states.items()}
-    num_steps = len(next(iter(bins.values())))
+    path = bins_of(states, dims)
     observed: Bins = {}
     drawn: Bins = {}
     computed: Bins = {}
-    for sites in transitions.along([{name: values[t] for name, values in bins.items()} for t in range(num_steps)]):
+    for sites in transitions.along(path):
         for site in sites:
             if "_deterministic" in (site["infer"] or {}):
                 computed.setdefault(site["name"], []).append(site["value"])
@@ -53,7 +53,7 @@ def replay(transitions: ReplayedTransitions, states: State) -> Replayed:
                 observed.setdefault(site["name"], []).append(_kept(site).expand(shape)[0])
                 drawn.setdefault(site["name"], []).append(site["fn"]().expand(shape))
     return Replayed(
-        *(_over_time(values, num_steps, at) for values, at in ((observed, dims - 1), (drawn, dims), (computed, dims)))
+        *(_over_time(values, len(path), at) for values, at in ((observed, dims - 1), (drawn, dims), (computed, dims)))
     )
 
 

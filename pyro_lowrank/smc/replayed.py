@@ -15,6 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pyro_lowrank.errors import CannotBeReplayed
 from pyro_lowrank.handlers import invisible
 from pyro_lowrank.modules import own_values
 from pyro_lowrank.smc.effects import (
@@ -33,10 +34,6 @@ _NOT_KEPT = (
     "The transition density of {0} cannot be replayed: its state does not keep the latent site {1!r} as it was drawn. "
     "Keep it, `state[{1!r}] = pyro.sample({1!r}, ...)`, or " + _MEND
 )
-
-
-class CannotBeReplayed(ValueError):
-    """A model of the user's own cannot be run along paths."""
 
 
 class _Fixed(Messenger):

@@ -8,7 +8,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ _NARROW = {torch.uint8, torch.int8, torch.int16, torch.uint16, torch.bool}
 Pair = tuple[Tensor, Tensor | None]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A recording and its inputs, trial by trial, in the floating-point type of a model."""
 
@@ -60,7 +61,7 @@ def is_stored(value: Any) -> bool:
         return value.dtype in _NARROW
     if value is None or isinstance(value, Recording | Mapping | list | tuple | str | bytes):
         return False
-    return isinstance(value, Dataset | ArraySource | DatasetSource | PiecesSource) or _is_array(value)
+    return isinstance(value, Dataset | Source) or _is_array(value)
 
 
 def source_of(name: str, y: Any, u: Any, like: Tensor) -> Source:
@@ -76,7 +77,7 @@ def source_of(name: str, y: Any, u: Any, like: Tensor) -> Source:
         TypeError: if they are not arrays of numbers, or a dataset is not map-style.
         ValueError: if inputs came beside a dataset, which holds its own.
     """
-    if isinstance(y, ArraySource | DatasetSource | PiecesSource):
+    if isinstance(y, Source):
         return y
     if isinstance(y, Dataset):
         if isinstance(y, IterableDataset) or not hasattr(y, "__len__"):

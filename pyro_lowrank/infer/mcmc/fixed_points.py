@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_lowrank.dynamics import analysis
+from pyro_lowrank.dynamics.analysis import fixed_points_of_samples
 from pyro_lowrank.dynamics.rnn import RNNDynamics
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.mcmc.sampled import own_store
@@ -75,7 +75,7 @@ def posterior_fixed_points(
     draws = _thinned(draws, num_draws)
     # Parameters without priors are the model's own, whatever another model has left in Pyro's store.
     with own_store():
-        found = analysis.posterior_fixed_points(
+        found = fixed_points_of_samples(
             dynamics,
             draws,
             u,

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.infer.mcmc.filtering import FilteringKernel, without_latents
-from pyro_lowrank.infer.mcmc.marginal import without
+from pyro_lowrank.infer.mcmc.marginal import RightVectors, without
 from pyro_lowrank.infer.mcmc.potential import Potential
 from pyro_lowrank.infer.mcmc.sampled import STARTS, Values, no_start, own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -121,7 +121,7 @@ class ParticleGibbs(FilteringKernel):
         self.model.check_data(y, u)
         with own_store():
             self._begin(y, u)
-            self._potential = Potential(self._sampled, y, u)
+            self._potential = Potential(self._sampled, y, u, RightVectors.of(self._sampled))
             theta, z = self._start()
             self._slow = SMCFilter(
                 self._sampled.model,

@@ -152,8 +152,6 @@ class PMMH(FilteringKernel):
         with own_store():
             self._begin(y, u)
             self._potential = None if self.steps is None else Potential(self._sampled, y, u)
-            if self._potential is not None:
-                self._potential.block = None
             theta, self._last = self._start()
         kind = AdaptiveWalk if self.steps is None else AdaptiveLangevin
         self._walk = kind(theta, self.step_size, self.target_accept_prob)
@@ -170,7 +168,6 @@ class PMMH(FilteringKernel):
 
     def _evaluate(self, theta: Values) -> _Estimate:
         """Return the estimate of log p(theta, y), -inf where the filter dies, and latents drawn from the filter."""
-        self._sampled.assign(theta)
         log_prior = self._sampled.log_prior(theta).item()
         if not math.isfinite(log_prior):
             return _DEAD

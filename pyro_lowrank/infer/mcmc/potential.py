@@ -22,27 +22,26 @@ class Potential:
     .. math:: U(\vartheta) = -\log p(\vartheta) - \log p(z_{1:T}, y_{1:T} \mid \theta(\vartheta))
 
     All time bins at once. Parameters are read once, and neither they nor the latents pass Pyro's handlers, which take
-    longer than the arithmetic of a network of tens of units. The right vectors are integrated out where they can be;
-    `complete` draws them.
+    longer than the arithmetic of a network of tens of units. `complete` draws right vectors that are integrated out.
 
     Args:
         sampled: the parameters.
         y: the recording.
         u: its inputs.
+        block: the right vectors, which are integrated out; None where they are parameters as others are.
 
     Attributes:
         z: the path, `trials x time x rank`, which may change from one look to the next.
-        block: the right vectors, or None where they are parameters as others are.
     """
 
     z: Tensor
 
-    def __init__(self, sampled: Sampled, y: Tensor, u: Tensor | None) -> None:
+    def __init__(self, sampled: Sampled, y: Tensor, u: Tensor | None, block: RightVectors | None = None) -> None:
         self._sampled, self._y, self._u = sampled, y, u
         # What depends on parameters is read anew: innovations, and inputs behind the network's leak.
         changes = sampled.model.bind().memory is not None or sampled.model.dynamics.input_filter
         self._data = None if changes else Sequences.of(sampled.model.bind(), y, u)
-        self.block = RightVectors.of(sampled)
+        self.block = block
         self._filler = {} if self.block is None else {self.block.name: sampled.start()[self.block.name]}
 
     def __call__(self, unconstrained: Mapping[str, Tensor]) -> Tensor:

@@ -91,7 +91,7 @@ def test_the_density_and_its_gradient_are_those_of_the_program(name: str) -> Non
     with own_store():
         sampled = sampled_of(MODELS[name]())
         potential = Potential(sampled, y, u)
-        potential.block, potential.z = None, z
+        potential.z = z
         for _ in range(2):
             theta = {key: value.requires_grad_() for key, value in sampled.start().items()}
             values = [function(theta) for function in (potential, lambda x: by_pyro(sampled, x, y, u, z))]
@@ -105,9 +105,10 @@ def test_right_vectors_are_integrated_out(noise: str) -> None:
     y, u, z = data("gaussian")
     with own_store():
         sampled = sampled_of(gaussian(noise=noise))
-        potential = Potential(sampled, y, u)
-        potential.z, block = z, potential.block
+        block = RightVectors.of(sampled)
         assert block is not None
+        potential = Potential(sampled, y, u, block)
+        potential.z = z
         theta = sampled.start()
         rest = without(theta, block)
         collapsed = potential(rest)
