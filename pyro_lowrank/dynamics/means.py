@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function
 
 from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
@@ -21,6 +22,7 @@ Mean = Callable[[Tensor, Tensor | None], Tensor]
 
 # Below this many evaluations of a unit tensor operations take no longer than copying the weights.
 _WORTH_COMPILING = 100_000
+_WORTH_REPLAYING = 20_000
 
 
 def compiled_mean(drift: Drift) -> CompiledMean:
@@ -51,13 +53,23 @@ def fastest_mean(drift: Drift, backend: str) -> Mean:
 
 def next_mean(drift: Drift, z: Tensor, v: Tensor | None) -> Tensor:
     """Return `Drift.mean`, compiled where there are many latents."""
-    return fastest_mean(drift, "auto" if _pays(drift, z, v) else "plain")(z, v)
+    return _at(fastest_mean(drift, "auto"), z, v) if _pays(drift, z, v) else drift.mean(z, v)
+
+
+def _at(mean: Mean, z: Tensor, v: Tensor | None) -> Tensor:
+    """Return the compiled means: to those who record what torch functions a program calls, one of these."""
+    if has_torch_function((z,)):
+        found: Tensor = handle_torch_function(_at, (z,), mean, z, v)
+        return found
+    return mean(z, v)
 
 
 def _pays(drift: Drift, z: Tensor, v: Tensor | None) -> bool:
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or not isinstance(drift, Network):
         return False
-    if drift.bias.shape[-1] * z[..., 0].numel() < _WORTH_COMPILING:
+    # Where calls are recorded to be replayed, the weights are copied once for all replays.
+    worth = _WORTH_REPLAYING if has_torch_function((z,)) else _WORTH_COMPILING
+    if drift.bias.shape[-1] * z[..., 0].numel() < worth:
         return False
     inputs = () if v is None else (v,)
     dims = (drift.rank, drift.num_inputs)

@@ -29,6 +29,11 @@ class Call:
     kwargs: dict[str, Any] = field(default_factory=dict)
     encoding: Any = None
 
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All that is in it."""
+        return self.args, self.kwargs, self.encoding
+
 
 def _cut(value: Any, num_steps: int) -> list[Any]:
     """Cut a tensor at its time dim (-2), or every tensor in nested dicts, tuples and lists."""

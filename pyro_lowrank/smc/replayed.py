@@ -28,6 +28,7 @@ from pyro_lowrank.smc.effects import (
 )
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.smoothing import take_states
+from pyro_lowrank.smc.taped import Results, Untaped
 
 _MEND = "pass method='genealogy' to `smooth` and gradient=PathwiseGradient() to SMC_ELBO."
 _NOT_KEPT = (
@@ -87,10 +88,12 @@ class ReplayedTransitions:
     Args:
         kernel: of the run.
         calls: arguments of each time bin, with what the guide's `encode` returned if its density is asked for.
+        tapes: how steps are run again.
     """
 
     kernel: EffectsKernel
     calls: list[Call]
+    tapes: Untaped = field(default_factory=Untaped, repr=False, compare=False)
     _known: _Known = field(default_factory=_Known, repr=False, compare=False)
 
     @property
@@ -121,6 +124,16 @@ class ReplayedTransitions:
 
     def _side_by_side(self, time: int, before: State, after: State) -> Tensor:
         """Return the log density of all pairs, draws in a dim of their own: what sees one of the two is done once."""
+        return self._taped("pairs", time, before, after, lambda: self._of_pairs(time, before, after))
+
+    def _taped(self, part: str, time: int, before: State, after: State, density: Callable[[], Tensor]) -> Tensor:
+        """Return a density of later states given earlier ones, replayed once it is known where sites are kept."""
+        if (time < 0) not in self._known.homes:
+            return density()
+        given = (before, after, *self.calls[time + 1].parts)
+        return self.tapes.run(part, lambda: ({}, (density(),)), given)[1][0]
+
+    def _of_pairs(self, time: int, before: State, after: State) -> Tensor:
         draws, num_particles = next(iter(after.values())).shape[0], self.kernel.num_particles
         later = {name: value.unsqueeze(1) for name, value in after.items()}
         # The store is set aside before the plate: within it, it would be read, and overwrite the model.
@@ -167,20 +180,47 @@ class ReplayedTransitions:
             CannotBeReplayed: if the model or the guide cannot be run along paths.
         """
         size = next(iter(path[0].values())).shape[0]
-        total: Tensor | float = 0.0
-        proposed: Tensor | float = 0.0
-        state: State = {}
         learns = _parameters_of_the_guide(self.kernel.model, self.kernel.guide)
-        for t, (held, call) in enumerate(zip(path, self.calls, strict=True)):
+        state: State = {}
+        done: set[int] = set()
+        numbers: list[Sequence[Tensor]] = []
+        for t, held in enumerate(path):
             if t < 2:
-                self._check_guide(t, state, call, size)
-            before = state
-            state, sites, values = self._along(t - 1, before, held, SMCState(size))
-            if learns:
-                proposed = proposed + self._proposed(t, before, call, values, size)
-            total = total + self._log_prob(sites, size)
-        found = _of_particles(total)
-        return found + _for_parameters(_of_particles(proposed), learns) if learns else found
+                self._check_guide(t, state, self.calls[t], size)
+            if t == 2:
+                for bins, sums in self._at_once(path, state):
+                    done |= set(bins)
+                    numbers.append(sums)
+            if t in done:
+                state = {name: held[name] for name in state}
+                continue
+            state, found = self._of_bin(t, state, held, size, learns)
+            numbers.append(found)
+        log_p, *log_q = (sum(column) for column in zip(*numbers, strict=True))
+        density = _of_particles(log_p)
+        return density + _for_parameters(_of_particles(log_q[0]), learns) if learns else density
+
+    def _of_bin(self, t: int, before: State, held: State, size: int, learns: list[Tensor]) -> Results:
+        """Return the state on paths after a time bin, and log densities of model and guide there."""
+        call = self.calls[t]
+
+        def step() -> Results:
+            after, sites, values = self._along(t - 1, before, held, SMCState(size))
+            log_q = (self._proposed(t, before, call, values, size),) if learns else ()
+            return after, (self._log_prob(sites, size), *log_q)
+
+        known = t > 0 and False in self._known.homes
+        return self.tapes.run("paths", step, (before, held, *call.parts)) if known else step()
+
+    def _at_once(self, path: Sequence[State], state: State) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield time bins from the third on, and the sums of what `_of_bin` returns of them."""
+        if set(state) != set(self._known.homes.get(False, {}).values()):
+            return  # It remembers more than its latents.
+        befores = [{name: held[name] for name in state} for held in path[1:-1]]
+        calls = (call.parts for call in self.calls[2:])
+        steps = [(before, held, *parts) for before, held, parts in zip(befores, path[2:], calls, strict=True)]
+        for indices, sums in self.tapes.together("paths", steps):
+            yield [2 + i for i in indices], sums
 
     def along(self, path: Sequence[State]) -> Iterator[list[Any]]:
         """Yield the sites of each time bin, as Pyro's messages, of one run along paths, its state carried on.
@@ -290,7 +330,11 @@ class ReplayedTransitions:
 
     def _score(self, time: int, before: State, after: State) -> Tensor:
         size = next(iter(before.values())).shape[0]
-        return self._log_prob(self._steps(time, before, after, SMCState(size)), size)
+
+        def density() -> Tensor:
+            return self._log_prob(self._steps(time, before, after, SMCState(size)), size)
+
+        return self._taped("scores", time, before, after, density)
 
     def _log_prob(self, sites: Sequence[Any], size: int) -> Tensor:
         """Return the log density of all sites, `particles x trials`."""

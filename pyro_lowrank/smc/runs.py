@@ -23,6 +23,7 @@ from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.replayed import ReplayedTransitions
 from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_states, uniform_of_paths
+from pyro_lowrank.smc.taped import TapedKernel, Tapes, Untaped
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 if TYPE_CHECKING:
@@ -255,11 +256,17 @@ class UsersRun:
 
     def __post_init__(self) -> None:
         compiled_pair(None, self.backend, with_inputs=False)
-        self._transitions = ReplayedTransitions(self.kernel, self.kernel.slices(self.data))
+        calls = self.kernel.slices(self.data)
+        programs = self.kernel.model, self.kernel.guide
+        self._tapes = Untaped() if self.backend == "plain" else Tapes(*programs, len(calls))
+        self._transitions = ReplayedTransitions(self.kernel, calls, self._tapes)
 
     def filter(self, *, with_paths: bool = False) -> FilterHistory:
         """Run the filter."""
-        return run_loop(self.kernel, self._transitions.calls, self.scheme, store=self.store or with_paths)
+        kernel = TapedKernel(self.kernel, self._tapes)
+        history = run_loop(kernel, self._transitions.calls, self.scheme, store=self.store or with_paths)
+        self._tapes.finish()
+        return history
 
     def paths(self, history: FilterHistory, num_paths: int) -> list[State]:
         """Draw paths by backward simulation: the states on them, one per time bin.
@@ -281,12 +288,15 @@ class UsersRun:
             index = backward_paths(self._transitions, states, log_weights, uniforms)
         else:
             index = mcmc_paths(self._transitions, states, log_weights, ancestors, num_paths, _MOVES)
+        self._tapes.finish()
         batch_dims = self._transitions.batch_dims
         return [take_states(state, index[..., t], batch_dims) for t, state in enumerate(states)]
 
     def log_density(self, paths: list[State]) -> Tensor:
         """Return log p(z, y) averaged over paths, `(trials)`, with what the guide's own parameters learn by."""
-        return self._transitions.log_joint(paths).reshape(self._shape)
+        found = self._transitions.log_joint(paths).reshape(self._shape)
+        self._tapes.finish()
+        return found
 
 
 # With more particles, ancestors are drawn by a Markov chain: its cost does not grow with them.

@@ -116,7 +116,6 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         mean: CompiledMean,
         value: Tensor | None,
         z: Tensor,
@@ -127,9 +126,26 @@ class _Mean(torch.autograd.Function):
         bias: Tensor,
     ) -> Tensor:
         """Return the means, for latents `... x rank` and effective inputs that broadcast with them."""
-        ctx.mean = mean
-        ctx.save_for_backward(z, v, decay, left, right, bias)
         return mean(z, v) if value is None else value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the gradient needs."""
+        ctx.mean, _, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Return the means of points with one more dim, which weights have not, and where it is."""
+        if any(dim is not None for dim in (*in_dims[:2], *in_dims[4:])):
+            raise NotImplementedError("Weights of networks have no further dims under `torch.vmap`.")
+        # Paths stay the first dim: the gradient adds up those that meet.
+        points = [
+            x if x is None else x.unsqueeze(-2) if dim is None else x.movedim(dim, -2)
+            for x, dim in zip(inputs[2:4], in_dims[2:4], strict=True)
+        ]
+        means = _Mean.apply(*inputs[:2], *points, *inputs[4:])
+        return means, means.dim() - 2
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,0 +1,263 @@
+"""Steps of programs that a user has written: run under Pyro's handlers once, from a tape at the other time bins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from pyro_lowrank.smc.effects import Call, EffectsKernel, FromModel
+from pyro_lowrank.smc.loop import State
+from pyro_lowrank.smc.tape import Replay, Tape, leaves
+
+Results = tuple[State, tuple[Tensor, ...]]
+"""What a step returns: the state after it, and numbers of its particles."""
+
+# A program that takes more turns than this, or whose state has more forms, is recorded no more.
+_MOST = 6
+_log = logging.getLogger("pyro_lowrank")
+
+
+@dataclass
+class _Known:
+    """What runs of a program have shown.
+
+    Attributes:
+        steps: of the longest run in which each of its parts, replayed, agreed with itself.
+        fault: why it cannot be replayed; nothing where it can.
+    """
+
+    steps: dict[str, int] = field(default_factory=dict)
+    fault: str = ""
+
+
+_known: WeakKeyDictionary[Any, WeakKeyDictionary[Any, _Known]] = WeakKeyDictionary()
+
+
+def _what_is_known(model: Any, guide: Any) -> _Known:
+    """Return what runs of a model and guide have shown; nothing of those that cannot be referred to weakly."""
+    try:
+        # Guides that propose nothing are made anew for each run.
+        guides = _known.setdefault(model, WeakKeyDictionary())
+        return guides.setdefault(FromModel if isinstance(guide, FromModel) else guide, _Known())
+    except TypeError:
+        return _Known()
+
+
+class Untaped:
+    """Runs each step as it is."""
+
+    def run(self, part: str, step: Callable[[], Results], given: Any) -> Results:
+        """Return the results of a step."""
+        return step()
+
+    def together(self, part: str, steps: Sequence[Any]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield indices of steps that can be run at once, and the sums of their numbers."""
+        return iter(())
+
+    def finish(self) -> None:
+        """Note that the whole run went well."""
+
+
+class Tapes(Untaped):
+    """Runs the first step of each form as it is, and records what it does to tensors; replays that for the others.
+
+    What depends on parameters alone is computed once, by the first step. In the first run of a program all steps are
+    run both ways: where they differ, as those of a program that counts its steps do, it is not replayed, and the log
+    says so.
+
+    Args:
+        model: the program.
+        guide: the program that proposes.
+        num_steps: of the run.
+    """
+
+    def __init__(self, model: Any, guide: Any, num_steps: int) -> None:
+        self._programs, self._num_steps = (model, guide), num_steps
+        self._replays: dict[Any, list[Replay]] = {}
+        self._parts: set[str] = set()
+        self._known = _what_is_known(model, guide)
+
+    def run(self, part: str, step: Callable[[], Results], given: Any) -> Results:
+        """Return the results of a step.
+
+        Args:
+            part: what is done.
+            step: the step.
+            given: the state before it, and the arguments, nested: tensors among them may be others the next time.
+        """
+        if self._known.fault:
+            return step()
+        inputs = [x for x in leaves(given) if isinstance(x, Tensor)]
+        form = (part, torch.is_grad_enabled(), *_form(given))
+        replays = self._replays.setdefault(form, [])
+        seed = torch.get_rng_state()
+        for replay in replays:
+            found = self._replayed(replay, inputs)
+            if found is not None:
+                return found if self._agreed(part) else self._compared(step, found, seed)
+            torch.set_rng_state(seed)
+        if len(replays) >= _MOST or len(self._replays) > 4 * _MOST:
+            self._refuse("its control flow depends on values, or its state has ever new forms")
+        return self._recorded(step, inputs, replays)
+
+    def together(self, part: str, steps: Sequence[Any]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Yield indices of steps that can be run at once, and the sums of their numbers.
+
+        Args:
+            part: what is done.
+            steps: what is given to each, the state before it first; states must not depend on other steps.
+        """
+        if self._known.fault or not self._agreed(part):
+            return
+        forms: dict[Any, list[int]] = {}
+        for i, given in enumerate(steps):
+            forms.setdefault((part, torch.is_grad_enabled(), *_form(given)), []).append(i)
+        for form, indices in forms.items():
+            inputs = [[x for x in leaves(steps[i]) if isinstance(x, Tensor)] for i in indices]
+            for replay in self._replays.get(form, []):
+                numbers = self._at_once(replay, f"{part} at once", inputs)
+                if numbers is not None:
+                    yield indices, numbers
+                    break
+
+    def _at_once(self, replay: Replay, part: str, inputs: Sequence[Sequence[Tensor]]) -> list[Tensor] | None:
+        """Return the sums of the numbers of some steps; None where they are to be run one by one."""
+        seed, first = torch.get_rng_state(), len(replay.names)
+        try:
+            found = replay.together([torch.stack(column) for column in zip(*inputs, strict=True)])
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
+            found = None
+        if found is None or not torch.equal(seed, torch.get_rng_state()):
+            torch.set_rng_state(seed)
+            return None
+        sums = [x.sum(0) for x in found[first:]]
+        if not self._agreed(part):
+            with torch.no_grad():
+                each = [replay(given) for given in inputs]
+            if any(one is None for one in each):
+                return None
+            expected = [sum(column) for column in zip(*(one[first:] for one in each if one), strict=True)]
+            if not all(_close(x.detach(), y) for x, y in zip(sums, expected, strict=True) if isinstance(y, Tensor)):
+                self._parts.discard(part)
+                return None
+        return sums
+
+    def finish(self) -> None:
+        """Note that the whole run went well."""
+        for part in self._parts:
+            self._known.steps[part] = max(self._num_steps, self._known.steps.get(part, 0))
+
+    def _agreed(self, part: str) -> bool:
+        self._parts.add(part)
+        return self._known.steps.get(part, 0) >= self._num_steps
+
+    def _replayed(self, replay: Replay, inputs: Sequence[Tensor]) -> Results | None:
+        try:
+            found = replay(inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return None  # The step itself says what is wrong, if anything is.
+        if found is None:
+            return None
+        number = len(replay.names)
+        return dict(zip(replay.names, found[:number], strict=True)), tuple(found[number:])
+
+    def _compared(self, step: Callable[[], Results], found: Results, seed: Tensor) -> Results:
+        drawn = torch.get_rng_state()
+        torch.set_rng_state(seed)
+        expected = step()
+        same = found[0].keys() == expected[0].keys() and torch.equal(drawn, torch.get_rng_state())
+        pairs = zip((*found[0].values(), *found[1]), (*expected[0].values(), *expected[1]), strict=False)
+        if not same or not all(_close(ours, theirs) for ours, theirs in pairs):
+            self._refuse("it does something else at another time bin")
+        return expected
+
+    def _recorded(self, step: Callable[[], Results], inputs: Sequence[Tensor], replays: list[Replay]) -> Results:
+        before = _attributes(self._programs)
+        with Tape(inputs) as tape:
+            state, numbers = step()
+        changed = _changed(before, _attributes(self._programs))
+        fault = tape.fault or (f"it changes its attribute {changed!r} as it runs" if changed else "")
+        if not all(isinstance(x, Tensor) for x in state.values()):
+            fault = "its state holds something else than tensors"
+        if any(x.device.type != "cpu" for x in inputs):
+            fault = "its tensors are not on the CPU"
+        if fault:
+            self._refuse(fault)
+        else:
+            replays.append(tape.finish(tuple(state), (*state.values(), *numbers)))
+        return state, numbers
+
+    def _refuse(self, fault: str) -> None:
+        if not self._known.fault:
+            names = " and ".join(type(each).__name__ for each in self._programs)
+            _log.info("The steps of %s run under Pyro's handlers at every time bin, not from a tape: %s.", names, fault)
+        self._known.fault = fault
+
+
+def _form(given: Any) -> Iterable[Any]:
+    """Yield what a recording holds for: names, shapes and types, and whether numbers are missing."""
+    state, *_ = given
+    yield tuple(state)
+    for x in leaves(given):
+        if isinstance(x, Tensor):
+            missing = x.is_floating_point() and bool(x.detach().isnan().any())
+            yield tuple(x.shape), x.dtype, x.requires_grad, missing
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Whether tensors are equal but for rounding."""
+    if found.shape != expected.shape or found.dtype != expected.dtype or found.requires_grad != expected.requires_grad:
+        return False
+    tolerance = 1e-9 if found.dtype == torch.float64 else 1e-4
+    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _attributes(programs: Sequence[Any]) -> dict[tuple[int, str], tuple[Any, int | None]]:
+    """Return what programs, and modules in them, hold in public, and how many things are in each container."""
+    found = {}
+    for program in programs:
+        for part in program.modules() if isinstance(program, nn.Module) else (program,):
+            for name, value in getattr(part, "__dict__", {}).items():
+                if not name.startswith("_"):
+                    size = len(value) if isinstance(value, list | dict | set) else None
+                    found[id(part), name] = value, size
+    return found
+
+
+def _changed(before: dict[tuple[int, str], Any], after: dict[tuple[int, str], Any]) -> str | None:
+    """Return the name of an attribute that is another one, or has more in it; None where there is none."""
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if old is None or new is None or old[0] is not new[0] or old[1] != new[1]:
+            return key[1]
+    return None
+
+
+class TapedKernel:
+    """A kernel of programs whose steps are run from tapes.
+
+    Args:
+        kernel: of the programs.
+        tapes: of one run.
+    """
+
+    def __init__(self, kernel: EffectsKernel, tapes: Untaped) -> None:
+        self._kernel, self._tapes = kernel, tapes
+        self.num_particles, self.batch_dims, self.slices = kernel.num_particles, kernel.batch_dims, kernel.slices
+        self.init = kernel.init
+
+    def step(self, state: State, slice_t: Call) -> tuple[State, Tensor]:
+        """Propose and weigh the next particles."""
+
+        def plain() -> Results:
+            after, log_weights = self._kernel.step(state, slice_t)
+            return after, (log_weights,)
+
+        after, (log_weights,) = self._tapes.run("step", plain, (state, *slice_t.parts))
+        return after, log_weights
