@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Integral, Real
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,10 +66,28 @@ def warn_user(message: str) -> None:
     """Warn at the line of the user's code that led here, past the frames of this package, Pyro and torch."""
     if _unsaid.get():
         return
+    level, _ = _users_frame()
+    warnings.warn(message, UserWarning, stacklevel=level - 1)
+
+
+def _users_frame() -> tuple[int, FrameType]:
+    """Return the innermost frame of the user's code, past those of this package, Pyro and torch, and how far it is."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)
+    return level, frame
+
+
+def users_line() -> str:
+    """Return the function, file and line of the user's code that led here.
+
+    Example::
+
+        >>> ", line " in users_line()
+        True
+    """
+    _, frame = _users_frame()
+    return f"{frame.f_code.co_name}, line {frame.f_lineno} of {frame.f_code.co_filename}"
 
 
 def check_positive_int(name: str, value: Any, *, minimum: int = 1) -> int:

@@ -66,7 +66,9 @@ def _of_counts(density: Any, value: Any) -> Tensor | None:
     dims = density.reinterpreted_batch_ndims
     # In torch y ln r by `xlogy` takes ten times as long as the logarithm alone. 0 ln 0 is nothing.
     moved = torch.where(value == 0, 0.0, value * rate.log()) - rate
-    shared = (value + 1).lgamma().expand(value.shape[:-1] + rate.shape[-1:]) if value.dim() else (value + 1).lgamma()
+    shared = (value + 1).lgamma()
+    if value.shape[-dims:] != rate.shape[-dims:]:
+        return (moved - shared).flatten(-dims).sum(-1)
     return moved.flatten(-dims).sum(-1) - shared.flatten(-dims).sum(-1)
 
 

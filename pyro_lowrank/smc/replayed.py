@@ -58,19 +58,6 @@ class _Fixed(Messenger):
         msg["stop"] = True
 
 
-@dataclass
-class _Known:
-    """What runs of a program have shown so far.
-
-    Attributes:
-        homes: where its `init` (True) and `step` (False) keep their latent sites.
-        broadcasts: whether earlier and later states of pairs may lie in dims of their own; None if it is not known.
-    """
-
-    homes: dict[bool, dict[str, Any]] = field(default_factory=dict)
-    broadcasts: bool | None = None
-
-
 class _AnyShape(SMCState):
     """A state whose tensors need not begin with the particles."""
 
@@ -94,7 +81,6 @@ class ReplayedTransitions:
     kernel: EffectsKernel
     calls: list[Call]
     tapes: Untaped = field(default_factory=Untaped, repr=False, compare=False)
-    _known: _Known = field(default_factory=_Known, repr=False, compare=False)
 
     @property
     def batch_dims(self) -> int:
@@ -105,11 +91,13 @@ class ReplayedTransitions:
         """Return the log density of a later state and its data, as a function of it, `D x trials x particles`."""
 
         def score(after: State) -> Tensor:
-            if self._known.broadcasts is None:
+            draws = next(iter(after.values())).shape[0]
+            broadcasts, sizes = self.tapes.kept.broadcasts, (self.kernel.num_particles, draws)
+            if sizes not in broadcasts:
                 found = self._repeated(time, before, after)
-                self._known.broadcasts = self._agrees(time, before, after, found)
+                broadcasts[sizes] = self._agrees(time, before, after, found)
                 return found
-            if self._known.broadcasts:
+            if broadcasts[sizes]:
                 return self._side_by_side(time, before, after)
             return self._repeated(time, before, after)
 
@@ -128,7 +116,7 @@ class ReplayedTransitions:
 
     def _taped(self, part: str, time: int, before: State, after: State, density: Callable[[], Tensor]) -> Tensor:
         """Return a density of later states given earlier ones, replayed once it is known where sites are kept."""
-        if (time < 0) not in self._known.homes:
+        if (time < 0) not in self.tapes.kept.homes:
             return density()
         given = (before, after, *self.calls[time + 1].parts)
         return self.tapes.run(part, lambda: ({}, (density(),)), given)[1][0]
@@ -209,12 +197,12 @@ class ReplayedTransitions:
             log_q = (self._proposed(t, before, call, values, size),) if learns else ()
             return after, (self._log_prob(sites, size), *log_q)
 
-        known = t > 0 and False in self._known.homes
+        known = t > 0 and False in self.tapes.kept.homes
         return self.tapes.run("paths", step, (before, held, *call.parts)) if known else step()
 
     def _at_once(self, path: Sequence[State], state: State) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Yield time bins from the third on, and the sums of what `_of_bin` returns of them."""
-        if set(state) != set(self._known.homes.get(False, {}).values()):
+        if set(state) != set(self.tapes.kept.homes.get(False, {}).values()):
             return  # It remembers more than its latents.
         befores = [{name: held[name] for name in state} for held in path[1:-1]]
         calls = (call.parts for call in self.calls[2:])
@@ -288,7 +276,7 @@ class ReplayedTransitions:
         self, time: int, before: State, held: State, particles: SMCState
     ) -> tuple[State, list[Any], dict[str, Tensor]]:
         """Run the step with its latent sites at what a state holds of them; return state, sites and these values."""
-        known = self._known.homes.get(time < 0)
+        known = self.tapes.kept.homes.get(time < 0)
         for homes in (known, None) if known else (None,):
             # Where sites are kept is nearly always as before: looked for anew only where a run shows it is not.
             now = self._homes(time, before, type(particles)(particles._num_particles)) if homes is None else homes
@@ -300,7 +288,7 @@ class ReplayedTransitions:
             latent = {site["name"]: site["value"] for site in fixed.sites if not site["is_observed"]}
             if set(latent) == set(now) and all(state.get(now[name]) is value for name, value in latent.items()):
                 break
-        self._known.homes[time < 0] = now
+        self.tapes.kept.homes[time < 0] = now
         return state, fixed.sites, values
 
     def _homes(self, time: int, before: State, particles: SMCState) -> dict[str, Any]:
@@ -320,7 +308,7 @@ class ReplayedTransitions:
     def _steps(self, time: int, before: State, after: State, particles: SMCState) -> list[Any]:
         """Return the sites of the steps from earlier states to later ones."""
         state, sites, _ = self._along(time, before, after, particles)
-        for name in set(after) - set(self._known.homes[time < 0].values()):
+        for name in set(after) - set(self.tapes.kept.homes[time < 0].values()):
             if not torch.isclose(state[name], after[name], rtol=1e-4, atol=1e-5).all():
                 raise CannotBeReplayed(
                     f"The transition density of {type(self.kernel.model).__name__} cannot be replayed: {name!r} of its "

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_lowrank.errors import users_line
+
 # What hands out numbers of tensors, on which a program may base what it does next.
 _READS = {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "data_ptr", "untyped_storage", "storage"}
 _READS |= {"__float__", "__int__", "__index__", "__complex__", "__array__", "__contains__", "__dlpack__", "__repr__"}
@@ -109,7 +111,7 @@ class Tape(TorchFunctionMode):
         if varies:
             self._check(name, args)
         if changed is not None and not self._may_change(changed):
-            self.fault = f"it changes a tensor in place that it has not made itself (`{name}`)"
+            self._spoil(f"it changes a tensor in place that it has not made itself (`{name}`)")
         before = None if varies else torch.get_rng_state()
         returned = func(*args, **kwargs)
         draws = _draws(name) if before is None else not torch.equal(before, torch.get_rng_state())
@@ -123,29 +125,32 @@ class Tape(TorchFunctionMode):
             self._put(changed, self._slots[id(changed)][0])
         return returned
 
+    def _spoil(self, fault: str) -> None:
+        self.fault = self.fault or f"{fault}, in {users_line()}"
+
     def _may_change(self, x: Any) -> bool:
         """Whether a tensor is made anew by each replay: what is given, or kept, would be changed twice."""
         return id(x) in self._slots and x.untyped_storage().data_ptr() not in self._given
 
     def _check(self, name: str, args: tuple[Any, ...]) -> None:
         if name in _READS or name == "__set__":
-            self.fault = f"it reads or sets numbers of tensors in Python (`{name}`)"
+            self._spoil(f"it reads or sets numbers of tensors in Python (`{name}`)")
         by_mask = name == "__getitem__" and any(
             isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in leaves(args[1:])
         )
         if name in _SHAPES or by_mask or (name == "where" and len(args) == 1):
-            self.fault = f"it makes tensors whose shapes depend on numbers (`{name}`)"
+            self._spoil(f"it makes tensors whose shapes depend on numbers (`{name}`)")
 
     def _marked(self, value: Any) -> Any:
         """Return arguments with slots in place of tensors that have one; the very same object where none has."""
         if isinstance(value, Tensor):
             known = self._slots.get(id(value))
             if torch._C._functorch.is_functorch_wrapped_tensor(value):
-                self.fault = "it uses transforms of torch.func"
+                self._spoil("it uses transforms of torch.func")
             if known is None:
                 return value
             if known[2] is not value.grad_fn:
-                self.fault = "it calls a torch.autograd.Function of its own, or changes a history of gradients"
+                self._spoil("it calls a torch.autograd.Function of its own, or changes a history of gradients")
             return Slot(known[0])
         if isinstance(value, dict):
             marked = {key: self._marked(item) for key, item in value.items()}
@@ -191,7 +196,7 @@ class Tape(TorchFunctionMode):
             name = type(returned).__name__
             # A history of gradients is asked for by Pyro and torch alone, and only whether there is one.
             if not hasattr(returned, "next_functions"):
-                self.fault = f"it calls a torch function that returns no tensors (a {name})"
+                self._spoil(f"it calls a torch function that returns no tensors (a {name})")
         return None
 
     def finish(self, names: tuple[str, ...], outputs: Sequence[Tensor]) -> Replay:

@@ -24,14 +24,29 @@ _log = logging.getLogger("pyro_lowrank")
 
 
 @dataclass
+class Kept:
+    """What is kept of runs of a program, for those who run it again with its sites set.
+
+    Attributes:
+        homes: where its `init` (True) and `step` (False) keep their latent sites.
+        broadcasts: whether earlier and later states of pairs, so many, may lie in dims of their own.
+    """
+
+    homes: dict[bool, dict[str, Any]] = field(default_factory=dict)
+    broadcasts: dict[tuple[int, int], bool] = field(default_factory=dict)
+
+
+@dataclass
 class _Known:
     """What runs of a program have shown.
 
     Attributes:
+        kept: what others keep.
         steps: of the longest run in which each of its parts, replayed, agreed with itself.
         fault: why it cannot be replayed; nothing where it can.
     """
 
+    kept: Kept = field(default_factory=Kept)
     steps: dict[str, int] = field(default_factory=dict)
     fault: str = ""
 
@@ -51,6 +66,9 @@ def _what_is_known(model: Any, guide: Any) -> _Known:
 
 class Untaped:
     """Runs each step as it is."""
+
+    def __init__(self) -> None:
+        self.kept = Kept()
 
     def run(self, part: str, step: Callable[[], Results], given: Any) -> Results:
         """Return the results of a step."""
@@ -82,6 +100,7 @@ class Tapes(Untaped):
         self._replays: dict[Any, list[Replay]] = {}
         self._parts: set[str] = set()
         self._known = _what_is_known(model, guide)
+        self.kept = self._known.kept
 
     def run(self, part: str, step: Callable[[], Results], given: Any) -> Results:
         """Return the results of a step.

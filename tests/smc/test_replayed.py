@@ -76,7 +76,7 @@ def test_pairs_have_the_density_of_their_step(model: Any, broadcasts: bool, draw
         moved = dist.Normal(0.9 * before, 0.5).to_event(1).log_prob(after.unsqueeze(1))
         seen = dist.Poisson(after.exp()).to_event(1).log_prob(y[:, time + 1])
         torch.testing.assert_close(found, (moved + seen.unsqueeze(1)).movedim(1, -1))
-    assert replayed._known.broadcasts == broadcasts
+    assert set(replayed.tapes.kept.broadcasts.values()) == {broadcasts}
 
 
 @pytest.mark.parametrize("model", [Walk(), Renaming()])
