@@ -2,10 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+
+def without_repetition(x: Tensor) -> Tensor:
+    """Return a tensor whose dims that repeat the same numbers, as after `expand`, are of size 1.
+
+    Example::
+
+        >>> import torch
+        >>> without_repetition(torch.arange(3).expand(2, 3)).shape
+        torch.Size([1, 3])
+    """
+    for dim, size in enumerate(x.shape):
+        if size > 1 and x.stride(dim) == 0:
+            x = x.narrow(dim, 0, 1)
+    return x
+
+
+def as_one_call(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let those who record what torch functions a program calls see a function of tensors as one of these.
+
+    For functions that read the numbers of their tensors, or that have a gradient of their own.
+
+    Example::
+
+        >>> import torch
+        >>> doubled = as_one_call(lambda x: torch.from_numpy(2 * x.numpy()))
+        >>> class Names(torch.overrides.TorchFunctionMode):
+        ...     def __torch_function__(self, func, types, args=(), kwargs=None):
+        ...         print(func.__name__)
+        ...         return func(*args)
+        >>> with Names():
+        ...     x = doubled(torch.ones(2))
+        ones
+        <lambda>
+    """
+
+    @wraps(function)
+    def called(*args: Any) -> Tensor:
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        if has_torch_function(tensors):
+            found: Tensor = handle_torch_function(called, tensors, *args)
+            return found
+        return function(*args)
+
+    return called
 
 
 def holds_numbers(x: Any) -> bool:

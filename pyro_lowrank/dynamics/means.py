@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import has_torch_function
 
 from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import NoCompiledForm
-from pyro_lowrank.shapes import holds_numbers
+from pyro_lowrank.shapes import as_one_call, holds_numbers
 
 if TYPE_CHECKING:
     from pyro_lowrank.dynamics.compiled.mean import CompiledMean
@@ -56,11 +56,8 @@ def next_mean(drift: Drift, z: Tensor, v: Tensor | None) -> Tensor:
     return _at(fastest_mean(drift, "auto"), z, v) if _pays(drift, z, v) else drift.mean(z, v)
 
 
+@as_one_call
 def _at(mean: Mean, z: Tensor, v: Tensor | None) -> Tensor:
-    """Return the compiled means: to those who record what torch functions a program calls, one of these."""
-    if has_torch_function((z,)):
-        found: Tensor = handle_torch_function(_at, (z,), mean, z, v)
-        return found
     return mean(z, v)
 
 

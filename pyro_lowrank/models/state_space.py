@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.dynamics.low_rank import LowRankRNN
+from pyro_lowrank.dynamics.means import next_mean
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type, check_trackable
 from pyro_lowrank.handlers import check_plates, observe, surroundings, trials_plate
@@ -312,7 +313,7 @@ class StateSpaceModel(Module):
 def mean_of_next(transition: Transition, state: ProgramState, u_t: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the mean of the next latents, `particles x trials x rank`, and the effective inputs then."""
     v_before = state.get("input")
-    mean = transition.mean(state["z"], v_before)
+    mean = next_mean(transition.drift, state["z"], v_before)
     if u_t is None or v_before is None:
         return mean, None
     return mean, transition.drift.next_input(v_before, state.get("raw_input", v_before), u_t)

@@ -15,6 +15,7 @@ from pyro_lowrank.scalars.derivative import derivative
 from pyro_lowrank.scalars.expression import ONE, ZERO, Expression, larger, make, name, number, replace
 from pyro_lowrank.scalars.torch_code import on_tensors
 from pyro_lowrank.scalars.trace import traced
+from pyro_lowrank.shapes import as_one_call, without_repetition
 
 ETA = name("eta")
 """What is read from the latents, in the expressions of densities; what is recorded is `y`."""
@@ -162,8 +163,7 @@ class ScalarDensity:
 
         Its gradient is the exact one of the branch that is taken: where the other one overflows, torch's is NaN.
         """
-        found: Tensor = _LogDensity.apply(self, *torch.broadcast_tensors(y, eta, *parameters))
-        return found
+        return _log_density(self, *torch.broadcast_tensors(y, eta, *parameters))
 
     def curvature(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, information and stiffness, of tensors that broadcast."""
@@ -179,12 +179,19 @@ def _slope(density: ScalarDensity, argument: str) -> Callable[..., tuple[Tensor,
     return on_tensors([derivative(density.log_density, name(argument))], density.arguments)
 
 
+@as_one_call
+def _log_density(density: ScalarDensity, *values: Tensor) -> Tensor:
+    found: Tensor = _LogDensity.apply(density, *values)
+    return found
+
+
 class _LogDensity(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(density: ScalarDensity, *values: Tensor) -> Tensor:
-        (found,) = density._values(*values)
+        # What is the same for many particles is computed once.
+        (found,) = density._values(*map(without_repetition, values))
         return found.expand(values[0].shape).to(values[1].dtype)
 
     @staticmethod
@@ -196,7 +203,7 @@ class _LogDensity(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (grad,) = grad_outputs
-        density, values = ctx.density, ctx.saved_tensors
+        density, values = ctx.density, [without_repetition(each) for each in ctx.saved_tensors]
         wanted = zip(density.arguments, ctx.needs_input_grad[1:], strict=True)
         slopes = [_slope(density, argument)(*values)[0] if is_wanted else None for argument, is_wanted in wanted]
         # What is masked may have no density, as missing numbers of a likelihood of numbers above zero.

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_lowrank.shapes import holds_numbers
+from pyro_lowrank.shapes import as_one_call, holds_numbers
 
 # Families that are made of parameters of the shape of their batch.
 _BY_PARAMETERS = {
@@ -83,13 +83,23 @@ def _of_normals(density: Any, value: Any) -> Tensor | None:
         return None
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
         return None
+    return _compiled_normals(density, value, location, scale)
+
+
+@as_one_call
+def _compiled_normals(density: Any, value: Tensor, location: Tensor, scale: Tensor) -> Tensor:
+    """Return the log density of independent normals, at this location and scale."""
     # Deferred: importing Numba takes longer than the rest of the package.
     from pyro_lowrank.smc.compiled.normal import normal_log_prob
 
     batch, numbers = density.batch_shape, density.event_shape.numel()
     rows = (_different_rows(x, len(batch)).reshape(-1, numbers) for x in (value.expand_as(location), location, scale))
     found = normal_log_prob([x.contiguous().numpy() for x in rows], batch.numel())
-    return torch.from_numpy(found).view(batch) if math.isfinite(found.sum()) else None
+    if math.isfinite(found.sum()):
+        return torch.from_numpy(found).view(batch)
+    normal = dist.Normal(location, scale, validate_args=density.base_dist._validate_args)
+    plain: Tensor = normal.to_event(density.reinterpreted_batch_ndims).log_prob(value)
+    return plain
 
 
 def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:

@@ -90,7 +90,8 @@ class Tape(TorchFunctionMode):
         self._slots: dict[int, tuple[int, Tensor, Any]] = {id(x): (i, x, x.grad_fn) for i, x in enumerate(inputs)}
         self._instructions: list[_Instruction] = []
         self._assumed: list[tuple[Slot, bool]] = []
-        self._given = {x.untyped_storage().data_ptr() for x in inputs}
+        self._again: dict[Any, Any] = {}
+        self._fixed = {x.untyped_storage().data_ptr() for x in inputs}
         self.fault = "" if len(self._slots) == len(inputs) else "it is given one tensor twice"
 
     def __torch_function__(
@@ -112,17 +113,27 @@ class Tape(TorchFunctionMode):
             self._check(name, args)
         if changed is not None and not self._may_change(changed):
             self._spoil(f"it changes a tensor in place that it has not made itself (`{name}`)")
-        before = None if varies else torch.get_rng_state()
+        call = (func, torch.is_grad_enabled(), _frozen(with_slots)) if varies and changed is None else None
+        if call is not None and call in self._again:
+            return self._shared(self._again[call][0])
+        before = torch.get_rng_state()
         returned = func(*args, **kwargs)
-        draws = _draws(name) if before is None else not torch.equal(before, torch.get_rng_state())
-        if varies or draws or name in _STATES or name in _TO_BE_FILLED:
-            keeps = draws or changed is not None or name in _STATES
-            if varies and _is_the_same(name, args, returned):
-                self._put(returned, self._slots[id(args[0])][0])
-                return returned
+        keeps = changed is not None or name in _STATES or not torch.equal(before, torch.get_rng_state())
+        if varies and _is_the_same(name, args, returned):
+            self._put(returned, self._slots[id(args[0])][0])
+        elif varies or keeps or name in _TO_BE_FILLED:
             self._note(func, with_slots, returned, keeps=keeps)
-        if isinstance(changed, Tensor) and id(changed) in self._slots:
-            self._put(changed, self._slots[id(changed)][0])
+        if changed is not None:
+            # What was computed from it before is not what would be computed from it now.
+            self._again.clear()
+            self._put(changed, self._slots.get(id(changed), (self._size,))[0])
+        elif call is not None and not keeps:
+            self._again[call] = returned, with_slots  # Kept, too: identities are compared.
+        return returned
+
+    def _shared(self, returned: Any) -> Any:
+        """Return what an equal call returned, which must not be changed from now on."""
+        self._fixed |= {x.untyped_storage().data_ptr() for x in leaves(returned) if isinstance(x, Tensor)}
         return returned
 
     def _spoil(self, fault: str) -> None:
@@ -130,7 +141,7 @@ class Tape(TorchFunctionMode):
 
     def _may_change(self, x: Any) -> bool:
         """Whether a tensor is made anew by each replay: what is given, or kept, would be changed twice."""
-        return id(x) in self._slots and x.untyped_storage().data_ptr() not in self._given
+        return id(x) in self._slots and x.untyped_storage().data_ptr() not in self._fixed
 
     def _check(self, name: str, args: tuple[Any, ...]) -> None:
         if name in _READS or name == "__set__":
@@ -270,10 +281,16 @@ def _is_the_same(name: str, args: tuple[Any, ...], returned: Any) -> bool:
     return returned.shape == args[0].shape and returned.dtype == args[0].dtype
 
 
-def _draws(name: str) -> bool:
-    """Whether a function draws random numbers, by its name: those must stay in order."""
-    parts = ("rand", "normal", "bernoulli", "poisson", "multinomial", "binomial", "dropout", "_standard_gamma")
-    return any(part in name for part in parts) or name in ("_sample_dirichlet", "rrelu", "gumbel_softmax")
+def _frozen(value: Any) -> Any:
+    """Return arguments as something that can be compared: tensors and what is no number or name by their identity."""
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, slice):
+        return slice, _frozen((value.start, value.stop, value.step))
+    if isinstance(value, tuple | list):
+        return tuple(map(_frozen, value))
+    # 1 and 1.0 and True are equal, and make other tensors.
+    return (type(value), value) if isinstance(value, (Slot, *_PLAIN)) else id(value)
 
 
 def leaves(value: Any) -> Iterable[Any]:
