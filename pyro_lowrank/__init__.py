@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyro_lowrank.errors import NoCompiledForm as NoCompiledForm
     from pyro_lowrank.export.from_pyro import from_pyro as from_pyro
     from pyro_lowrank.export.posterior import to_arviz as to_arviz
+    from pyro_lowrank.generators import drawn_from as drawn_from
     from pyro_lowrank.guides.bootstrap import BootstrapGuide as BootstrapGuide
     from pyro_lowrank.guides.encoder import EncoderGuide as EncoderGuide
     from pyro_lowrank.guides.forward import ForwardPrediction as ForwardPrediction
@@ -167,6 +168,7 @@ _HOMES = {
     "cross_validate": "validation.cross_validate",
     "determined": "infer.mcmc.determined",
     "diagnose": "infer.diagnose",
+    "drawn_from": "generators",
     "fit": "training.fit",
     "fixed_points_along_input": "infer.mcmc.fixed_points",
     "from_pyro": "export.from_pyro",

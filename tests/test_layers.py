@@ -19,7 +19,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # From the bottom up. A part imports itself and the parts of the rows below its own; parts of one row stay apart.
 LAYERS = (
-    {"arrays", "errors", "files"},
+    {"arrays", "errors", "files", "generators"},
     {"compilation"},
     {"piecewise", "scalars"},
     {"modules", "parameters", "shapes"},

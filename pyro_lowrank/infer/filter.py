@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_choice, check_positive_int
+from pyro_lowrank.generators import RNG, drawn_from
 from pyro_lowrank.handlers import check_one_draw
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.infer.remembered import FilteredBin, bin_arguments, copies
@@ -192,9 +193,8 @@ class SMCFilter:
         bins, kernel = list(self._bins), self._kernel
         assert kernel is not None
         history = FilterHistory.of([each.particles for each in bins], store=True)
-        start = self._time + 1 - len(bins)
-        transitions, guide = self._transitions(bins), self._guide_name
-        return SMCPosterior.from_history(history, kernel.batch_dims, transitions, start=start, guide=guide)
+        start, transitions = self._time + 1 - len(bins), self._transitions(bins)
+        return SMCPosterior.from_history(history, kernel.batch_dims, transitions, start=start, guide=self._guide_name)
 
     def _transitions(self, bins: list[FilteredBin]) -> BuiltInTransitions | ReplayedTransitions:
         kernel = self._kernel
@@ -220,7 +220,12 @@ class SMCFilter:
 
     @torch.no_grad()
     def run(
-        self, *args: Any, reference: Tensor | None = None, ancestor_sampling: bool = True, **kwargs: Any
+        self,
+        *args: Any,
+        reference: Tensor | None = None,
+        ancestor_sampling: bool = True,
+        generator: RNG = None,
+        **kwargs: Any,
     ) -> SMCPosterior:
         r"""Filter whole sequences, every tensor cut at its time dim -2: `run(y, u)`; the online state is left alone.
 
@@ -230,11 +235,11 @@ class SMCFilter:
         are (at least 2). The evidence of such a run is no unbiased estimate.
 
         Args:
-            args: the data, as of the model.
+            args: the data, as of the model; `kwargs` likewise.
             reference: latents that one particle is pinned to, `trials x time x rank`; None for an ordinary filter.
             ancestor_sampling: whether the past of the reference is drawn anew among all particles at each time bin;
                 without it, paths of the genealogy nearly always keep their early part.
-            kwargs: as `args`.
+            generator: of the random numbers; torch's global one if None.
 
         Raises:
             SMCFailed: if all particles of a trial are dead, naming trial and time.
@@ -258,7 +263,7 @@ class SMCFilter:
             self.model.check_data(*args, **kwargs)
         pinned = None if reference is None else Reference(reference, ancestor_sampling)
         transitions: BuiltInTransitions | ReplayedTransitions
-        with own_values(self.model, self.guide):
+        with own_values(self.model, self.guide), drawn_from(generator):
             bound = self._bind()
             if isinstance(bound, Pair):
                 data, batch_dims = bound.read(*args, **kwargs), PlainKernel.batch_dims

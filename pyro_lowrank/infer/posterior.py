@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.generators import RNG, drawn_from
 from pyro_lowrank.infer.calibration import draw_pit
 from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve
 from pyro_lowrank.infer.forecast import (
@@ -138,7 +139,9 @@ class SMCPosterior:
         return (self._weights(name) * deviation.square()).sum(0)
 
     @torch.no_grad()
-    def smooth(self, num_draws: int, *, method: str = "backward", num_moves: int = 30, name: str = "z") -> Tensor:
+    def smooth(
+        self, num_draws: int, *, method: str = "backward", num_moves: int = 30, name: str = "z", generator: RNG = None
+    ) -> Tensor:
         r"""Draw paths of the latents given the whole recording, `draws x trials x time x rank`.
 
         .. math:: z_{1:T} \sim p(z_{1:T} \mid y_{1:T})
@@ -150,6 +153,7 @@ class SMCPosterior:
                 ancestors a few time bins back.
             num_moves: proposals per path and time bin of `"mcmc"`.
             name: of the state tensor to return.
+            generator: of the random numbers; torch's global one if None.
 
         Raises:
             ValueError: if the transition density of a user-written model cannot be replayed.
@@ -164,11 +168,11 @@ class SMCPosterior:
             torch.Size([20, 4, 10, 2])
 
         References:
-            Godsill, Doucet and West (2004), J. Am. Stat. Assoc. 99:156; Bunch and Godsill (2013), IEEE Trans. Signal
-            Process. 61:956.
+            Godsill, Doucet and West (2004), J. Am. Stat. Assoc. 99:156; Bunch and Godsill (2013), IEEE TSP 61:956.
         """
         self._check_name(name)
-        return self._along(name, self._paths(num_draws, method, num_moves))
+        with drawn_from(generator):
+            return self._along(name, self._paths(num_draws, method, num_moves))
 
     @torch.no_grad()
     def smooth_states(self, num_draws: int, *, method: str = "backward", num_moves: int = 30) -> State:
@@ -241,11 +245,10 @@ class SMCPosterior:
         Args:
             z: latents given the whole recording, from `smooth`; if None those given the past, weighted.
         """
-        if z is None:
-            return expected_observations(
-                self._built_in(), self.particles["z"], self.log_weights, self.particles.get(REMEMBERED)
-            )
-        return expected_observations(self._built_in(), z, None)
+        if z is not None:
+            return expected_observations(self._built_in(), z, None)
+        remembered = self.particles.get(REMEMBERED)
+        return expected_observations(self._built_in(), self.particles["z"], self.log_weights, remembered)
 
     @torch.no_grad()
     def prequential_pit(self) -> Tensor:

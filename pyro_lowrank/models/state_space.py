@@ -16,6 +16,7 @@ from pyro_lowrank.dynamics.low_rank import LowRankRNN
 from pyro_lowrank.dynamics.means import next_mean
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_positive_int, check_same_type, check_trackable
+from pyro_lowrank.generators import RNG, drawn_from
 from pyro_lowrank.handlers import check_plates, observe, surroundings, trials_plate
 from pyro_lowrank.modules import Module, effectful, warn_of_shadowed
 from pyro_lowrank.observations.base import AffineGaussian, Emission, Observation, mean_if_any
@@ -260,17 +261,29 @@ class StateSpaceModel(Module):
 
     @torch.no_grad()
     @effectful
-    def simulate(self, num_trials: int = 1, num_steps: int = 100, u: Tensor | None = None) -> Simulation:
+    def simulate(
+        self,
+        num_trials: int = 1,
+        num_steps: int = 100,
+        u: Tensor | None = None,
+        *,
+        generator: RNG = None,
+    ) -> Simulation:
         """Draw latents and observations from the model, with both noises.
 
         Args:
             num_trials: number of trials; those of `u` if it is given.
             num_steps: number of time bins; those of `u` if it is given.
             u: inputs, `trials x time x inputs`.
+            generator: of the random numbers; torch's global one if None.
 
         Returns:
             A named tuple `(z, y, mean)`.
         """
+        with drawn_from(generator):
+            return self._simulate(num_trials, num_steps, u)
+
+    def _simulate(self, num_trials: int, num_steps: int, u: Tensor | None) -> Simulation:
         trials, num_steps = self._extent(u, num_trials, num_steps)
         trajectory = self.dynamics.trajectory(num_steps, u)
         z = trajectory.sample(() if trajectory.batch_shape or trials is None else (trials,))

@@ -32,7 +32,7 @@ from pyro_lowrank.training.memory import check_memory
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
 from pyro_lowrank.training.optimizer import optimizer_of
 from pyro_lowrank.training.progress import ProgressBar
-from pyro_lowrank.training.randomness import own_generators
+from pyro_lowrank.training.randomness import Seed, own_generators, plain_seed
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.scales import scales_of, warn_of_units
@@ -69,7 +69,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 100,
     resume: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     num_workers: int = 0,
     progress: bool = True,
     callback: Callable[[StepReport], None] | None = None,
@@ -136,7 +136,7 @@ def fit(
         checkpoint: file from which the fit can be resumed and `load` can read the model; None for none.
         checkpoint_every: steps between two checkpoints, beside those at begin, end and Ctrl-C.
         resume: go on from `checkpoint` if it is there.
-        seed: of minibatches and particles.
+        seed: of minibatches and particles; or a generator, which one number is drawn from.
         num_workers: processes that read batches ahead of the steps, of data that stay where they are; the numbers do
             not depend on it. In this process if 0.
         progress: show a progress bar.
@@ -202,9 +202,9 @@ def _team(model: Any, progress: bool) -> tuple[Team, Callable[[Iterable[str]], N
     return team, partial(_tell, progress=progress and team.leads)
 
 
-def _checked(seed: int, checkpoint_every: int, evaluate_every: int | None) -> tuple[int, int]:
+def _checked(seed: Seed, checkpoint_every: int, evaluate_every: int | None) -> tuple[int, int]:
     check_positive_int("evaluate_every", evaluate_every or 1)
-    return check_positive_int("seed", seed, minimum=0), check_positive_int("checkpoint_every", checkpoint_every)
+    return plain_seed(seed), check_positive_int("checkpoint_every", checkpoint_every)
 
 
 def _without_dynamics(model: Any, data: Data, held_out: Data | None) -> float | None:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.generators import lent_generators
+
+Seed = int | torch.Generator
+"""What a fit's random numbers come from: a number, or a generator, which one is drawn from."""
+
+
+def plain_seed(seed: Seed) -> int:
+    """Return a seed as a number; one that is drawn if it is a generator.
+
+    Raises:
+        ValueError: if it is below zero.
+    """
+    if isinstance(seed, torch.Generator):
+        return int(torch.randint(2**62, (), generator=seed, device=seed.device))
+    return check_positive_int("seed", seed, minimum=0)
 
 
 def seed_of(seed: int, purpose: str, number: int) -> int:
@@ -19,36 +35,14 @@ def seed_of(seed: int, purpose: str, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}/{number}".encode(), digest_size=8).digest(), "big")
 
 
-_seeding = threading.RLock()
-
-
 @contextmanager
 def own_generators(device: torch.device) -> Iterator[None]:
     """Within it, torch's global generators may be seeded; after it they are as they were before.
 
-    Pyro draws from these, and keeps its handlers for all threads of a process in one place: two threads at once would
-    take each other's numbers.
-
     Raises:
         RuntimeError: if another thread of the process is within it.
     """
-    if not _seeding.acquire(blocking=False):
-        raise RuntimeError(
-            "Another thread of this process is fitting a model, or scoring or simulating one by a seed. Both would "
-            "draw from torch's global generator, which Pyro uses, and neither would get the numbers of its seed: run "
-            "them one after the other, or in processes (multiprocessing, joblib's loky, "
-            "concurrent.futures.ProcessPoolExecutor)."
-        )
-    try:
-        with _forked(device):
-            yield
-    finally:
-        _seeding.release()
-
-
-@contextmanager
-def _forked(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with lent_generators(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
