@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -41,8 +42,7 @@ def drawing(part: str) -> Callable[[torch.Generator | None], Tensor]:
     posterior = smc.run(y)
 
     def fitted(g: torch.Generator | None) -> Tensor:
-        trained = model()
-        trained.load_state_dict(built_in.state_dict())
+        trained = copy.deepcopy(built_in)
         options: dict[str, Any] = {"num_steps": 2, "progress": False, "elbo": plr.SMC_ELBO(4, backend="plain")}
         plr.fit(trained, plr.BootstrapGuide(trained), y, seed=0 if g is None else g, **options)
         return trained.dynamics.bias.detach()

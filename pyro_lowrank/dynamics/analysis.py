@@ -11,9 +11,14 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.generators import drawn_from
+from pyro_lowrank.modules import prior_names
+from pyro_lowrank.parameters import copy_module
 
 if TYPE_CHECKING:
+    from pyro_lowrank.dynamics.base import Dynamics
     from pyro_lowrank.dynamics.rnn import RNNDynamics
+    from pyro_lowrank.fixed_points.result import FixedPoints
     from pyro_lowrank.fixed_points.samples import SampledFixedPoints
     from pyro_lowrank.piecewise import PiecewiseLinear
 
@@ -83,8 +88,9 @@ def analyzer_arguments(network: Drift, u: Any = None) -> dict[str, Any]:
     """
     if not isinstance(network, Network):
         raise TypeError(
-            "The analyzer of fixed points knows networks of units, not a `mean` of your own; if that is one, pass its "
-            "weights to pyro_lowrank.fixed_points.find_fixed_points."
+            "The analyzer of fixed points knows networks of units, not a `mean` of your own: look for them by "
+            "dynamics.search_fixed_points(); or, if it is such a network, pass its weights to "
+            "pyro_lowrank.fixed_points.find_fixed_points."
         )
     if network.batch_shape:
         raise ValueError(
@@ -102,6 +108,75 @@ def analyzer_arguments(network: Drift, u: Any = None) -> dict[str, Any]:
         "activation": _known_activation(network),
         "input_current": _input_current(network, u),
     }
+
+
+def search_fixed_points(
+    dynamics: Dynamics, u: Any, starts: Any, num_starts: int, generator: torch.Generator
+) -> FixedPoints:
+    """Look for the fixed points of dynamics, whatever their mean is, under a constant input.
+
+    Args:
+        dynamics: the dynamics.
+        u: the input, `inputs`; zero if None.
+        starts: `... x rank`; those that `num_starts` and the generator give if None.
+        num_starts: half of them are latents that the dynamics visit, the others lie around these, three times as far.
+        generator: of the random numbers.
+
+    Raises:
+        ValueError: if starts or the input do not fit.
+    """
+    from pyro_lowrank.fixed_points.own import OwnMap, search_own
+
+    rank, inputs = dynamics.rank, dynamics.num_inputs
+    held = torch.zeros(inputs) if u is None else torch.as_tensor(u)
+    if held.shape != (inputs,):
+        raise ValueError(f"The input `u` must be one number for each of {inputs} channels, got {tuple(held.shape)}.")
+    if starts is None:
+        starts = _visited(dynamics, held, num_starts, generator)
+    starts = torch.as_tensor(starts).detach()
+    if starts.shape[-1:] != (rank,):
+        raise ValueError(f"`starts` must hold latents, ... x rank with rank={rank}, got {tuple(starts.shape)}.")
+    drift, like = _in_double(dynamics)
+    v = held.to(like) if inputs else None
+
+    def function(points: Any) -> tuple[Any, Any]:
+        z = torch.as_tensor(points, dtype=like.dtype, device=like.device).requires_grad_()
+        with torch.enable_grad():
+            image = drift.mean(z, None if v is None else v.expand(len(z), inputs))
+            rows = [torch.autograd.grad(image[:, i].sum(), z, retain_graph=True)[0] for i in range(rank)]
+        return _array(image), _array(torch.stack(rows, 1))
+
+    own = OwnMap(rank, function, float(torch.finfo(like.dtype).eps))
+    return search_own(own, _array(starts.reshape(-1, rank)))
+
+
+def _in_double(dynamics: Dynamics) -> tuple[Drift, Tensor]:
+    """Return the drift in double precision where the mean takes it, and a tensor that is as its numbers are."""
+    if not any(prior_names(part) for part in dynamics.modules()):
+        exact = copy_module(dynamics).double()
+        like = exact.initial_mean.detach()
+        drift = exact.transition().drift
+        try:
+            with torch.no_grad():
+                drift.mean(like.expand(1, -1), like.new_zeros(1, dynamics.num_inputs) if dynamics.num_inputs else None)
+        except RuntimeError:
+            pass  # It holds numbers of another precision.
+        else:
+            return drift, like
+    return dynamics.transition().drift, dynamics.initial_mean.detach()
+
+
+def _visited(dynamics: Dynamics, held: Tensor, num_starts: int, generator: torch.Generator) -> Tensor:
+    """Return latents that the dynamics visit under a constant input, and as many around them."""
+    steps = 50
+    trials = -(-num_starts // (2 * steps))
+    u = held.to(dynamics.initial_mean).expand(trials, steps, -1) if dynamics.num_inputs else None
+    with torch.no_grad(), drawn_from(generator):
+        trajectory = dynamics.trajectory(steps, u)
+        seen = trajectory.sample(() if trajectory.batch_shape else (trials,)).reshape(-1, dynamics.rank)
+        seen = seen[seen.isfinite().all(-1)]
+        around = seen + 3 * seen.std(0) * torch.randn_like(seen)
+    return torch.cat([seen, around])
 
 
 def _array(tensor: Tensor) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_lowrank.dynamics.analysis import search_fixed_points
 from pyro_lowrank.dynamics.drift import Drift, OwnDrift
 from pyro_lowrank.dynamics.noise import NOISE_KINDS, GaussianNoise, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
@@ -16,6 +17,9 @@ from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import check_choice, check_no_infinities, check_positive, check_positive_int, check_sequence
 from pyro_lowrank.modules import Module, bound, effectful
 from pyro_lowrank.parameters import parameter
+
+if TYPE_CHECKING:
+    from pyro_lowrank.fixed_points.result import FixedPoints
 
 
 class Dynamics(Module):
@@ -173,6 +177,39 @@ class Dynamics(Module):
             known = None if u is None else u[..., -num_steps:, :]
         self.check_inputs(known if known is None or known.dim() < 4 else known.flatten(0, -3), num_steps=num_steps)
         return Trajectory(self.transition(), num_steps, u, start=start)
+
+    @effectful
+    def search_fixed_points(
+        self, u: Any = None, *, starts: Any = None, num_starts: int = 1000, seed: int = 0
+    ) -> FixedPoints:
+        r"""Look for fixed points of the noiseless dynamics under a constant input, :math:`f(z, u) = z`.
+
+        By Newton's method, with Jacobians by automatic differentiation, from many starts. What is found is true; that
+        there are no others is not proved, and the certificate says so. For networks of units `fixed_points` proves it.
+
+        Args:
+            u: the input, `inputs`, held for ever; zero if None.
+            starts: latents to start from, `... x rank`, such as the means of a posterior; if None, such as the dynamics
+                visit, and others around them.
+            num_starts: how many, if `starts` is None.
+            seed: of these.
+
+        Raises:
+            ValueError: if the input or the starts do not fit.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> class Pendulum(plr.Dynamics):
+            ...     def mean(self, z, v=None):
+            ...         angle, velocity = z.unbind(-1)
+            ...         return z + 0.1 * torch.stack([velocity, -angle.sin() - 0.2 * velocity], -1)
+            >>> found = Pendulum(rank=2).search_fixed_points(starts=torch.tensor([[0.3, 0.0], [3.0, 0.1]]))
+            >>> found.points[:, 0].round(4).tolist(), found.stability.tolist(), found.certificate.complete
+            ([0.0, 3.1416], ['attractor', 'saddle'], False)
+        """
+        generator = torch.Generator().manual_seed(check_positive_int("seed", seed, minimum=0))
+        return search_fixed_points(self, u, starts, check_positive_int("num_starts", num_starts), generator)
 
     @property
     def noise_covariance(self) -> Tensor:

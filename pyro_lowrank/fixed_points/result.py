@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,17 @@ from pyro_lowrank.fixed_points.network import Array, LatentMap
 from pyro_lowrank.fixed_points.stability import LABELS, Complex, classify, knots_at, spectra
 
 MOST_ROWS = 40
+
+
+class Map(Protocol):
+    """A map of latents, less the identity."""
+
+    @property
+    def rank(self) -> int:
+        """Number of latents."""
+
+    def value(self, z: Array) -> Array:
+        """Return F(z) - z, `... x rank`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +120,7 @@ class FixedPoints:
     on_knot: NDArray[np.bool_]
     sets: tuple[FixedSet, ...]
     certificate: Certificate
-    network: LatentMap
+    network: Map
 
     def step(self, z: Array) -> Array:
         """Return F(z), where the network is one step after z, both `... x rank`."""
@@ -182,17 +194,45 @@ def complete_result(network: LatentMap, found: Found, *, method: str, seconds: f
     jacobians = np.array([network.jacobian(z) + identity for z in points]).reshape(-1, network.rank, network.rank)
     eigenvalues = spectra(jacobians)
     on_knot = knots_at(network, points) if found.on_knot is None else found.on_knot[order]
-    labels, num_unstable, is_spiral = classify(eigenvalues, np.asarray(on_knot.any(1)))
     _, slopes, pieces = network.rates(points)
+    return completed(
+        network,
+        found,
+        method=method,
+        seconds=seconds,
+        points=points,
+        eigenvalues=eigenvalues,
+        residuals=np.abs(network.value(points)).max(1, initial=0),
+        pieces=pieces.astype(np.int64),
+        active=slopes != 0,
+        on_knot=on_knot,
+    )
+
+
+def completed(
+    network: Map,
+    found: Found,
+    *,
+    method: str,
+    seconds: float,
+    points: Array,
+    eigenvalues: Complex,
+    residuals: Array,
+    pieces: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    on_knot: NDArray[np.bool_],
+) -> FixedPoints:
+    """Return fixed points, with what the eigenvalues say of them and what the method proved."""
+    labels, num_unstable, is_spiral = classify(eigenvalues, np.asarray(on_knot.any(1)))
     return FixedPoints(
         points=points,
         eigenvalues=eigenvalues,
         stability=labels,
         num_unstable=num_unstable,
         is_spiral=is_spiral,
-        residuals=np.abs(network.value(points)).max(1, initial=0),
-        pieces=pieces.astype(np.int64),
-        active=slopes != 0,
+        residuals=residuals,
+        pieces=pieces,
+        active=active,
         on_knot=on_knot,
         sets=found.sets,
         certificate=Certificate(
