@@ -41,7 +41,8 @@ def search_own(own: OwnMap, starts: Array) -> FixedPoints:
     r"""Look for fixed points from many starts; what is found is true, what is not found may exist.
 
     Newton's method on :math:`G(z) = F(z) - z`, with shorter steps where a full one does not make G smaller. A point is
-    found where G is nothing but rounding.
+    found where G is nothing but rounding. The search is confined to a box around the starts, ten times as wide: far out
+    rounding hides what a map adds to z.
 
     Args:
         own: the map.
@@ -55,8 +56,11 @@ def search_own(own: OwnMap, starts: Array) -> FixedPoints:
         ([-0.957504, 0.0, 0.957504], ['attractor', 'repeller', 'attractor'])
     """
     begun = time.perf_counter()
-    z, solves = _polished(own, np.array(starts, dtype=float))
-    points = _distinct(own, z)
+    starts = np.array(starts, dtype=float)
+    starts = starts[np.isfinite(starts).all(1)]
+    box, extent = _box(starts)
+    z, solves = _polished(own, starts, box)
+    points = _distinct(own, z, extent)
     jacobians = own.function(points)[1] if len(points) else np.zeros((0, own.rank, own.rank))
     signs = np.linalg.slogdet(np.eye(own.rank) - jacobians).sign
     found = Found(
@@ -64,6 +68,7 @@ def search_own(own: OwnMap, starts: Array) -> FixedPoints:
         boxes=len(starts),
         solves=solves,
         open_boxes=np.zeros((0, 2, own.rank)),
+        searched=box,
         index_sum=None if (signs == 0).any() else int(signs.sum()),
     )
     unknown = np.zeros((len(points), 0))
@@ -81,9 +86,21 @@ def search_own(own: OwnMap, starts: Array) -> FixedPoints:
     )
 
 
-def _polished(own: OwnMap, z: Array) -> tuple[Array, int]:
-    """Return where Newton's method comes to rest, and the number of systems that were solved."""
-    solves, moving = 0, np.asarray(np.isfinite(z).all(1))
+def _box(starts: Array) -> tuple[Array, float]:
+    """Return the box that the search is confined to, `2 x rank`, and how far the starts reach from their middle."""
+    if not len(starts):
+        return np.zeros((2, starts.shape[1])), 1.0
+    low, high = starts.min(0), starts.max(0)
+    extent = float((high - low).max()) / 2
+    # One start says nothing of the scale but its own size.
+    extent = extent if extent > 0 else float(np.abs(starts).max()) or 1.0
+    middle = (low + high) / 2
+    return np.stack([middle - 10 * extent, middle + 10 * extent]), extent
+
+
+def _polished(own: OwnMap, z: Array, box: Array) -> tuple[Array, int]:
+    """Return where Newton's method comes to rest in a box, and the number of systems that were solved."""
+    solves, moving = 0, np.ones(len(z), dtype=bool)
     for _ in range(NEWTON_STEPS):
         rows = np.flatnonzero(moving)
         if not len(rows):
@@ -110,20 +127,21 @@ def _polished(own: OwnMap, z: Array) -> tuple[Array, int]:
             better[left[good]] = True
         # Where no step helps it has come to rest: at a fixed point, or where G has a least size that is not zero.
         moving[rows[~better]] = False
-    return z, solves
+        left_it = ((z < box[0]) | (z > box[1])).any(1)
+        moving[left_it] = False
+        z[left_it] = np.inf
+    return z[np.isfinite(z).all(1)], solves
 
 
-def _distinct(own: OwnMap, z: Array) -> Array:
+def _distinct(own: OwnMap, z: Array, extent: float) -> Array:
     """Return the fixed points among points, each once, sorted by their coordinates."""
-    z = z[np.isfinite(z).all(1)]
     if not len(z):
         return z
-    size = 1 + np.abs(z).max(1)
-    z = z[np.abs(own.value(z)).max(1) <= 64 * own.precision * size]
+    z = z[np.abs(own.value(z)).max(1) <= 64 * own.precision * (extent + np.abs(z).max(1))]
     kept: list[Array] = []
     for point in z:
-        near = 10 * np.sqrt(own.precision) * (1 + np.abs(point).max())
+        near = 10 * np.sqrt(own.precision) * extent
         if all(np.abs(point - other).max() > near for other in kept):
             kept.append(point)
     points = np.array(kept).reshape(-1, own.rank)
-    return points[np.lexsort(np.round(points, 9).T[::-1])] + 0.0
+    return points[np.lexsort(np.round(points / extent, 9).T[::-1])] + 0.0

@@ -89,6 +89,16 @@ def test_a_least_gap_that_is_not_zero_is_no_fixed_point() -> None:
     assert len(search_own(own, np.linspace(-1, 1, 11)[:, None])) == 0
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_far_out_where_rounding_hides_what_a_map_adds_there_are_none(scale: float) -> None:
+    def pulled(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y = z / scale - 1
+        return z - 0.1 * scale * np.tanh(y), 1 - 0.1 / np.cosh(y.clip(-300, 300))[..., None] ** 2
+
+    found = search_own(OwnMap(1, pulled), scale * np.linspace(-5, 5, 50)[:, None])
+    np.testing.assert_allclose(found.points, [[scale]], rtol=1e-9)
+
+
 def test_what_does_not_fit_is_named() -> None:
     dynamics = Rewritten(network(torch.float32))
     with pytest.raises(ValueError, match="`starts` must hold latents"):
