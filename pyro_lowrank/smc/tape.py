@@ -72,7 +72,7 @@ class Tape(TorchFunctionMode):
     which replays check.
 
     Args:
-        inputs: tensors that a replay has anew.
+        inputs: tensors that a replay has anew; where one is given twice, it must be so in replays, too.
 
     Example::
 
@@ -92,7 +92,7 @@ class Tape(TorchFunctionMode):
         self._assumed: list[tuple[Slot, bool]] = []
         self._again: dict[Any, Any] = {}
         self._fixed = {x.untyped_storage().data_ptr() for x in inputs}
-        self.fault = "" if len(self._slots) == len(inputs) else "it is given one tensor twice"
+        self.fault = ""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -99,6 +99,7 @@ class Tapes(Untaped):
         self._programs, self._num_steps = (model, guide), num_steps
         self._replays: dict[Any, list[Replay]] = {}
         self._parts: set[str] = set()
+        self._has_changed = False
         self._known = _what_is_known(model, guide)
         self.kept = self._known.kept
 
@@ -201,6 +202,10 @@ class Tapes(Untaped):
         with Tape(inputs) as tape:
             state, numbers = step()
         changed = _changed(before, _attributes(self._programs))
+        if changed and not self._has_changed:
+            # It may have kept what it computes once.
+            self._has_changed = True
+            return state, numbers
         fault = tape.fault or (f"it changes its attribute {changed!r} as it runs" if changed else "")
         if not all(isinstance(x, Tensor) for x in state.values()):
             fault = "its state holds something else than tensors"
@@ -220,11 +225,13 @@ class Tapes(Untaped):
 
 
 def _form(given: Any) -> Iterable[Any]:
-    """Yield what a recording holds for: names, shapes and types, and whether numbers are missing."""
+    """Yield what a recording holds for: names, shapes and types, whether numbers are missing, and what is the same."""
     state, *_ = given
     yield tuple(state)
+    places: dict[int, int] = {}
     for x in leaves(given):
         if isinstance(x, Tensor):
+            yield places.setdefault(id(x), len(places))
             missing = x.is_floating_point() and bool(x.detach().isnan().any())
             yield tuple(x.shape), x.dtype, x.requires_grad, missing
 

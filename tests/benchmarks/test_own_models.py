@@ -70,6 +70,46 @@ class Program(pyro.nn.PyroModule):
             pyro.sample("y", dist.Poisson(rate).to_event(1), obs=y)
 
 
+class Recorded(Program):
+    """Numbers instead of counts."""
+
+    def _move(self, state: Any, moved: Any, y: Tensor) -> None:
+        with pyro.plate("trials", len(y), dim=-1):
+            state["z"] = pyro.sample("z", moved)
+            mean = state["z"] @ self.readout.weight.mT + self.readout.bias
+            pyro.sample("y", dist.Normal(mean, 0.1).to_event(1), obs=y)
+
+
+class Proposal(pyro.nn.PyroModule):
+    """A program that proposes from the data and the latents before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = pyro.nn.PyroParam(0.1 * torch.randn(RANK, FEATURES))
+        self.scale = pyro.nn.PyroParam(torch.full((RANK,), 0.3), constraints.positive)
+
+    @pyro.nn.pyro_method
+    def init(self, state: Any, y: Tensor) -> None:
+        self._propose(y @ self.weight.mT)
+
+    @pyro.nn.pyro_method
+    def step(self, state: Any, y: Tensor) -> None:
+        self._propose(0.9 * state["z"] + y @ self.weight.mT)
+
+    def _propose(self, mean: Tensor) -> None:
+        with pyro.plate("trials", mean.shape[-2], dim=-1):
+            pyro.sample("z", dist.Normal(mean, self.scale).to_event(1))
+
+
+class Delegate(torch.nn.Module):
+    """A built-in model or guide that nobody knows for one."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        self.init, self.step = inner.init, inner.step
+
+
 class Drift(plr.Dynamics):
     """The built-in network's mean in torch operations."""
 
@@ -106,6 +146,8 @@ def test_own_models_beside_built_in_ones() -> None:
         "built-in Poisson, LaplaceGuide": (built_in, plr.LaplaceGuide(built_in), counts),
         "ScalarObservation, LaplaceGuide": (scalar, plr.LaplaceGuide(scalar), counts),
         "built-in network, OptimalGuide": (gaussian, plr.OptimalGuide(gaussian), numbers),
+        "program and guide of steps": (Recorded(), Proposal(), numbers),
+        "built-in ones as programs": (Delegate(gaussian), Delegate(plr.OptimalGuide(gaussian)), numbers),
         "drift in torch, OptimalGuide": (drift, plr.OptimalGuide(drift), numbers),
     }
     found = milliseconds([step_of(*case) for case in cases.values()], clock=time.process_time)

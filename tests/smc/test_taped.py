@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any, ClassVar
 
 import pyro
@@ -171,6 +172,17 @@ class OwnGradient(Program):
         return rounded / 4
 
 
+class Keeps(Program):
+    """Keeps what it computes at its first step."""
+
+    @cached_property
+    def half(self) -> Tensor:
+        return torch.tensor(0.5, dtype=torch.float64)
+
+    def moved(self, mean: Tensor) -> Tensor:
+        return mean if mean.dim() == 1 else mean * self.half
+
+
 class Remembers(Program):
     """Keeps more than its latents."""
 
@@ -189,7 +201,7 @@ class Remembers(Program):
 FISHER, PATHWISE = plr.FisherGradient(num_paths=3), plr.PathwiseGradient()
 REPLAYED = [
     *((kind, gradient) for kind in (Program, Gaps, Handlers, Store, Turns) for gradient in (FISHER, PATHWISE)),
-    *((kind, PATHWISE) for kind in (Chance, Remembers)),
+    *((kind, PATHWISE) for kind in (Chance, Keeps, Remembers)),
 ]
 LEFT = [
     (Reads, FISHER, "__float__"),
@@ -292,6 +304,11 @@ def test_what_cannot_be_replayed_is_run_and_the_log_says_so_once(
     assert kind.__name__ in said
     assert reason in said
     assert ("in moved, line" in said and __file__ in said) == (reason in ("__float__", "autograd.Function"))
+
+
+def test_states_that_are_one_tensor_until_particles_are_resampled(replays: list[Any]) -> None:
+    check(Remembers(), None, PATHWISE, data(), ess_threshold=0.3)
+    assert replays
 
 
 def test_attributes_that_a_user_sets_between_calls_are_seen() -> None:

@@ -68,6 +68,13 @@ def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyP
     assert max(results["filters"]["Pyro, 1 trial"], results["filters"]["ours, 1 trial"]) < 0.1
     assert results["evidence_apart"] < 0.25
     assert 0.05 < results["drift_scale"] < 0.2
+    # Parts of one's own.
+    silent, coupling, neural = (results[name] for name in ("silent", "coupling", "neural"))
+    assert silent["PoissonObservation"] + 1 < silent["SilentAtTimes"] < silent["true model"] + 0.1
+    assert results["gates_off"] < 0.1
+    assert coupling["found"]["A to B"] > 0.05 > abs(coupling["found"]["B to A"])
+    assert neural["evidence"][0] > 0.5 * neural["evidence"][1]
+    assert results["exported"]["posterior"] == 50
 
 
 @pytest.mark.slow
