@@ -147,7 +147,7 @@ def test_own_models_beside_built_in_ones() -> None:
         "ScalarObservation, LaplaceGuide": (scalar, plr.LaplaceGuide(scalar), counts),
         "built-in network, OptimalGuide": (gaussian, plr.OptimalGuide(gaussian), numbers),
         "program and guide of steps": (Recorded(), Proposal(), numbers),
-        "built-in ones as programs": (Delegate(gaussian), Delegate(plr.OptimalGuide(gaussian)), numbers),
+        "network and guide as programs": (Delegate(gaussian), Delegate(plr.OptimalGuide(gaussian)), numbers),
         "drift in torch, OptimalGuide": (drift, plr.OptimalGuide(drift), numbers),
     }
     found = milliseconds([step_of(*case) for case in cases.values()], clock=time.process_time)
