@@ -114,3 +114,32 @@ def test_counts_that_are_none_are_refused_as_by_torch() -> None:
     density = dist.Poisson(torch.ones(5, 3), validate_args=True).to_event(1)
     with pytest.raises(ValueError, match="support"):
         densities.log_prob(density, torch.full((3,), -1.0))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda x: dist.Bernoulli(logits=x),
+        lambda x: dist.Binomial(5, probs=x.sigmoid()),
+        lambda x: dist.Exponential(x.exp()),
+        lambda x: dist.Gamma(x.exp(), 2.0),
+        lambda x: dist.Laplace(x, x.exp()),
+        lambda x: dist.NegativeBinomial(3, logits=x),
+        lambda x: dist.Normal(x, 0.5),
+        lambda x: dist.Poisson(x.exp()),
+        lambda x: dist.StudentT(4.0, x, 0.5),
+        lambda x: dist.MultivariateNormal(x, torch.eye(4)),
+    ],
+)
+@pytest.mark.parametrize("events", [0, 1])
+def test_what_plates_have_repeated_has_the_density_and_gradient_of_torch(family: Any, events: int) -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    own = family(x)
+    own = own.to_event(min(events, len(own.batch_shape) - 1)) if len(own.batch_shape) > 1 else own
+    repeated = own.expand((5, 2, *own.batch_shape))
+    for value in (own.sample(), repeated.sample()):
+        found, expected = densities.log_prob(repeated, value), repeated.log_prob(value)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(each.sum(), x, retain_graph=True)[0] for each in (found, expected)]
+        torch.testing.assert_close(*gradients)
