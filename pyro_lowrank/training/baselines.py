@@ -111,7 +111,7 @@ def baselines(
         y: recording to fit to, `trials x time x features`, NaN where missing; or a `Recording`; or a list of trials.
         held_out: recording that is judged, likewise.
         order: number of bins p, 1 to 8.
-        factors: number of static factors; that of the latents, to compare with a network.
+        factors: number of static factors; that of the latents, to compare with a network; 0 for none.
 
     Raises:
         ValueError: if the two have other features, the order is out of range or longer than the trials, or there are as
@@ -223,5 +223,5 @@ def _check(train: Tensor, test: Tensor, order: int, factors: int) -> None:
         raise ValueError(
             f"`order` must be at most {MOST_LAGS} and below the {train.shape[1]} time bins of the trials, got {order}."
         )
-    if check_positive_int("factors", factors) >= train.shape[-1]:
+    if check_positive_int("factors", factors, minimum=0) >= train.shape[-1]:
         raise ValueError(f"`factors` must be fewer than the {train.shape[-1]} features, got {factors}.")

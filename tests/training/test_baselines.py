@@ -178,6 +178,7 @@ def test_where_there_are_none_a_fit_goes_on_without() -> None:
     assert "needs 12 bins to fit to, got 8" in str(short)
     single = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=4), plr.GaussianObservation(rank=2, features=1))
     alone = baselines_of(single, y[..., :1], y[..., :1])
+    assert str(alone) == str(plr.baselines(y[..., :1], y[..., :1], order=4, factors=0))
     assert alone is not None
     assert len(alone.rows) == 3
 
