@@ -8,7 +8,7 @@ import pyro_lowrank as plr
 
 
 def test_no_cell_starts_without_activity_of_its_own() -> None:
-    """Of a pair that shares a rate a factor may take one cell for itself (a Heywood case): nothing is then left of it."""
+    """Of a pair that shares a rate a factor may take one cell for itself: nothing is then left of it (Heywood)."""
     generator = torch.Generator().manual_seed(0)
     rates = torch.randn(3000, 4, generator=generator)
     rates[:, 1] = 0.6 * rates[:, 0] + 0.8 * rates[:, 1]
