@@ -104,9 +104,9 @@ def baselines(
     - VAR(1): all features from all of the last bin, with a full covariance of what is left (least squares).
 
     What a network has more than the third is its dynamics, and what training gains over closed forms; to tell these
-    apart train one whose dynamics are frozen. Trials begin as a network's do: without a past, at the stationary law (VAR:
-    at mean and covariance of the data). Missing entries are left out as in `GaussianObservation`; VAR needs complete
-    data, but for the ends of shorter trials.
+    apart train one whose dynamics are frozen. Trials begin as a network's do: without a past, at the stationary law
+    (VAR: at mean and covariance of the data). Missing entries are left out as in `GaussianObservation`; VAR needs
+    complete data, but for the ends of shorter trials.
 
     Args:
         y: recording to fit to, `trials x time x features`, NaN where missing; or a `Recording`; or a list of trials.
