@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.driven_recording import colour
 from pyro_lowrank.observations.linear_future import smooth
+from pyro_lowrank.observations.linear_memory import dot
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
@@ -100,7 +101,7 @@ def draw_traces(model: BuiltInTransitions, z: Tensor) -> dict[str, Tensor]:
     apart = seen.y - y
     off = Observed(apart if seen.missing is None else apart.masked_fill(seen.missing, 0.0), seen.missing)
     found = smooth(about_zero, off, torch.zeros_like(drive), emission.private_noise)
-    response = (emission.response * (simulated + found.mean)).sum(-1)
+    response = dot(emission.response, simulated + found.mean)
     return dict(zip(emission.trace_names, (drive + private + found.noise_mean, response), strict=True))
 
 

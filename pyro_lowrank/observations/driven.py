@@ -16,7 +16,7 @@ from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.base import ReadoutObservation
 from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.driven_recording import DrivenRecording
-from pyro_lowrank.observations.linear_memory import Law, LinearMemory
+from pyro_lowrank.observations.linear_memory import Law, LinearMemory, dot
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
 from pyro_lowrank.shapes import time_in_front
@@ -83,7 +83,7 @@ class DrivenBin:
 
     def _offset(self) -> Tensor:
         """Return what is expected where nothing drives, `... x features`."""
-        return self.memory.baseline + (self.memory.weight * self.past).sum(-1)
+        return self.memory.baseline + dot(self.memory.weight, self.past)
 
     def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the mean of the observation, `... x features`."""
