@@ -52,7 +52,7 @@ def agree(found: Tensor, expected: Tensor, *, floor: float) -> None:
     assert ((found.mean(0) - expected).abs() < 4 * error + floor).all()
 
 
-@pytest.mark.parametrize("kind", ["decay", "rise", "bold"])
+@pytest.mark.parametrize("kind", [pytest.param("decay", marks=pytest.mark.slow), "rise", "bold"])
 def test_evidence_and_smoothed_latents_are_those_of_the_quadrature(kind: str) -> None:
     model, guide = nonlinear(kind)
     y = recorded(model)
