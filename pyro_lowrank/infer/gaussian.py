@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_lowrank.errors import check_positive_int
+from pyro_lowrank.errors import check_choice, check_positive_int
 from pyro_lowrank.handlers import Surroundings, check_one_draw
 from pyro_lowrank.infer.gaussian_posterior import GaussianPosterior
 from pyro_lowrank.infer.programs import TensorLoss, check_data, entered, unwrap
@@ -17,6 +17,7 @@ from pyro_lowrank.kalman.filter import Problem, check_observations, run_filter
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.modules import check_priors_are_handled, own_values, warn_of_shadowed
 from pyro_lowrank.smc.kernels import is_built_in_model
+from pyro_lowrank.smc.runs import BACKENDS
 from pyro_lowrank.smc.transitions import BuiltInTransitions
 
 
@@ -36,8 +37,10 @@ class ExtendedKalmanFilter:
     Args:
         model: a `StateSpaceModel` with affine-Gaussian observations, or with any that have a `curvature`: counts,
             Bernoulli, Student-t, several kinds side by side.
+        backend: as of `SMCFilter`: what runs the loops over time.
 
     Raises:
+        NoCompiledForm: by `run`, if the backend is `"compiled"` and there is none.
         TypeError: if the model is written by the user.
         ValueError: if its observations have no curvature.
 
@@ -53,8 +56,9 @@ class ExtendedKalmanFilter:
         Anderson and Moore (1979), "Optimal Filtering", ch. 8; Fahrmeir (1992), J. Am. Stat. Assoc. 87:501.
     """
 
-    def __init__(self, model: StateSpaceModel) -> None:
+    def __init__(self, model: StateSpaceModel, *, backend: str = "auto") -> None:
         _check_model(model)
+        self.backend = check_choice("backend", backend, BACKENDS)
         with torch.no_grad():
             check_observations(model.bind())
         self.model = model
@@ -75,7 +79,7 @@ class ExtendedKalmanFilter:
         with own_values(self.model):
             check_priors_are_handled(self.model)
             bound = self.model.bind()
-            problem = Problem.of(bound, y, u, beyond=True)
+            problem = Problem.of(bound, y, u, beyond=True, backend=self.backend)
             found = run_filter(problem)
             transitions = BuiltInTransitions(bound.transition, bound.emission, problem.data, "auto").kept()
             return GaussianPosterior(log_evidence_increments(problem, found), found, transitions)
@@ -102,18 +106,18 @@ class EKFEvidence(TensorLoss):
     An approximation of the evidence, NOT a bound, despite Pyro's name for what an `SVI` takes: where the linearisation
     or Laplace's approximation is poor it may lie on either side, and parameters that make it err upwards look good to
     it. It has no noise, and its gradient passes through gain and covariance, so it serves as the first stage of a fit:
-    go on with `SMC_ELBO`, and compare models by `SMCFilter`. It runs on plain tensor operations, bin by bin: a step
-    takes longer than one of `SMC_ELBO` on compiled loops. It can be
-    differentiated once. Where units have kinks (`relu`, `clipped_relu`), the Jacobian's jumps as a unit crosses one are
-    not seen by the gradient.
+    go on with `SMC_ELBO`, and compare models by `SMCFilter`. It can be differentiated once. Where units have kinks
+    (`relu`, `clipped_relu`), the Jacobian's jumps as a unit crosses one are not seen by the gradient.
 
     `SVI(model, None, optim, loss=EKFEvidence())`, or with a torch optimiser, `EKFEvidence()(model, None)(y, u)`, or
     `fit(model, None, y, elbo=EKFEvidence())`. `poutine.scale` and subsampled plates scale it.
 
     Args:
         max_plate_nesting: as of Pyro's ELBOs.
+        backend: as of `SMCFilter`: what runs the loops over time.
 
     Raises:
+        NoCompiledForm: if the backend is `"compiled"` and there is none.
         SMCFailed: if the evidence is not finite, naming trial and time.
         TypeError: if the model is written by the user, or a guide comes.
         ValueError: if the data do not fit the model, or its observations have no curvature.
@@ -130,8 +134,9 @@ class EKFEvidence(TensorLoss):
         12.
     """
 
-    def __init__(self, *, max_plate_nesting: int = 1) -> None:
+    def __init__(self, *, max_plate_nesting: int = 1, backend: str = "auto") -> None:
         super().__init__(max_plate_nesting=check_positive_int("max_plate_nesting", max_plate_nesting, minimum=0))
+        self.backend = check_choice("backend", backend, BACKENDS)
 
     def log_evidence(self, model: Any, guide: None, y: Tensor, u: Tensor | None = None) -> Tensor:
         """Return the log evidence of each trial, `trials`, differentiably (once).
@@ -163,12 +168,12 @@ class EKFEvidence(TensorLoss):
             check_data(model, args, kwargs)
             warn_of_shadowed(model)
             check_priors_are_handled(model)
-            return _evidence(model, args, kwargs, around)
+            return _evidence(model, args, kwargs, around, self.backend)
 
     def loss_and_history(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, EvidenceRecord]:
         """Return the loss as a tensor to differentiate and the increments behind it, for data checked before."""
         with entered(()) as around:
-            evidence, record = _evidence(model, args, kwargs, around)
+            evidence, record = _evidence(model, args, kwargs, around, self.backend)
             return -evidence.sum(), record
 
     def check(self, model: Any, guide: Any) -> None:
@@ -185,11 +190,11 @@ class EKFEvidence(TensorLoss):
 
 
 def _evidence(
-    model: StateSpaceModel, args: tuple[Any, ...], kwargs: dict[str, Any], around: Surroundings
+    model: StateSpaceModel, args: tuple[Any, ...], kwargs: dict[str, Any], around: Surroundings, backend: str
 ) -> tuple[Tensor, EvidenceRecord]:
     """Return the log evidence, `trials`, to differentiate once, and its increments."""
     with own_values(model):
-        problem = Problem.of(model.bind(), *args, **kwargs, beyond=False)
+        problem = Problem.of(model.bind(), *args, **kwargs, beyond=False, backend=backend)
         with torch.no_grad():
             found = run_filter(problem)
             increments = log_evidence_increments(problem, found)

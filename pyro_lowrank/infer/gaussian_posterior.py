@@ -19,7 +19,7 @@ from pyro_lowrank.infer.forecast import (
     go_on,
 )
 from pyro_lowrank.infer.latents import LEVEL, Latents
-from pyro_lowrank.kalman.filter import Gaussians
+from pyro_lowrank.kalman.gaussians import Gaussians
 from pyro_lowrank.kalman.roots import apply, squared
 from pyro_lowrank.kalman.smoother import Backward, Smoothed, backward_steps, draw_paths, smooth
 from pyro_lowrank.smc.transitions import BuiltInTransitions

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from pyro_lowrank.kalman.filter import Gaussians, Problem, check_finite
+from pyro_lowrank.kalman.filter import Problem, check_finite
+from pyro_lowrank.kalman.gaussians import Cotangents, Gaussians, Tables
+from pyro_lowrank.kalman.linearise import Linearised
 from pyro_lowrank.kalman.roots import apply, squared
 
 
@@ -71,19 +71,8 @@ def _product(cotangent: Tensor, value: Tensor) -> Tensor:
     return (cotangent * value).sum((-2, -1))
 
 
-@dataclass(frozen=True)
-class _Cotangents:
-    """Gradients of the log evidence, all `trials x time x ...`, of covariances as symmetric matrices."""
-
-    mean: Tensor
-    covariance: Tensor
-    jacobian: Tensor
-    score: Tensor
-    information: Tensor
-
-
 @torch.no_grad()
-def _back_through_time(problem: Problem, found: Gaussians) -> _Cotangents:
+def _back_through_time(problem: Problem, found: Gaussians) -> Cotangents:
     r"""Return the cotangents of each step.
 
     With Sigma the covariance given the data, K = Sigma P^-1, a the score at the mean and
@@ -112,30 +101,37 @@ def _back_through_time(problem: Problem, found: Gaussians) -> _Cotangents:
     v = None if data.v is None else data.v[:, :-1]
     bend = problem.dynamics.bend(found.mean[:, :-1], v) if steps > 1 else None
     spread = found.jacobian @ sigma[:, :-1]
-    of_mean, of_covariance = torch.zeros_like(found.mean[:, 0]), torch.zeros_like(sigma[:, 0])
+    tables = Tables(sigma, gain, score, direct, third, found.jacobian, spread, bend)
+    return _plain(tables, problem.dynamics) if problem.loops is None else problem.loops.back(tables)
+
+
+def _plain(tables: Tables, dynamics: Linearised) -> Cotangents:
+    """Go back through time by tensor operations."""
+    third, bend = tables.third, tables.bend
+    of_mean, of_covariance = torch.zeros_like(tables.score[:, 0]), torch.zeros_like(tables.sigma[:, 0])
     rows: list[tuple[Tensor, ...]] = []
     jacobians = []
-    for t in reversed(range(steps)):
-        s, k, a = sigma[:, t], gain[:, t], score[:, t]
+    for t in reversed(range(tables.score.shape[1])):
+        s, k, a = tables.sigma[:, t], tables.gain[:, t], tables.score[:, t]
         information = -0.5 * s - s @ of_covariance @ s
         if third is not None:
             of_mean = of_mean + (information.flatten(-2).unsqueeze(-2) @ third[:, t]).squeeze(-2)
         back = (of_mean.unsqueeze(-2) @ k).squeeze(-2)
         mean = back + a
         cross = 0.5 * back.unsqueeze(-1) * a.unsqueeze(-2)
-        covariance = k.mT @ of_covariance @ k + cross + cross.mT + direct[:, t]
+        covariance = k.mT @ of_covariance @ k + cross + cross.mT + tables.direct[:, t]
         rows.append((mean, covariance, (of_mean.unsqueeze(-2) @ s).squeeze(-2), information))
         if t:
-            jacobian = found.jacobian[:, t - 1]
-            of_jacobian = 2 * covariance @ spread[:, t - 1]
+            jacobian = tables.jacobian[:, t - 1]
+            of_jacobian = 2 * covariance @ tables.spread[:, t - 1]
             jacobians.append(of_jacobian)
             of_mean = (mean.unsqueeze(-2) @ jacobian).squeeze(-2)
             of_covariance = jacobian.mT @ covariance @ jacobian
             if bend is not None:
-                of_mean = of_mean + problem.dynamics.pull_back(bend[:, t - 1], of_jacobian)
+                of_mean = of_mean + dynamics.pull_back(bend[:, t - 1], of_jacobian)
     mean, covariance, of_score, information = (torch.stack(part[::-1], 1) for part in zip(*rows, strict=True))
-    jacobian = torch.stack(jacobians[::-1], 1) if jacobians else torch.zeros_like(found.jacobian)
-    return _Cotangents(mean, covariance, jacobian, of_score, information)
+    jacobian = torch.stack(jacobians[::-1], 1) if jacobians else torch.zeros_like(tables.jacobian)
+    return Cotangents(mean, covariance, jacobian, of_score, information)
 
 
 def _third(problem: Problem, z: Tensor) -> Tensor:

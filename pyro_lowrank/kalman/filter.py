@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pyro_lowrank.dynamics.network import Network
+from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.kalman.gaussians import Gaussians, Start
 from pyro_lowrank.kalman.likelihoods import AffineLikelihood, CurvedLikelihood, Likelihood, Pulls
 from pyro_lowrank.kalman.linearise import Linearised, linearise
 from pyro_lowrank.kalman.modes import pulls_at_mode
@@ -17,6 +20,10 @@ from pyro_lowrank.observations.curvature import Curved
 from pyro_lowrank.observations.readout import RatesMap
 from pyro_lowrank.smc.loop import ParticlesDied
 from pyro_lowrank.smc.pair import Sequences
+from pyro_lowrank.smc.runs import leave_to_tensors
+
+if TYPE_CHECKING:
+    from pyro_lowrank.kalman.compiled import CompiledLoops
 
 # Where modes move less than this share of the posterior's width, Newton's own steps are tried.
 _NEAR = 0.3
@@ -34,29 +41,6 @@ class FilterFailed(ParticlesDied):
 
 
 @dataclass(frozen=True)
-class Gaussians:
-    """What the filter leaves of each time bin; covariances as roots, L L^T.
-
-    Attributes:
-        mean: given the data up to the bin, `trials x time x rank`.
-        root: of its covariance, `trials x time x rank x rank`.
-        predicted_mean: given the data before the bin, `trials x time x rank`.
-        predicted_root: of its covariance, lower triangular, `trials x time x rank x rank`.
-        jacobian: of the step from each bin to the next, `trials x (time - 1) x rank x rank`.
-        noise_root: of the transition's covariance, `rank x rank`.
-        cost: of having moved from the prediction, in nats, `trials x time`; the evidence is the likelihood less it.
-    """
-
-    mean: Tensor
-    root: Tensor
-    predicted_mean: Tensor
-    predicted_root: Tensor
-    jacobian: Tensor
-    noise_root: Tensor
-    cost: Tensor
-
-
-@dataclass(frozen=True)
 class Problem:
     """A model with its parameters read, and data, as the filter looks at them.
 
@@ -67,6 +51,7 @@ class Problem:
         likelihood: of the recording.
         beyond: whether predictions go on after the last data of a trial; if not, they stand still there, so that
             padding cannot overflow.
+        loops: compiled ones over time, or None, where they run on tensor operations.
     """
 
     model: BoundModel
@@ -74,12 +59,16 @@ class Problem:
     dynamics: Linearised
     likelihood: Likelihood
     beyond: bool
+    loops: CompiledLoops | None = None
 
     @classmethod
-    def of(cls, model: BoundModel, y: Tensor, u: Tensor | None = None, *, beyond: bool) -> Problem:
+    def of(
+        cls, model: BoundModel, y: Tensor, u: Tensor | None = None, *, beyond: bool, backend: str = "plain"
+    ) -> Problem:
         """Return the problem that whole sequences `trials x time x ...` set.
 
         Raises:
+            NoCompiledForm: if the backend is `"compiled"` and the loops have none.
             ValueError: if the observations, the noise or the parameters are not of a kind that the filter takes.
         """
         check_observations(model)
@@ -97,7 +86,23 @@ class Problem:
             likelihood = CurvedLikelihood(emission, data.seen, data.v)
         else:
             likelihood = AffineLikelihood(model.affine_gaussian, data.seen, data.v)
-        return cls(model, data, linearise(transition), likelihood, beyond)
+        loops = _compiled_loops(transition, backend, with_inputs=data.v is not None)
+        return cls(model, data, linearise(transition), likelihood, beyond, loops)
+
+
+def _compiled_loops(transition: Any, backend: str, *, with_inputs: bool) -> CompiledLoops | None:
+    if backend == "plain":
+        return None
+    try:
+        if isinstance(getattr(transition, "drift", None), Network):
+            # Deferred: importing Numba takes longer than the rest of the package.
+            from pyro_lowrank.kalman.compiled import CompiledLoops
+
+            return CompiledLoops(transition.drift, with_inputs=with_inputs)
+        raise NoCompiledForm("dynamics that the user has written are moved by tensor operations")
+    except NoCompiledForm as reason:
+        leave_to_tensors(reason, backend)
+        return None
 
 
 def check_observations(model: BoundModel) -> None:
@@ -177,9 +182,12 @@ def _forward(problem: Problem, pulls: Pulls | None) -> Gaussians:
     """Filter with a quadratic in place of each time bin's log likelihood; if None, that at each bin's mode."""
     transition, data = problem.model.transition, problem.data
     trials, steps = data.shape
-    noise_root = root_of_noise(transition.noise)
+    noise_root, root = root_of_noise(transition.noise), root_of_noise(transition.initial_noise)
     mean = transition.first_mean(data.v_at(0)).expand(trials, -1)
-    root = root_of_noise(transition.initial_noise).expand(trials, -1, -1)
+    if problem.loops is not None and pulls is not None:
+        start = Start(mean, root, noise_root, data.v, None if problem.beyond else data.last)
+        return problem.loops.forward(start, pulls)
+    root = root.expand(trials, -1, -1)
     last = steps if problem.beyond else int(data.last.min())
     inputs = (None,) * steps if data.v is None else data.v.unbind(1)
     quadratics = _cut(pulls, steps)

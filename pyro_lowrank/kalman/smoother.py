@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_lowrank.kalman.filter import Gaussians
+from pyro_lowrank.kalman.gaussians import Gaussians
 from pyro_lowrank.kalman.roots import apply, triangular_root
 
 

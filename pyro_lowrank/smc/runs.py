@@ -62,11 +62,12 @@ def compiled_pair(pair: Pair | None, backend: str, *, with_inputs: bool) -> Comp
 
         return CompiledPair(pair, with_inputs=with_inputs)
     except NoCompiledForm as reason:
-        _leave_to_tensors(reason, backend)
+        leave_to_tensors(reason, backend)
         return None
 
 
-def _leave_to_tensors(reason: NoCompiledForm, backend: str) -> None:
+def leave_to_tensors(reason: NoCompiledForm, backend: str) -> None:
+    """Say once that a filter is not compiled, and why; raise where it was to be."""
     if backend == "compiled":
         raise NoCompiledForm(f"`backend` must be 'auto' or 'plain' here, got 'compiled': {reason}.") from reason
     say_once(f"The filter runs on plain tensor operations, not compiled: {reason}.")
@@ -129,7 +130,7 @@ class BuiltInRun:
         try:
             self._check_loops()
         except NoCompiledForm as reason:
-            _leave_to_tensors(reason, self.backend)
+            leave_to_tensors(reason, self.backend)
             self._loops = None
 
     def _check_loops(self) -> None:
@@ -302,7 +303,7 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
     """
     compiled = compiled_pair(pair, backend, with_inputs=pair.transition.num_inputs > 0)
     if compiled is not None and isinstance(pair.proposal, LooksBack):
-        _leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
+        leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
         compiled = None
     if compiled is None:
         return plain_kernel(pair, num_particles, mean=_mean_of(pair, compiled, backend))

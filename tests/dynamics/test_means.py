@@ -42,12 +42,13 @@ def compiled_only(*_: object) -> Tensor:
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
-    ("activation", "inputs", "full_rank"),
+    ("activation", "inputs", "full_rank", "dtype"),
     [
-        *((activation, 2, False) for activation in ("relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY)),
-        ("clipped_relu", 0, False),
-        ("relu", 2, True),
-        ("relu", 0, True),
+        *((name, 2, False, torch.float64) for name in ("relu", "clipped_relu", "tanh", "softplus", "identity", LEAKY)),
+        *((name, 2, False, torch.float32) for name in ("tanh", "softplus")),
+        ("clipped_relu", 0, False, torch.float32),
+        ("relu", 2, True, torch.float64),
+        ("relu", 0, True, torch.float32),
     ],
 )
 def test_it_equals_the_definition(

@@ -166,7 +166,7 @@ def test_gaussian_weights_have_the_standard_deviations_of_uniform_ones_and_the_o
     torch.testing.assert_close(correlation, expected, atol=0.03, rtol=0)
 
 
-def farthest(dynamics: plr.LowRankRNN, num_steps: int = 300) -> float:
+def farthest(dynamics: plr.LowRankRNN, num_steps: int = 100) -> float:
     """Return how far the network takes any of 100 states at a distance of 1000 from the origin, in units of that."""
     z = torch.nn.functional.normalize(torch.randn(100, dynamics.rank, dtype=dynamics.left.dtype), dim=-1) * 1000
     with torch.no_grad():
@@ -178,11 +178,9 @@ def farthest(dynamics: plr.LowRankRNN, num_steps: int = 300) -> float:
 @pytest.mark.parametrize("weights", ["uniform", "gaussian"])
 @pytest.mark.parametrize("name", ["relu", "softplus", "identity"])
 @pytest.mark.parametrize(("rank", "decay"), [(2, 0.9), (3, 0.7), (5, [0.5, 0.6, 0.7, 0.8, 0.99])])
-def test_untrained_networks_do_not_run_away(
-    name: str, weights: str, rank: int, decay: float | list[float], dtype: torch.dtype
-) -> None:
+def test_untrained_networks_do_not_run_away(name: str, weights: str, rank: int, decay: float | list[float]) -> None:
     ran_away = 0
-    for _ in range(10):
+    for dtype in 5 * [torch.float32, torch.float64]:
         options = {"rank": rank, "units": 60, "activation": name, "weights": weights, "decay": decay}
         dynamics = plr.LowRankRNN(**options, dtype=dtype)  # type: ignore[arg-type]
         assert farthest(dynamics) < 1.1

@@ -101,8 +101,8 @@ def check(seeds: Iterable[int]) -> int:
     return complete
 
 
-def test_a_thousand_networks_against_fractions() -> None:
-    assert check(range(1000)) > 900
+def test_hundreds_of_networks_against_fractions() -> None:
+    assert check(range(300)) > 270
 
 
 @pytest.mark.parametrize("seed", [3050, 4192, 4432, 4495, 5503, 5945, 6734])
@@ -116,7 +116,7 @@ def test_networks_that_were_hard(seed: int) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_networks_against_fractions() -> None:
-    assert check(range(1000, 11_000)) > 9000
+    assert check(range(300, 11_000)) > 9630
 
 
 @both

@@ -226,7 +226,7 @@ def test_a_users_observation_model_is_trained(local_params: bool) -> None:
 
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=10, noise_scale=0.05), Laplace())
     guide = plr.BootstrapGuide(model)
-    y = torch.distributions.Laplace(0.0, 1.0).sample((40, 20, 2))
+    y = torch.distributions.Laplace(0.0, 1.0).sample((40, 10, 2))
     y[3, 4] = y[5, :, 1] = torch.nan
     svi = SVI(model, guide, ClippedAdam({"lr": 0.05}), plr.SMC_ELBO(10))
     for _ in range(60):

@@ -35,7 +35,7 @@ def case(inputs: int, dtype: torch.dtype = torch.float64) -> tuple[Any, Tensor, 
 
 
 @pytest.mark.parametrize("method", ["backward", "mcmc"])
-@pytest.mark.parametrize("inputs", [0, 1])
+@pytest.mark.parametrize(("inputs", "dtype"), [(0, torch.float32), (1, torch.float64)])
 def test_the_last_bins_match_the_exact_smoother(method: str, inputs: int, dtype: torch.dtype) -> None:
     model, y, u = case(inputs, dtype)
     many = None if u is None else u.repeat(6, 1, 1)

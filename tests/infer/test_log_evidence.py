@@ -18,7 +18,7 @@ def test_it_is_the_exact_one_of_each_trial_and_so_is_its_gradient() -> None:
     y = model.simulate(3, 5).y
     parameters = [p for p in model.parameters() if p.requires_grad]
     exact = exact_log_evidence(model, y)
-    elbo = plr.SMC_ELBO(20_000, gradient=plr.FisherGradient(num_paths=2_000))
+    elbo = plr.SMC_ELBO(5_000, gradient=plr.FisherGradient(num_paths=2_000))
     found = elbo.log_evidence(model, plr.OptimalGuide(model), y)
     torch.testing.assert_close(found, exact, rtol=0, atol=0.1)
     for trial in range(3):

@@ -246,7 +246,7 @@ def test_modes_are_found_where_the_model_is_far_from_the_data(dtype: torch.dtype
         plr.StateSpaceModel(network(dtype, units=30, activation="tanh"), observation_of(kind, 2, 20, dtype))
         for _ in range(2)
     )
-    y = 5 * teacher.simulate(4, 20).y.clamp(-200 if kind == "student-t" else 0, 200)
+    y = 5 * teacher.simulate(4, 8).y.clamp(-200 if kind == "student-t" else 0, 200)
     found = plr.ExtendedKalmanFilter(model).run(y)
     mean = found.filtered_mean.requires_grad_()
     predicted = torch.distributions.MultivariateNormal(found.predicted_mean, found.predicted_covariance)

@@ -92,13 +92,13 @@ def test_a_compiled_elbo_has_the_same_value_and_gradient(y: Tensor) -> None:
 def test_nuts_draws_from_the_exact_posterior(model: plr.StateSpaceModel, y: Tensor) -> None:
     posterior = smooth(model, y)
     mcmc = MCMC(
-        NUTS(model, max_tree_depth=4), num_samples=150, warmup_steps=60, disable_progbar=True, disable_validation=True
+        NUTS(model, max_tree_depth=4), num_samples=100, warmup_steps=40, disable_progbar=True, disable_validation=True
     )
     mcmc.run(y)
     draws = mcmc.get_samples()["z"]
-    assert draws.shape == (150, 3, 5, 2)
+    assert draws.shape == (100, 3, 5, 2)
     scale = posterior.covariance.diagonal().sqrt().reshape(5, 2)
-    size = torch.as_tensor(mcmc.diagnostics()["z"]["n_eff"]).clamp(max=150)
+    size = torch.as_tensor(mcmc.diagnostics()["z"]["n_eff"]).clamp(max=100)
     assert (((draws.mean(0) - posterior.mean) / scale).abs() < 5 * size.rsqrt()).all()
     torch.testing.assert_close(draws.std(0).mean(0), scale, rtol=0.3, atol=0)
 

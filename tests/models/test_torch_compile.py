@@ -28,7 +28,6 @@ def test_means_of_observations_and_dynamics(kind: str) -> None:
     torch._dynamo.reset()
     functions: tuple[Callable[[Tensor], Any], ...] = (
         model.observation.mean,
-        model.dynamics,
         lambda z: model.observation.mean(model.dynamics(z)) + 1,
     )
     for function in functions:

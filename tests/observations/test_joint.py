@@ -178,7 +178,7 @@ def test_it_starts_at_the_data() -> None:
 def test_posteriors_forecasts_and_replicates() -> None:
     model = model_of(torch.float32)
     y = with_gaps(model.simulate(3, 8).y)
-    posterior = plr.SMCFilter(model, plr.BootstrapGuide(model), 100).run(y)
+    posterior = plr.SMCFilter(model, plr.BootstrapGuide(model), 100, backend="plain").run(y)
     assert model.observation.split(posterior.predict())["spikes"].min() > 0
     later = posterior.forecast(4, num_draws=7)
     assert later.y.shape == (7, 3, 4, 8)

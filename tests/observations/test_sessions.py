@@ -59,10 +59,10 @@ def test_evidence_of_a_trial_is_that_under_its_own_session(inputs: int) -> None:
 def test_padded_and_pooled_evidence_is_that_of_the_trials_one_by_one() -> None:
     model = model_of(torch.float64)
     trials, recordings, _ = pooled(model)
-    together = plr.SMCFilter(model, plr.LaplaceGuide(model), 20_000).run(trials.y).log_evidence
+    together = plr.SMCFilter(model, plr.LaplaceGuide(model), 8_000).run(trials.y).log_evidence
     for number, (name, index) in enumerate((("monday", 0), ("monday", 1), ("tuesday", 0))):
         alone = plr.StateSpaceModel(model.dynamics, model.observation.parts[name])
-        found = plr.SMCFilter(alone, plr.LaplaceGuide(alone), 20_000).run(recordings[name][index][None])
+        found = plr.SMCFilter(alone, plr.LaplaceGuide(alone), 8_000).run(recordings[name][index][None])
         torch.testing.assert_close(together[number], found.log_evidence[0], rtol=0, atol=0.1)
 
 

@@ -227,10 +227,10 @@ def test_subsampled_trials_scale_the_evidence_but_not_the_weights() -> None:
 
 
 def test_svi_trains_a_users_model() -> None:
-    model, guide = Scaled(50, None), ScaledGuide(50, None)
-    z = torch.zeros(50, 1)
+    model, guide = Scaled(80, None), ScaledGuide(80, None)
+    z = torch.zeros(80, 1)
     y = []
-    for _ in range(20):
+    for _ in range(10):
         z = 0.5 * z + 0.5 * torch.randn_like(z)
         y.append(z + torch.randn_like(z))
     svi = pyro.infer.SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.03}), plr.SMC_ELBO(30))

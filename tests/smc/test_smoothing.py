@@ -68,7 +68,7 @@ def case(dtype: torch.dtype = torch.float64, inputs: int = 0) -> tuple[Any, Tens
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("inputs", [0, 1])
+@pytest.mark.parametrize(("inputs", "dtype"), [(0, torch.float32), (1, torch.float64)])
 def test_paths_match_the_exact_smoother(method: str, inputs: int, dtype: torch.dtype) -> None:
     model, y, u = case(dtype, inputs)
     # Six independent filters of 1,000 particles: the error of the mean of one alone is about 0.05 by chance.

@@ -44,7 +44,7 @@ OPTIMISERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMISERS.values(), ids=OPTIMISERS)
-@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize(("window", "dtype"), [(None, torch.float32), (5, torch.float64)])
 def test_stopping_and_resuming_changes_no_bit(
     optimizer: Any, window: int | None, dtype: torch.dtype, tmp_path: Path
 ) -> None:

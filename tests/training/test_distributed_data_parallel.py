@@ -36,6 +36,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gradient", ["plr.FisherGradient()", pytest.param("plr.PathwiseGradient()", marks=pytest.mark.slow)]
 )

@@ -176,7 +176,7 @@ def test_units_do_not_matter(kind: str, units: str) -> None:
         model, guide, y, u = models(kind)
         y = y * scale + shift
         torch.manual_seed(4)
-        result = plr.fit(model, guide, y, size * u, num_steps=25, num_particles=8, learning_rate=0.03, progress=False)
+        result = plr.fit(model, guide, y, size * u, num_steps=15, num_particles=8, learning_rate=0.03, progress=False)
         log_scale = torch.as_tensor(scale, dtype=torch.float64).log().expand(5).sum()
         moved = {name: value for name, value in state(model.dynamics).items() if "input_weights" not in name}
         found.append((torch.as_tensor(result.evidence) + log_scale, moved, size * model.dynamics.input_weights))

@@ -87,6 +87,7 @@ found = small_fit(model, guide, y[:5], held_out=y[5:], checkpoint=f"{{folder}}/c
     assert plr.load(tmp_path / "c.safetensors")
 
 
+@pytest.mark.slow
 def test_a_fit_of_one_process_goes_on_in_two(tmp_path: Path) -> None:
     y = recording(torch.float64)
 
@@ -108,6 +109,7 @@ found = small_fit(model, guide, recording(double), batch_size=2, checkpoint=f"{f
         torch.testing.assert_close(torch.load(tmp_path / "1.pt", weights_only=True)["state"][key], value)
 
 
+@pytest.mark.slow
 def test_what_one_process_cannot_do_ends_all_of_them(tmp_path: Path) -> None:
     program = """
 # Nothing that another process sends is unpickled.

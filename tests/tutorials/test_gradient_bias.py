@@ -26,14 +26,14 @@ def bias(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_score_of_the_experiment_is_that_of_the_evidence_by_quadrature(bias: Any) -> None:
     model, y = bias.recorded(0, replace(bias.FULL, trials=2, bins=4))
     found = bias.exact_log_evidence(model, y, points=801)
-    torch.testing.assert_close(found, log_evidence_on_a_grid(model, y).sum(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, log_evidence_on_a_grid(model, y, points=801).sum(), rtol=1e-9, atol=1e-9)
     noise = model.get_parameter("dynamics.noise_scale_unconstrained")
     (slope,) = torch.autograd.grad(found, noise)
     ends = []
     for sign in (1, -1):
         with torch.no_grad():
             noise += sign * 1e-4
-            ends.append(log_evidence_on_a_grid(model, y).sum())
+            ends.append(log_evidence_on_a_grid(model, y, points=801).sum())
             noise -= sign * 1e-4
     assert slope.item() == pytest.approx((ends[0] - ends[1]).item() / 2e-4, rel=1e-5)
 

@@ -40,6 +40,7 @@ def texts(notebook: Any, stream: str) -> list[str]:
     return [output["text"] for output in outputs if output.get("name") == stream]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [pytest.param("recording", marks=pytest.mark.slow), "simulated"])
 def test_the_eeg_fit_raises_held_out_evidence(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

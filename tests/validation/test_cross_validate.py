@@ -225,6 +225,7 @@ def test_processes_find_the_same_and_change_nothing_here(tmp_path: Path) -> None
     assert dict(os.environ) == environment
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)A job failed, rank 1, fold [01]:.*SMCFailed|ParticlesDied"):
         small(tmp_path, num_workers=2, ranks=(1,), learning_rate=1e30, num_steps=5)

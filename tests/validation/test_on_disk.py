@@ -30,6 +30,7 @@ def scores(found: plr.CrossValidation) -> list[Any]:
     return [found.evidence, found.gains, found.weights, found.train_evidence, found.bins]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "holder", [memory_mapped, *(pytest.param(each, marks=pytest.mark.slow) for each in (hdf5, zarr))]
 )

@@ -192,6 +192,7 @@ options = {**QUICK, "folds": 2, "num_steps": 4}
 """
 
 
+@pytest.mark.slow
 def test_copies_of_the_command_share_the_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "sweep.py").write_text(DEFINITIONS, encoding="utf-8")
     np.save(tmp_path / "y.npy", data().numpy())

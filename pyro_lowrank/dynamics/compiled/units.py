@@ -185,6 +185,37 @@ def mover(form: Form) -> Any:
 
 
 @cache
+def stepper(form: Form) -> Any:
+    """Compile `step`, which writes the mean of the next latents and its Jacobian at one point."""
+    zero, zero_in = form.zeros
+    rank, seen_size, activation, num_hinges = len(zero), len(zero_in), form.activation, form.num_hinges
+    arrays = Arrays.of(form.dtype)
+
+    @first_class(types.void(arrays.weights, arrays.vector, arrays.vector, arrays.vector, arrays.matrix), fastmath=FAST)
+    def step(weights: Any, z: Any, v: Any, mean: Any, jacobian: Any) -> None:
+        """Write a z + V phi(M z + W v; h) and diag(a) + V diag(phi') M."""
+        left, right, bias, hinges = weights.left, weights.right, weights.bias, weights.hinges
+        seen = zero_in
+        for d in range(seen_size):
+            seen = tuple_setitem(seen, d, z[d] if d < rank else v[d - rank])
+        for r in range(rank):
+            mean[r] = weights.decay[r] * z[r]
+            for d in range(rank):
+                jacobian[r, d] = weights.decay[r] if r == d else ZERO
+        for i in range(bias.shape[0]):
+            x = ZERO * bias[0]
+            for d in range(seen_size):
+                x += left[d, i] * seen[d]
+            rate, slope, _ = activation(num_hinges, hinges, x, bias[i], ONE)
+            for r in range(rank):
+                mean[r] += right[r, i] * rate
+                for d in range(rank):
+                    jacobian[r, d] += right[r, i] * slope * left[d, i]
+
+    return step
+
+
+@cache
 def gradient_adder(form: Form) -> Any:
     """Compile `add`, which adds up the gradients of a network's weights over many points."""
     zero, zero_in = form.zeros

@@ -102,8 +102,21 @@ def test_for_every_activation(activation: Any, guide: Any) -> None:
     assert_equal(model, guide(model), *recording(model, 0, missing=False))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("emission", ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates", *OTHERS])
+EMISSIONS = ["gaussian", "gaussian rates", "softplus", "exp", "currents", "rates", *OTHERS]
+
+
+@pytest.mark.parametrize(
+    ("emission", "dtype"),
+    [
+        *((emission, torch.float64) for emission in EMISSIONS),
+        *(
+            pytest.param(
+                emission, torch.float32, marks=() if emission in ("gaussian", "softplus") else pytest.mark.slow
+            )
+            for emission in EMISSIONS
+        ),
+    ],
+)
 def test_for_every_likelihood(emission: str, dtype: torch.dtype) -> None:
     model = build("tanh", "diagonal", emission, dtype=dtype)
     assert_equal(model, plr.BootstrapGuide(model), *recording(model, 0, missing=True))

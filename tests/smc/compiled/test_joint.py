@@ -31,8 +31,15 @@ def model_of(observation: plr.Observation, inputs: int = 0) -> plr.StateSpaceMod
     return plr.StateSpaceModel(dynamics, observation)
 
 
-@pytest.mark.parametrize("guide_of", [plr.BootstrapGuide, plr.LaplaceGuide])
-@pytest.mark.parametrize("inputs", [0, 1])
+@pytest.mark.parametrize(
+    ("guide_of", "inputs"),
+    [
+        (plr.BootstrapGuide, 0),
+        (plr.LaplaceGuide, 1),
+        pytest.param(plr.BootstrapGuide, 1, marks=pytest.mark.slow),
+        pytest.param(plr.LaplaceGuide, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_several_families_give_the_numbers_of_the_plain_loop(guide_of: Any, inputs: int) -> None:
     model = model_of(of_three_families(inputs), inputs)
     u = torch.randn(3, 12, inputs, dtype=torch.float64) if inputs else None
