@@ -78,7 +78,9 @@ def the_fit(material: Material, course: Course | None, reference: float | None) 
     here = f"This recording has {material.evidence:.3f} nats of log evidence per time bin"
     if material.without_dynamics is not None:
         gain = material.evidence - material.without_dynamics
-        here += f", and {material.without_dynamics:.3f} without dynamics: the latents are worth {gain:.3f} nats per bin"
+        here += f", and {material.without_dynamics:.3f} without dynamics"
+        # Where there are better yardsticks than independent features, these say what the latents are worth.
+        here += f": the latents are worth {gain:.3f} nats per bin" if material.baselines is None else ""
     notes = [here + "."]
     if course is None or not len(course.evidence):
         notes.append("How the fit went was not handed to this report (`fit=`), so it is not drawn.")
