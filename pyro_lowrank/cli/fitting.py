@@ -16,11 +16,11 @@ from torch import Tensor
 from pyro_lowrank.cli import on_disk
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
-from pyro_lowrank.cli.held_out import HeldOut, held_out
 from pyro_lowrank.cli.models import SCALED, build
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
 from pyro_lowrank.cli.recordings import read
 from pyro_lowrank.data import Recording
+from pyro_lowrank.data.held_out import HeldOut, held_out
 from pyro_lowrank.files import write_whole
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.observations.gaussian import GaussianObservation

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pyro_lowrank.cli.held_out import held_out
 from pyro_lowrank.cli.models import SCALED, build
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
+from pyro_lowrank.data.held_out import held_out
 from pyro_lowrank.data.optional import require
 from pyro_lowrank.data.orientation import orient
 from pyro_lowrank.training.checks import stored_data

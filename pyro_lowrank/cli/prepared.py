@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyro_lowrank.cli.held_out import HeldOut
+from pyro_lowrank.data.held_out import HeldOut
 from pyro_lowrank.guides.base import Guide
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pyro_lowrank.data.held_out import held_out as places_held_out
+from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.errors import check_same_type, check_sequence, check_trackable, said_of
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Data, observed_bins
@@ -32,11 +36,34 @@ def check_data(
     data = _data("y", model, guide, y, u, tell)
     if isinstance(model, StateSpaceModel):
         _check_memory(model, data.shape[1])
+    if held_out_inputs is not None and (held_out is None or isinstance(held_out, float)):
+        raise ValueError("`held_out_inputs` came without a recording `held_out`.")
+    if isinstance(held_out, float):
+        return _split(data, held_out, y if isinstance(y, Recording) else None, tell)
     if held_out is None:
-        if held_out_inputs is not None:
-            raise ValueError("`held_out_inputs` came without `held_out`.")
         return data, None
     return data, _data("held_out", model, guide, held_out, held_out_inputs, tell)
+
+
+def _split(data: Data, share: float, recording: Recording | None, tell: Tell) -> tuple[Data, Data | None]:
+    """Hold a share of data in memory out."""
+    if not isinstance(data, Batch):
+        raise TypeError(
+            f"A share, here `held_out={share}`, is held out of data in memory; of data that stay where they are pass "
+            "the part that is held out."
+        )
+    places = places_held_out(data.shape[0], data.shape[1], share, recording)
+    tell([places.sentence])
+    if not len(places.held_out):
+        return data, None
+
+    def part(where: NDArray[np.int64]) -> Batch:
+        rows = torch.from_numpy(where).to(data.y.device)
+        y, u = (None if each is None else each.index_select(places.dim, rows) for each in (data.y, data.u))
+        assert y is not None
+        return Batch.whole(y, u)
+
+    return part(places.train), part(places.held_out)
 
 
 def stored_data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> StoredData:

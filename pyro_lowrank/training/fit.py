@@ -126,7 +126,8 @@ def fit(
         max_grad_norm: longer gradients, of nats per time bin, are shortened to this norm; None leaves them. (RAdam's
             first steps are plain gradient steps: from far away they would throw the parameters further away.)
         held_out: recording that is not trained on, evaluated with all its time bins at once; one that stays on disk and
-            has more than 10 million numbers in parts of 1,000 bins, each as a trial that begins there.
+            has more than 10 million numbers in parts of 1,000 bins, each as a trial that begins there. Or a share,
+            such as 0.1, of `y`: of the trials of each condition, by chance, or the end of a single recording.
         held_out_inputs: its inputs.
         evaluate_every: steps between two such evaluations, beside those at begin and end; a tenth of all if None.
         keep_best: end with the parameters that had the most held-out evidence, if there are held-out data; the

@@ -165,5 +165,5 @@ def test_where_time_runs_out_what_a_search_finds_in_open_boxes_is_there() -> Non
     boxes = result.certificate.open_boxes[:, None]
     inside = ((boxes[:, :, 0] <= result.points) & (result.points <= boxes[:, :, 1])).all(-1).any(0)
     assert inside.any()
-    tanh = find_fixed_points(0.9, left[:128], 4 * right[:, :128], bias[:128], "tanh", max_seconds=3)
+    tanh = find_fixed_points(0.9, left[:128], 4 * right[:, :128], bias[:128], "tanh", max_seconds=1)
     assert tanh.certificate.complete or len(tanh) >= 1

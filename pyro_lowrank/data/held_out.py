@@ -1,4 +1,4 @@
-"""What `pyro-lowrank fit` holds out: a random share of the trials, or the end of a single recording."""
+"""What is held out of a fit: a random share of the trials, or the end of a single recording."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_lowrank.data import Recording
 from pyro_lowrank.data.draws import draw_trials
 from pyro_lowrank.data.overlaps import apart_from, trial_groups
+from pyro_lowrank.data.recording import Recording
 
 
 class HeldOut(NamedTuple):
@@ -42,7 +42,7 @@ def held_out(num_trials: int, num_bins: int, share: float, recording: Recording 
         ValueError: if the share is none, or nothing would be left to train on.
     """
     if not 0 <= share < 1:
-        raise ValueError(f"`--held-out` is a share, at least 0 and below 1, got {share}.")
+        raise ValueError(f"What is held out is a share, at least 0 and below 1, got {share}.")
     dim, what, size = (1, "time bins", num_bins) if num_trials == 1 else (0, "trials", num_trials)
     number = min(math.ceil(share * size), size - 1)
     if number == 0:
@@ -60,7 +60,7 @@ def held_out(num_trials: int, num_bins: int, share: float, recording: Recording 
     if not len(apart):
         raise ValueError(
             f"All {size - number} trials to train on share time with the last {number}, which are held out: cut trials "
-            "that do not overlap, or pass `--held-out 0`."
+            "that do not overlap, or hold nothing out."
         )
     if len(apart) < size - number:
         sentence += f"\n{size - number - len(apart)} trials share time with these, and are left out of the training."

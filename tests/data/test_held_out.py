@@ -1,11 +1,11 @@
-"""What the command line holds out of its fits."""
+"""What is held out of a fit."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pyro_lowrank.cli.held_out import held_out
 from pyro_lowrank.data import Recording
+from pyro_lowrank.data.held_out import held_out
 
 
 def test_a_random_share_of_the_trials_of_every_condition() -> None:
