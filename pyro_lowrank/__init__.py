@@ -82,13 +82,13 @@ if TYPE_CHECKING:
     from pyro_lowrank.smc.resampling import SystematicResampling as SystematicResampling
     from pyro_lowrank.training.align import AlignedSession as AlignedSession
     from pyro_lowrank.training.align import align_session as align_session
+    from pyro_lowrank.training.baselines import Baselines as Baselines
+    from pyro_lowrank.training.baselines import baselines as baselines
     from pyro_lowrank.training.fit import fit as fit
     from pyro_lowrank.training.initialise import initialise_from_data as initialise_from_data
     from pyro_lowrank.training.memory import memory_of as memory_of
     from pyro_lowrank.training.result import FitResult as FitResult
     from pyro_lowrank.training.tensors import as_tensors as as_tensors
-    from pyro_lowrank.validation.baselines import Baselines as Baselines
-    from pyro_lowrank.validation.baselines import baselines as baselines
     from pyro_lowrank.validation.cross_validate import cross_validate as cross_validate
     from pyro_lowrank.validation.halving import Halving as Halving
     from pyro_lowrank.validation.result import CrossValidation as CrossValidation
@@ -102,7 +102,7 @@ _HOMES = {
     "Activation": "dynamics.activations",
     "AffineReadout": "observations.readout",
     "AlignedSession": "training.align",
-    "Baselines": "validation.baselines",
+    "Baselines": "training.baselines",
     "BernoulliObservation": "observations.bernoulli",
     "BootstrapGuide": "guides.bootstrap",
     "CalciumObservation": "observations.calcium",
@@ -163,7 +163,7 @@ _HOMES = {
     "UnitReadout": "observations.readout",
     "align_session": "training.align",
     "as_tensors": "training.tensors",
-    "baselines": "validation.baselines",
+    "baselines": "training.baselines",
     "convergence": "infer.mcmc.convergence",
     "cross_validate": "validation.cross_validate",
     "determined": "infer.mcmc.determined",

@@ -150,6 +150,8 @@ def test_a_fit_leads_to_its_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "<title>Noise</title>" in page
     assert "Latents by condition" in page
     assert f"than without dynamics ({summary['without_dynamics']:.3f})" in page
+    assert "<th>nats per bin, held out</th>" in page
+    assert all(f"<td>{row['name']}</td><td>" in page for row in summary["baselines"])
     (tmp_path / "fit" / "summary.json").write_text("{")
     assert run(*words) == 2
     assert "is not what `pyro-lowrank fit` wrote" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.cli.models import SCALED, build
 from pyro_lowrank.cli.prepared import STANDARDISED, Prepared
-from pyro_lowrank.cli.recordings import IN_SECONDS, read
+from pyro_lowrank.cli.recordings import read
 from pyro_lowrank.data import Recording
 from pyro_lowrank.data.held_out import HeldOut, held_out
 from pyro_lowrank.files import write_whole
@@ -34,7 +34,6 @@ from pyro_lowrank.training.randomness import own_generators, seed_generators
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.result import FitResult
 from pyro_lowrank.training.standardise import Standardisation
-from pyro_lowrank.validation.baselines import baselines
 
 CPU = torch.device("cpu")
 
@@ -80,8 +79,6 @@ def run(options: argparse.Namespace) -> int:
     _write_summary(files["summary.json"], options, given, result)
     made = draw(files["training.png"], lambda: _training_figure(result))
     print(result)
-    if given.held_out is not None:
-        _tell_baselines(options, given.train.sample.y, given.held_out.sample.y)
     list_files(options.out, ["model.safetensors", "summary.json", *made])
     print(f"Look at it:      pyro-lowrank report {options.out} {options.data}")
     print("Use the model:  model, guide = pyro_lowrank.load(...); model.simulate(10, 200)")
@@ -185,14 +182,6 @@ def _arguments(part: Any) -> tuple[Any, Any]:
     return (part.y, part.u) if isinstance(part, Batch) else (part, None)
 
 
-def _tell_baselines(options: argparse.Namespace, train: Tensor, held_out: Tensor) -> None:
-    """Print what real-valued data are worth without latent dynamics, where there are enough of them."""
-    bins, features = train.shape[1:]
-    order = min(options.order or 4, bins - 1)
-    if options.likelihood in (*SCALED, *IN_SECONDS) and features > options.rank and order > 0:
-        print(baselines(train, held_out, order=order, factors=options.rank))
-
-
 def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, result: FitResult) -> None:
     evidence = result.held_out_evidence.tolist()
     summary = {
@@ -210,6 +199,7 @@ def _write_summary(path: Path, options: argparse.Namespace, given: Prepared, res
         "held_out_evidence": evidence,
         "held_out_trials": given.places.held_out.tolist() if given.places.dim == 0 else None,
         "without_dynamics": result.without_dynamics,
+        "baselines": None if result.baselines is None else result.baselines.records(),
         "evidence_by_particles": _by_particles(result),
         "evidence": result.evidence.tolist(),
         "ess": result.ess.tolist(),

@@ -13,6 +13,7 @@ from pyro_lowrank.cli.files import list_files, output_files
 from pyro_lowrank.cli.filtering import load_both
 from pyro_lowrank.data import read_recording
 from pyro_lowrank.reports.report import report
+from pyro_lowrank.training.baselines import Baselines
 from pyro_lowrank.training.result import FitResult
 
 # Settings of a fit that its page tells, by the names of the options.
@@ -81,4 +82,5 @@ def _course(summary: dict[str, Any]) -> FitResult | None:
         interrupted=bool(summary.get("interrupted", False)),
         checkpoint=None,
         seconds=float(summary.get("seconds", 0.0)),
+        baselines=Baselines.of_records(summary["baselines"]) if summary.get("baselines") else None,
     )

@@ -54,7 +54,9 @@ def to_arviz(
     evidence and warns of Pareto's k, that of 1.x refuses. Where each draw has a run of its own (at its own parameters,
     or `[[posterior.rerun() for _ in range(draws)] for _ in range(chains)]`) both work as usual.
 
-    Groups: `posterior` ("z", "rates" of spikes or "mean" of others, `params`), `posterior_predictive` ("y"),
+    Groups: `posterior` ("z", "rates" of spikes or "mean" of others, `params`; of observations that remember the latents
+    also draws of "rates" and "calcium", of "neural_activity" and "haemodynamic_response", or of "signal" and "noise"),
+    `posterior_predictive` ("y"),
     `sample_stats` ("log_evidence", "ess", "resampled"), `log_likelihood` ("y"), `prior`, `prior_predictive`,
     `observed_data` ("y"), `constant_data` ("mask", "inputs").
     Dims: chain, draw, trial, time, latent, feature, input. Of a program of one's own `posterior` holds all that its
@@ -208,7 +210,7 @@ def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool, entries
             arrays[name] = np.empty((*sizes, *part.shape[1:]), part.dtype)
         arrays[name][chain, rows] = part
 
-    expected = runs.all[0][0].mean_name
+    expected, names = runs.all[0][0].mean_name, set[str]()
     for chain, row in enumerate(runs):
         for number, run in enumerate(row):
             rows = slice(number, number + 1) if runs.each_draw else slice(None)
@@ -219,12 +221,17 @@ def _sampled(runs: _Runs, kept: slice, *, method: str, predictive: bool, entries
                 if mean is not None:
                     store(expected, chain, rows, mean)
                 store("y", chain, rows, y)
+                remembered = run.traces(z) if hasattr(run, "traces") else {}
+                for name, values in remembered.items():
+                    store(name, chain, rows, values)
+                names |= remembered.keys()
             if entries:
                 store("log_likelihood", chain, rows, run.entry_log_likelihood(z))
     groups: Groups = {"posterior": {"z": Variable(arrays["z"], (*SAMPLE_DIMS, *Z_DIMS))}}
     if "y" in arrays:
         if expected in arrays:
             groups["posterior"][expected] = Variable(arrays[expected], (*SAMPLE_DIMS, *Y_DIMS))
+        groups["posterior"] |= {name: Variable(arrays[name], (*SAMPLE_DIMS, *Y_DIMS)) for name in sorted(names)}
         groups["posterior_predictive"] = {"y": Variable(arrays["y"], (*SAMPLE_DIMS, *Y_DIMS))}
     if entries:
         found = Variable(arrays["log_likelihood"], (*SAMPLE_DIMS, *Y_DIMS), {"units": "nats"})

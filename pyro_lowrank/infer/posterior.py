@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.generators import RNG, drawn_from
 from pyro_lowrank.infer.calibration import draw_pit
-from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve
+from pyro_lowrank.infer.deconvolve import Deconvolution, deconvolve, draw_traces
 from pyro_lowrank.infer.forecast import (
     Forecast,
     Replicates,
@@ -307,6 +307,11 @@ class SMCPosterior:
             ValueError: if observations do not remember the latents.
         """
         return deconvolve(self._built_in(), z)
+
+    @torch.no_grad()
+    def traces(self, z: Tensor) -> dict[str, Tensor]:
+        """Return draws of what `deconvolve` tells, one along each path, by name: such as `"rates"`, `"calcium"`."""
+        return draw_traces(self._built_in(), z)
 
     def rerun(self) -> SMCPosterior:
         """Return another run of the same filter on the same recording, independent of this one.

@@ -97,7 +97,7 @@ def _back_through_time(problem: Problem, found: Gaussians) -> Cotangents:
     score = pulls.score - apply(pulls.information, found.mean - pulls.reference)
     outer = score.unsqueeze(-1) * score.unsqueeze(-2)
     direct = 0.5 * (outer - inverse.mT @ (eye - white @ white.mT) @ inverse)
-    third = None if likelihood.is_quadratic else _third(problem, found.mean)
+    third = likelihood.third(found.mean)
     v = None if data.v is None else data.v[:, :-1]
     bend = problem.dynamics.bend(found.mean[:, :-1], v) if steps > 1 else None
     spread = found.jacobian @ sigma[:, :-1]
@@ -132,19 +132,3 @@ def _plain(tables: Tables, dynamics: Linearised) -> Cotangents:
     mean, covariance, of_score, information = (torch.stack(part[::-1], 1) for part in zip(*rows, strict=True))
     jacobian = torch.stack(jacobians[::-1], 1) if jacobians else torch.zeros_like(tables.jacobian)
     return Cotangents(mean, covariance, jacobian, of_score, information)
-
-
-def _third(problem: Problem, z: Tensor) -> Tensor:
-    """Return the change of the information with the latents, `trials x time x rank^2 x rank`."""
-    rank = z.shape[-1]
-    with torch.enable_grad():
-        point = z.detach().requires_grad_()
-        information = problem.likelihood.pulls(point).information
-        if not information.requires_grad:
-            return z.new_zeros(*z.shape[:-1], rank * rank, rank)
-        found: dict[tuple[int, int], Tensor] = {}
-        for i in range(rank):
-            for j in range(i + 1):
-                (grad,) = torch.autograd.grad(information[..., i, j].sum(), point, retain_graph=True, allow_unused=True)
-                found[i, j] = found[j, i] = torch.zeros_like(z) if grad is None else grad
-    return torch.stack([found[i, j] for i in range(rank) for j in range(rank)], -2)

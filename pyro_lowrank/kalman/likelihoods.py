@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_lowrank.guides.base import Bin
 from pyro_lowrank.kalman.roots import apply
 from pyro_lowrank.observations.base import AffineGaussian
-from pyro_lowrank.observations.curvature import Curvature, Curved
+from pyro_lowrank.observations.curvature import Curvature, Curved, Expanded, Expansion
 from pyro_lowrank.observations.observed import Observed
 
 
@@ -47,6 +47,9 @@ class Likelihood(Protocol):
 
     def careful_pulls(self, z: Tensor) -> Pulls:
         """Return an expansion by which a step neither overshoots nor creeps."""
+
+    def third(self, z: Tensor) -> Tensor | None:
+        """Return the change of the information with z, `trials x time x rank^2 x rank`, or None where it is zero."""
 
     def bins(self) -> Sequence[Likelihood]:
         """Return that of each time bin, `trials x 1`."""
@@ -94,6 +97,9 @@ class AffineLikelihood:
 
     careful_pulls = pulls
 
+    def third(self, z: Tensor) -> None:
+        """Return None: the information is the same at any latents."""
+
     def bins(self) -> Sequence[Likelihood]:
         """Raise: a quadratic needs no search bin by bin."""
         raise NotImplementedError
@@ -135,9 +141,22 @@ class CurvedLikelihood:
     def _curvature(self, z: Tensor) -> Curvature:
         return self._emission.curvature(z, self._v, self._seen.y)
 
+    def _expansion(self, z: Tensor) -> Expansion | None:
+        if not isinstance(self._emission, Expanded):
+            return None
+        try:
+            return self._emission.expansion(z, self._v, self._seen.y)
+        except ValueError:
+            return None
+
     def pulls(self, z: Tensor) -> Pulls:
         """Return score and Hessian at z; the expected information is the fallback."""
         rank, present = z.shape[-1], self._seen.present
+        own = self._expansion(z)
+        if own is not None:
+            expected = _gram(own.information * present, own.weight).detach()
+            own_hessian = _gram(own.observed * present, own.weight)
+            return Pulls(z, (own.score * present) @ own.weight, own_hessian, expected)
         # All directions at once, as `rank` particles: one pass over the features.
         ways = torch.eye(rank, dtype=z.dtype, device=z.device)[:, None, None].expand(rank, *z.shape).contiguous()
 
@@ -151,6 +170,27 @@ class CurvedLikelihood:
         # change: of each feature's score, by direction.
         hessian = -(change @ weight).movedim(0, -1)
         return Pulls(z, value @ weight, 0.5 * (hessian + hessian.mT), _gram(information, weight).detach())
+
+    @torch.no_grad()
+    def third(self, z: Tensor) -> Tensor:
+        """Return the change of the Hessian with z."""
+        rank, own = z.shape[-1], self._expansion(z)
+        if own is not None:
+            weight = own.weight
+            outer = weight[:, :, None, None] * weight[:, None, :, None] * weight[:, None, None, :]
+            return ((own.change * self._seen.present) @ outer.flatten(1)).unflatten(-1, (rank * rank, rank))
+        with torch.enable_grad():
+            point = z.detach().requires_grad_()
+            information = self.pulls(point).information
+            if not information.requires_grad:
+                return z.new_zeros(*z.shape[:-1], rank * rank, rank)
+            found: dict[tuple[int, int], Tensor] = {}
+            for i in range(rank):
+                for j in range(i + 1):
+                    total = information[..., i, j].sum()
+                    (grad,) = torch.autograd.grad(total, point, retain_graph=True, allow_unused=True)
+                    found[i, j] = found[j, i] = torch.zeros_like(z) if grad is None else grad
+        return torch.stack([found[i, j] for i in range(rank) for j in range(rank)], -2)
 
     @torch.no_grad()
     def careful_pulls(self, z: Tensor) -> Pulls:

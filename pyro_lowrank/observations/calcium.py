@@ -78,6 +78,7 @@ class CalciumObservation(DrivenObservation):
     """
 
     in_units_of_data = ("baseline",)
+    trace_names = ("rates", "calcium")
 
     decay_time: Tensor
     rise_share: Tensor
@@ -189,6 +190,10 @@ class CalciumObservation(DrivenObservation):
             before_mean=settled_state(matrix, drive) * self.past_rate.unsqueeze(-1),
             before_covariance=stationary_covariance(matrix, before),
         )
+
+    def response_of(self, memory: LinearMemory) -> Tensor:
+        """Return what calcium, and not a drifting baseline, is read with from the states, `features x order`."""
+        return memory.readout if self.drift is None else memory.readout * (memory.drive != 0)
 
     def priors(self) -> dict[str, Any]:
         """Return priors around the time constants that the model was built with, by names of parameters."""

@@ -57,6 +57,8 @@ class ColouredNoiseObservation(DrivenObservation):
 
     noise_scale: Tensor
 
+    trace_names = ("signal", "noise")
+
     def __init__(
         self,
         *,

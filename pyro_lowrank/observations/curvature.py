@@ -34,6 +34,33 @@ class Curvature:
     stiffness: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """How log p(y | z) changes with z through the predictor x, to third order.
+
+    Attributes:
+        score: as of `Curvature`.
+        information: as of `Curvature`.
+        observed: minus the second derivative by x, which may be negative, `... x features`.
+        change: the derivative of that by x, `... x features`.
+        weight: C, `features x rank`.
+    """
+
+    score: Tensor
+    information: Tensor
+    observed: Tensor
+    change: Tensor
+    weight: Tensor
+
+
+@runtime_checkable
+class Expanded(Protocol):
+    """An emission that factorises over features, each of which depends on its own predictor."""
+
+    def expansion(self, z: Tensor, v: Tensor | None, y: Tensor) -> Expansion:
+        """Return it around latents `... x rank` for observations `... x features`; ValueError if it is not known."""
+
+
 @runtime_checkable
 class Curved(Emission, Protocol):
     """An observation model that `LaplaceGuide` serves; a user's own one defines `curvature` beside `distribution`."""

@@ -149,6 +149,22 @@ class ScalarDensity:
     def _curvatures(self) -> Callable[..., tuple[Tensor, ...]]:
         return on_tensors([self.score, self.information, self.stiffness], [*self.arguments, "_aim"])
 
+    @cached_property
+    def _expansion(self) -> Callable[..., tuple[Tensor, ...]]:
+        observed = make("negative", derivative(self.score, ETA))
+        found = [self.score, self.information, observed, derivative(observed, ETA)]
+        return on_tensors(found, [*self.arguments, "_aim"])
+
+    def expansion(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        """Return score, information, minus the second derivative and how that changes, of tensors that broadcast.
+
+        Raises:
+            ValueError: if a part of the density has no third derivative here.
+        """
+        shape = torch.broadcast_shapes(y.shape, eta.shape, *(each.shape for each in parameters))
+        found = self._expansion(y, eta, *parameters, self.aims(y, *parameters))
+        return tuple(each.expand(shape) for each in found)
+
     def aims(self, y: Tensor, *parameters: Tensor) -> Tensor:
         """Return where data would have eta, of the shape that they and the parameters broadcast to."""
         shape = torch.broadcast_shapes(y.shape, *(each.shape for each in parameters))

@@ -16,7 +16,7 @@ from pyro_lowrank.modules import effectful
 from pyro_lowrank.observations.base import ReadoutObservation
 from pyro_lowrank.observations.curvature import Curvature, weight_of
 from pyro_lowrank.observations.driven_recording import DrivenRecording
-from pyro_lowrank.observations.linear_memory import Law, LinearMemory
+from pyro_lowrank.observations.linear_memory import Law, LinearMemory, dot
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
 from pyro_lowrank.shapes import time_in_front
@@ -83,7 +83,7 @@ class DrivenBin:
 
     def _offset(self) -> Tensor:
         """Return what is expected where nothing drives, `... x features`."""
-        return self.memory.baseline + (self.memory.weight * self.past).sum(-1)
+        return self.memory.baseline + dot(self.memory.weight, self.past)
 
     def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
         """Return the mean of the observation, `... x features`."""
@@ -114,11 +114,15 @@ class DrivenEmission:
         drive: what latents drive features with.
         memory: the linear system of each feature.
         private_noise: standard deviation of the noise that enters with the drive, `features`.
+        response: what of the observation is the response to the drive, or the noise, in the states, `features x order`.
+        trace_names: what the drive, with its noise, and the response are called.
     """
 
     drive: LinearDrive | RateDrive
     memory: LinearMemory
     private_noise: Tensor
+    response: Tensor
+    trace_names: tuple[str, str]
 
     @property
     def readout(self) -> AffineMap | RatesMap:
@@ -194,6 +198,9 @@ class DrivenObservation(ReadoutObservation):
     in_units_of_data: ClassVar[tuple[str, ...]] = ()
     """Names of the parameters that have the units of the recording and any sign."""
 
+    trace_names: ClassVar[tuple[str, str]] = ("drive", "response")
+    """What is called in exports what drives a feature, and what follows of it."""
+
     @abstractmethod
     def bind_linear_memory(self) -> LinearMemory:
         """Return the linear system at the present parameter values."""
@@ -205,6 +212,10 @@ class DrivenObservation(ReadoutObservation):
     @abstractmethod
     def noise_of_drive(self) -> Tensor:
         """Return the standard deviation of the noise that enters with what drives a feature, `features`."""
+
+    def response_of(self, memory: LinearMemory) -> Tensor:
+        """Return what of the observation follows from what drives it, in the states, `features x order`."""
+        return memory.readout
 
     def _drive(self, readout: AffineMap | RatesMap) -> LinearDrive | RateDrive:
         return LinearDrive(readout)
@@ -222,4 +233,5 @@ class DrivenObservation(ReadoutObservation):
     def bind(self, units: Any) -> DrivenEmission:
         """Return the observation model at the present parameter values."""
         drive = self._drive(self.readout.bind(units))
-        return DrivenEmission(drive, self.bind_linear_memory(), self.noise_of_drive())
+        memory = self.bind_linear_memory()
+        return DrivenEmission(drive, memory, self.noise_of_drive(), self.response_of(memory), self.trace_names)

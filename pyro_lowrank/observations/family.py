@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_lowrank.observations.curvature import Curvature, weight_of
+from pyro_lowrank.observations.curvature import Curvature, Expansion, weight_of
 from pyro_lowrank.observations.density import Link, ScalarDensity
 from pyro_lowrank.observations.readout import AffineMap, RatesMap
 from pyro_lowrank.observations.tabulated import COUNTS, ZERO_OR_ONE, Moments, draw, inside, moments
@@ -201,3 +201,13 @@ class ScalarEmission:
         y = inside(y, str(self.family.support))
         score, information, stiffness = self.density.curvature(y, self.readout(z, v), *self.parameters)
         return Curvature(score, information, weight_of(self.readout), stiffness)
+
+    def expansion(self, z: Tensor, v: Tensor | None, y: Tensor) -> Expansion:
+        """Return what the log likelihood looks like around latents, to third order.
+
+        Raises:
+            ValueError: if a part of the density has no third derivative here.
+        """
+        y = inside(y, str(self.family.support))
+        score, information, observed, change = self.density.expansion(y, self.readout(z, v), *self.parameters)
+        return Expansion(score, information, observed, change, weight_of(self.readout))

@@ -74,6 +74,7 @@ class HaemodynamicObservation(DrivenObservation):
     """
 
     in_units_of_data = ("baseline", "readout.weight")
+    trace_names = ("neural_activity", "haemodynamic_response")
 
     signal_decay: Tensor
     flow_feedback: Tensor

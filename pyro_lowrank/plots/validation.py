@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,14 @@ if TYPE_CHECKING:
 
 
 def plot_by_rank(
-    axes: Axes, ranks: Sequence[int], values: Sequence[float], *, label: str = "", color: str = "C0", title: str = ""
+    axes: Axes,
+    ranks: Sequence[int],
+    values: Sequence[float],
+    *,
+    label: str = "",
+    color: str = "C0",
+    title: str = "",
+    references: Mapping[str, float] = MappingProxyType({}),
 ) -> Axes:
     """Draw a number for each rank, with its standard error if it has one, and a ring around the highest.
 
@@ -23,6 +31,7 @@ def plot_by_rank(
         label: what they are, with the unit.
         color: of the line.
         title: of the axes.
+        references: of what has no rank, by name; the highest is drawn as a line.
 
     Raises:
         ValueError: if there is not one value per rank.
@@ -36,6 +45,11 @@ def plot_by_rank(
     if not np.isnan(y).all():
         best = int(np.nanargmax(y))
         axes.plot(x[best], y[best], "o", color=color, markersize=11, markerfacecolor="none", label="highest")
+    there = {name: value for name, value in references.items() if value == value}
+    if there:
+        highest = max(there, key=lambda name: there[name])
+        axes.axhline(there[highest], color="C3", linestyle="--", linewidth=1.2, label=f"{highest}, no latents")
+    if there or not np.isnan(y).all():
         axes.legend(frameon=False, loc="best")
     axes.set_xticks(x)
     axes.set(title=title, xlabel="rank", ylabel=label)

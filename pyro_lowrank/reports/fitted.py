@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from pyro_lowrank.plots.posterior import plot_calibration, plot_ess
 from pyro_lowrank.plots.training import plot_effective_size, plot_evidence
 from pyro_lowrank.reports.material import Material
 from pyro_lowrank.reports.parts import Section, Table, picture
+from pyro_lowrank.training.baselines import Baselines
 
 # Of a long recording, and of many trials, the summary tells of the first ones.
 _SUMMARISED = 6
@@ -38,6 +39,14 @@ class Course(Protocol):
     @property
     def held_out_evidence(self) -> NDArray[np.float64]:
         """Of these."""
+
+    @property
+    def held_out(self) -> float | None:
+        """Of the model as it is now, or None."""
+
+    @property
+    def baselines(self) -> Baselines | None:
+        """What the held-out data are worth without latent dynamics, or None."""
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -69,11 +78,13 @@ def the_fit(material: Material, course: Course | None, reference: float | None) 
     here = f"This recording has {material.evidence:.3f} nats of log evidence per time bin"
     if material.without_dynamics is not None:
         gain = material.evidence - material.without_dynamics
-        here += f", and {material.without_dynamics:.3f} without dynamics: the latents are worth {gain:.3f} nats per bin"
+        here += f", and {material.without_dynamics:.3f} without dynamics"
+        # Where there are better yardsticks than independent features, these say what the latents are worth.
+        here += f": the latents are worth {gain:.3f} nats per bin" if material.baselines is None else ""
     notes = [here + "."]
     if course is None or not len(course.evidence):
         notes.append("How the fit went was not handed to this report (`fit=`), so it is not drawn.")
-        return Section("How the fit went", notes)
+        return Section("How the fit went", notes, table=_of_baselines(material, None))
     notes += _of_held_out(course, reference)
     line = material.without_dynamics if reference is None else reference
     evidence = picture(
@@ -95,7 +106,45 @@ def the_fit(material: Material, course: Course | None, reference: float | None) 
                 height=3.4,
             )
         )
-    return Section("How the fit went", [*notes, *course.advice], pictures)
+    return Section("How the fit went", [*notes, *course.advice], pictures, table=_of_baselines(material, course))
+
+
+class Judged(NamedTuple):
+    """A network beside models without latent dynamics, in nats per bin.
+
+    Attributes:
+        baselines: those models.
+        network: the network.
+        where: which data they are judged on.
+    """
+
+    baselines: Baselines
+    network: float
+    where: str
+
+
+def judged(material: Material, course: Course | None) -> Judged | None:
+    """Return the comparison on held-out data if there are any, else on this recording, or None."""
+    if course is not None and course.baselines is not None and course.held_out is not None:
+        return Judged(course.baselines, course.held_out, "held out")
+    return None if material.baselines is None else Judged(material.baselines, material.evidence, "this recording")
+
+
+def _of_baselines(material: Material, course: Course | None) -> Table | None:
+    """What the dynamics add."""
+    found = judged(material, course)
+    if found is None:
+        return None
+    rows = [
+        (row.name, _nats(row.nats) or row.remark, _nats(found.network - row.nats, sign="+"))
+        for row in found.baselines.rows
+    ]
+    headings = ("without latent dynamics", f"nats per bin, {found.where}", "the network has more")
+    return Table(headings, [*rows, ("the network", _nats(found.network), "")])
+
+
+def _nats(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if value == value else ""
 
 
 def _of_held_out(course: Course, reference: float | None) -> list[str]:

@@ -18,6 +18,7 @@ from pyro_lowrank.infer.filter import SMCFilter
 from pyro_lowrank.infer.latents import LEVEL, Latents
 from pyro_lowrank.infer.posterior import SMCPosterior
 from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.training.baselines import Baselines, baselines_of
 from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.tensors import as_tensors
 
@@ -58,6 +59,7 @@ class Material:
         why_none: a sentence, where there are none.
         evidence: of the recording, nats per time bin.
         without_dynamics: of independent features, nats per time bin, or None.
+        baselines: of more that has no latent dynamics, fitted to this recording, or None.
     """
 
     model: StateSpaceModel
@@ -78,6 +80,7 @@ class Material:
     why_none: str
     evidence: float
     without_dynamics: float | None
+    baselines: Baselines | None
 
     @property
     def counts(self) -> bool:
@@ -148,6 +151,7 @@ def gather(
         why_none=why_none,
         evidence=float(posterior.log_evidence.sum() / (~y.isnan()).any(-1).sum()),
         without_dynamics=without_dynamics(model.observation, y, y),
+        baselines=baselines_of(model, y, y),
     )
 
 

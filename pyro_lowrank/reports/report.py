@@ -130,6 +130,10 @@ def _facts(material: Material, fit: FitResult | None, reference: float | None) -
         without = without if reference is None else reference
     if without is not None:
         found.append(("without dynamics", f"{without:.3f} nats/bin"))
+    judged = fitted.judged(material, fit)
+    if judged is not None:
+        best = judged.baselines.best
+        found.append((f"best without dynamics, {judged.where}", f"{best.nats:.3f} nats/bin, {best.name}"))
     found.append(("effective particles", f"{material.diagnosis.mean_ess:.0f} of {material.posterior.num_particles}"))
     if material.fixed_points is not None:
         proved = "all, proved" if material.fixed_points.certificate.complete else "perhaps not all"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from pyro_lowrank.training.baselines import Baseline
     from pyro_lowrank.training.result import FitResult
 
 # Below this share of the particles a gradient rests on a few of them.
@@ -17,6 +18,17 @@ _STILL_RISING = 0.02
 _MUCH = 0.05
 # A best model from before this share of the steps came too early for the steps that followed.
 _EARLY = 0.7
+
+
+def _of_baselines(best: Baseline, network: float) -> list[str]:
+    """Return what is to be said of a network that models without latent dynamics are as good as."""
+    if network > best.nats:
+        return []
+    return [
+        f"{best.name}, without latent dynamics, has {best.nats:.3f} nats per bin of held-out evidence, the network "
+        f"{network:.3f}: train longer (num_steps) or with more latents (rank), or let features remember "
+        '(noise="autoregressive") and share noise (noise_factors); or the dynamics add little here.'
+    ]
 
 
 def advice_on(result: FitResult) -> tuple[str, ...]:
@@ -43,6 +55,8 @@ def advice_on(result: FitResult) -> tuple[str, ...]:
             "The model is not better on the held-out data than independent features: train longer (num_steps), with "
             "more particles or another learning rate; or there are no dynamics to find."
         )
+    elif finished and result.baselines is not None and result.held_out is not None:
+        rows += _of_baselines(result.baselines.best, result.held_out)
     last = result.ess[-max(1, result.steps // 10) :]
     if finished and len(last) and np.nan_to_num(last, nan=1.0).mean() < _SMALL_SHARE:
         rows.append(

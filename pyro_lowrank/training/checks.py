@@ -37,7 +37,7 @@ def check_data(
     if isinstance(model, StateSpaceModel):
         _check_memory(model, data.shape[1])
     if held_out_inputs is not None and (held_out is None or isinstance(held_out, float)):
-        raise ValueError("`held_out_inputs` came without a recording `held_out`.")
+        raise ValueError("`held_out_inputs` came without `held_out`, or with a share of `y`, which has its own inputs.")
     if isinstance(held_out, float):
         return _split(data, held_out, y if isinstance(y, Recording) else None, tell)
     if held_out is None:

@@ -31,7 +31,7 @@ class Factors(NamedTuple):
         return rows @ torch.linalg.solve(eye + self.loadings.mT @ weighed, weighed.mT).mT
 
 
-def factor_analysis(covariance: Tensor, number: int) -> Factors:
+def factor_analysis(covariance: Tensor, number: int, *, tolerance: float = 1e-6) -> Factors:
     r"""Return the factors of largest likelihood.
 
     .. math:: S \approx L L^T + \mathrm{diag}(\psi)
@@ -42,6 +42,7 @@ def factor_analysis(covariance: Tensor, number: int) -> Factors:
     Args:
         covariance: S, `features x features`.
         number: of factors, fewer than features.
+        tolerance: relative change of psi at which it is done.
 
     Example::
 
@@ -65,7 +66,7 @@ def factor_analysis(covariance: Tensor, number: int) -> Factors:
         size = (values[-number:].flip(-1) - 1).clamp(min=0.0).sqrt()
         loadings = root.unsqueeze(-1) * fixed_signs(vectors[:, -number:].flip(-1)) * size
         before, variance = variance, (total - loadings.square().sum(-1)).maximum(least)
-        if bool(((variance - before).abs() < 1e-6 * before).all()):
+        if bool(((variance - before).abs() < tolerance * before).all()):
             break
     return Factors(loadings, variance)
 

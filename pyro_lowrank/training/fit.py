@@ -21,11 +21,11 @@ from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.ahead import reading_ahead
+from pyro_lowrank.training.baselines import references_of
 from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.enough import check_particles as enough_particles
-from pyro_lowrank.training.independent import without_dynamics
 from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.memory import check_memory
@@ -192,7 +192,7 @@ def fit(
         interrupted=interrupted,
         checkpoint=None if file is None else file.path,
         seconds=time.perf_counter() - started,
-        without_dynamics=_without_dynamics(model, data, held_out_data),
+        references=references_of(model, data, held_out_data),
         particles=enough_particles(steps) if check_particles and not interrupted else None,
     )
 
@@ -206,12 +206,6 @@ def _team(model: Any, progress: bool) -> tuple[Team, Callable[[Iterable[str]], N
 def _checked(seed: Seed, checkpoint_every: int, evaluate_every: int | None) -> tuple[int, int]:
     check_positive_int("evaluate_every", evaluate_every or 1)
     return plain_seed(seed), check_positive_int("checkpoint_every", checkpoint_every)
-
-
-def _without_dynamics(model: Any, data: Data, held_out: Data | None) -> float | None:
-    if held_out is None or not isinstance(model, StateSpaceModel):
-        return None
-    return without_dynamics(model.observation, data.sample.y, held_out.sample.y)
 
 
 def _begin(model: Any, data: Data, tell: Callable[[Iterable[str]], None]) -> None:

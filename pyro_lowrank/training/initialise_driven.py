@@ -22,6 +22,9 @@ from pyro_lowrank.training.setting import set_value
 _AT_REST = 0.1
 # Rates start at one event per second on average: softplus(_BIAS) = 1, where it grows by _SLOPE.
 _BIAS, _SLOPE = 0.541324854612918, 0.632120558828558
+# The least share of a cell's variance that is its own. A factor that has taken a single cell for itself leaves nothing,
+# and training does not find back from there.
+_OWN = 0.5
 # The least share of a feature's spread that is noise, so that training comes away from it.
 _LEAST = 1e-2
 
@@ -85,7 +88,8 @@ def _start_calcium(observation: CalciumObservation, dynamics: Dynamics, y: Tenso
     length_of = found.loadings.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     # No rate falls below zero: weights are at most as large as the mean.
     _set_weight(observation, found.loadings * (1 / length_of).clamp(max=1.0) / _SLOPE)
-    private = (length * found.variance - 2 * (noise / grows).square() / length).clamp(min=0.01, max=100.0).sqrt()
+    own = torch.maximum(found.variance, _OWN * (found.variance + found.loadings.square().sum(-1)))
+    private = (length * own - 2 * (noise / grows).square() / length).clamp(min=0.01, max=100.0).sqrt()
     set_value(observation, "rate_noise", private.to(observation.baseline))
 
 

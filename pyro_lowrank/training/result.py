@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_lowrank.training.advice import advice_on
+from pyro_lowrank.training.baselines import Baselines, References
 from pyro_lowrank.training.particles import ParticleCheck
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,9 @@ class FitResult:
         seconds: that this call took.
         without_dynamics: log evidence of the held-out data under features that are independent of each other and of
             time, in nats per observed time bin; None where nothing was held out, or of likelihoods of one's own.
+        baselines: log evidence of the held-out data under models without latent dynamics that grow from independent
+            features to VAR(1), fitted in closed form; None where nothing was held out, or of data that are no real
+            numbers.
         particles: held-out evidence with more and more particles; None where nothing was held out, there are no
             particles, the fit was interrupted, or it was not asked for.
 
@@ -116,6 +120,7 @@ class FitResult:
     checkpoint: Path | None
     seconds: float
     without_dynamics: float | None = None
+    baselines: Baselines | None = None
     particles: ParticleCheck | None = None
 
     @classmethod
@@ -128,7 +133,7 @@ class FitResult:
         interrupted: bool,
         checkpoint: Path | None,
         seconds: float,
-        without_dynamics: float | None,
+        references: References,
         particles: ParticleCheck | None,
     ) -> FitResult:
         """Return the result of a fit with that history, after logging what it advises."""
@@ -144,7 +149,7 @@ class FitResult:
             interrupted=interrupted,
             checkpoint=checkpoint,
             seconds=seconds,
-            without_dynamics=without_dynamics,
+            **references._asdict(),
             particles=particles,
         )
         if particles is not None:
@@ -157,6 +162,14 @@ class FitResult:
     def steps(self) -> int:
         """The number of steps taken, those before a resumption included."""
         return len(self.evidence)
+
+    @property
+    def held_out(self) -> float | None:
+        """Log evidence of the held-out data under the model as it is now, in nats per observed time bin, or None."""
+        if not len(self.held_out_evidence):
+            return None
+        kept = self.held_out_steps == self.kept_step
+        return float(self.held_out_evidence[kept][0] if kept.any() else self.held_out_evidence[-1])
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -177,7 +190,10 @@ class FitResult:
                 f"  held out        {first:.3f} -> {last:.3f} nats per bin, best {self.held_out_evidence[best]:.3f} "
                 f"after {self.held_out_steps[best]} steps{', kept' if self.kept_step < self.steps else ''}"
             )
-        if self.without_dynamics is not None:
+        if self.baselines is not None:
+            table = self.baselines.beside(self.held_out)
+            lines += [f"{head:18}{row}" for head, row in zip(["  for scale", *[""] * len(table)], table, strict=False)]
+        elif self.without_dynamics is not None:
             lines.append(f"  for scale       {self.without_dynamics:.3f} nats per bin held out, without any dynamics")
         if self.particles is not None:
             lines.append(f"  more particles  {self.particles}")

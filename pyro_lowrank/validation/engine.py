@@ -18,6 +18,7 @@ from pyro_lowrank.data.recording import Recording
 from pyro_lowrank.data.splits import Split
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.training.sources import is_stored
+from pyro_lowrank.validation.beside import baselines_by_trial
 from pyro_lowrank.validation.executors import Executor, check_executor
 from pyro_lowrank.validation.halving import Halving
 from pyro_lowrank.validation.job import FitOptions, Initialise
@@ -73,7 +74,7 @@ def scored(
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         place.mkdir(parents=True, exist_ok=True)
         records, steps, interrupted = plan.run(place, executor, num_workers, progress)
-    return Scores.entries(
+    entries = Scores.entries(
         records,
         steps,
         [split.held_out.trial_names for split in plan.splits],
@@ -82,6 +83,7 @@ def scored(
         interrupted=interrupted,
         folder=None if folder is None else place,
     )
+    return entries | {"baselines": {} if interrupted else baselines_by_trial(plan.terms, plan.splits)}
 
 
 def _recording(data: Any, u: Any) -> Recording:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pyro_lowrank.data.splits import split_features
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.serialization import describe
 from pyro_lowrank.smc.kernels import is_built_in
+from pyro_lowrank.training.baselines import Terms
 from pyro_lowrank.validation.executors import Executor, run_jobs
 from pyro_lowrank.validation.halving import Halving
 from pyro_lowrank.validation.job import FitOptions, Initialise, Job, Scoring, seeded
@@ -47,6 +48,7 @@ class Plan:
     stored: StoredRecording | None = None
     halving: Halving | None = None
     measure: str = "R²"
+    terms: set[Terms] = field(default_factory=set)
 
     def run(
         self, folder: Path, executor: Executor | None, num_workers: int, progress: bool
@@ -160,6 +162,8 @@ class Plan:
                 for part in split:
                     check_part(part, model)
             emission = model.bind().emission
+            terms = Terms.of(model)
+            self.terms |= set() if terms is None else {terms}
             self.measure = "bits per spike" if getattr(emission, "mean_name", "") == "rates" else "R²"
         if self.hidden is not None and not is_built_in(model, guide):
             raise ValueError(

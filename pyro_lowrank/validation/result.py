@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_lowrank.metrics.estimate import Estimate, ratio_of
+from pyro_lowrank.validation.beside import lines_of
 from pyro_lowrank.validation.records import Record
 
 Array = NDArray[np.float64]
@@ -37,6 +38,8 @@ class Scores:
         interrupted: whether Ctrl-C ended it.
         folder: where its records are, or None.
         steps: how many each point was fitted for, `points`.
+        baselines: log evidence in nats without latent dynamics, by name, `trials`, as of `plr.baselines`; nothing of
+            data that are no real numbers, that stay on disk, or where Ctrl-C ended it.
     """
 
     trials: tuple[str, ...]
@@ -51,6 +54,7 @@ class Scores:
     interrupted: bool
     folder: Path | None
     steps: tuple[int, ...]
+    baselines: Mapping[str, Array]
 
     @staticmethod
     def entries(
@@ -100,6 +104,11 @@ class Scores:
         return [_ratio(row, self.bins) for row in self.evidence]
 
     @property
+    def without_dynamics(self) -> dict[str, Estimate]:
+        """Held-out log evidence without latent dynamics, in nats per observed time bin, by name."""
+        return {name: ratio_of(evidence, self.bins) for name, evidence in self.baselines.items()}
+
+    @property
     def differences(self) -> list[Estimate]:
         """What each point has less than the best one, in nats per observed time bin, compared trial by trial."""
         best = self.best_place
@@ -129,6 +138,11 @@ class Scores:
     def best_place(self) -> int | None:
         """The place of the point of highest held-out evidence among those that are complete."""
         return max(self.complete, key=lambda place: self.evidence[place].sum(), default=None)
+
+    @property
+    def _table_of_baselines(self) -> list[str]:
+        best = self.best_place
+        return lines_of(self.baselines, None if best is None else self.evidence[best], self.bins)
 
     def _elpd(self, names: Sequence[str]) -> dict[str, Any]:
         from pyro_lowrank.export.arviz import make_elpd
@@ -178,7 +192,8 @@ class CrossValidation(Scores):
         from pyro_lowrank.plots.validation import plot_by_rank
 
         panels = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        plot_by_rank(panels[0], self.ranks, self.held_out, label="held-out log evidence (nats per time bin)")
+        evidence = "held-out log evidence (nats per time bin)"
+        plot_by_rank(panels[0], self.ranks, self.held_out, label=evidence, references=self.without_dynamics)
         if len(panels) > 1:
             plot_by_rank(panels[1], self.ranks, self.co_smoothing, label=f"co-smoothing ({self.measure})")
         return axes
@@ -197,7 +212,7 @@ class CrossValidation(Scores):
             if hidden:
                 cells.append(str(self.co_smoothing[row]))
             lines.append(f"{rank:>6}" + "".join(f"  {cell:>19}" for cell in cells) + self._remark(row, number))
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._table_of_baselines])
 
     def _remark(self, row: int, number: int) -> str:
         done = len(np.unique(self.folds[~np.isnan(self.evidence[row])]))

@@ -96,7 +96,7 @@ class Sweep(Scores):
             cells = "".join(f"  {point[name]!s:>{width}}" for name, width in zip(names, widths, strict=True))
             told = "-" if place == best else str(less)
             lines.append(f"{cells}  {self.steps[place]:>6}  {evidence!s:>19}  {told:>19}{'  best' * (place == best)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._table_of_baselines])
 
 
 def sweep(

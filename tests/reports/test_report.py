@@ -141,6 +141,19 @@ def test_its_numbers_are_those_of_the_recording(signals: tuple[str, torch.Tensor
     assert len(rows) == 3
 
 
+def test_models_without_dynamics_stand_beside_the_network(
+    signals: tuple[str, torch.Tensor, plr.StateSpaceModel], spikes: tuple[str, Path]
+) -> None:
+    page, y, _ = signals
+    expected = plr.baselines(y, y, order=4, factors=3)
+    assert "<th>nats per bin, this recording</th>" in page
+    for row in expected.rows:
+        assert f"<td>{row.name}</td><td>{row.nats:.3f}</td>" in page
+    assert f"{expected.best.nats:.3f} nats/bin, {expected.best.name}" in page
+    # Counts have none.
+    assert "VAR(1)" not in spikes[0]
+
+
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path) -> None:
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=1, units=4), plr.GaussianObservation(rank=1, features=2))
     y, path = torch.randn(3, 10, 2), tmp_path / "page.html"

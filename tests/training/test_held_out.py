@@ -64,7 +64,7 @@ def test_what_is_no_share_is_refused(tmp_path: Path) -> None:
     y, u = torch.randn(4, 6, 3), torch.randn(4, 6, 1)
     with pytest.raises(ValueError, match="a share, at least 0 and below 1, got 1.5"):
         fitted(y, held_out=1.5)
-    with pytest.raises(ValueError, match="`held_out_inputs` came without a recording"):
+    with pytest.raises(ValueError, match="or with a share of `y`"):
         fitted(y, u, held_out=0.5, held_out_inputs=u)
     np.save(tmp_path / "y.npy", y.numpy())
     with pytest.raises(TypeError, match="of data that stay where they are pass the part"):

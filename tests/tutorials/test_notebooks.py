@@ -170,6 +170,41 @@ def test_attractors_have_probabilities_with_proofs(monkeypatch: pytest.MonkeyPat
     assert 0.0 <= results["many"] <= 1.0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["recording", "simulated"])
+def test_networks_stand_beside_what_remembers_without_them(
+    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    recording = Path("no such file")
+    if source == "recording":
+        recording = request.getfixturevalue("shared_data") / "eeg_s001r01_raw.npz"
+    monkeypatch.setenv("PYRO_LOWRANK_RAW_EEG", str(recording))
+    results = execute("09_eeg_that_remembers.ipynb", monkeypatch)
+    evidence = results["evidence"]
+    assert evidence["independent features"] < evidence["AR(4) features"] < evidence["network, memory"]
+    assert evidence["network, white noise"] < evidence["network, memory"]
+    assert results["complete"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["recording", "simulated"])
+def test_rates_follow_the_spikes_that_were_recorded(
+    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    recording = Path("no such file")
+    if source == "recording":
+        recording = request.getfixturevalue("shared_data") / "ca_truth_zebrafish_dp.npz"
+    monkeypatch.setenv("PYRO_LOWRANK_CALCIUM", str(recording))
+    results = execute("10_calcium.ipynb", monkeypatch)
+    assert results["evidence"]["independent features"] < results["evidence"]["AR(4) features"]
+    assert results["rise"] < results["decay"]
+    assert results["complete"]
+    assert all(-1 < value < 1 for value in results["correlation"].values())
+    if source == "simulated":
+        # After three steps the rate is no better than the inverse filter, yet nearer to the spikes than what it is of.
+        assert results["correlation"]["fluorescence"] < results["correlation"]["rate of the network"]
+
+
 @every_notebook
 def test_committed_notebooks_were_run_from_top_to_bottom(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import nan
 
 import pytest
 import torch
@@ -12,6 +17,9 @@ import pyro_lowrank as plr
 from pyro_lowrank.observations.autoregressive import AutoregressiveMemory
 from pyro_lowrank.observations.memory import roll
 from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.training import yardsticks
+from pyro_lowrank.training.baselines import Baseline, Baselines, baselines_of
+from tests.training.test_progress import result_of
 
 
 def remembered(*, trials: int = 4, steps: int = 3000, factors: float = 0.0, seed: int = 0) -> Tensor:
@@ -103,3 +111,112 @@ def test_bad_input_is_refused(options: dict[str, object], message: str) -> None:
     arguments = {"y": torch.randn(2, 30, 4), "held_out": torch.randn(2, 30, 4)} | options
     with pytest.raises(ValueError, match=message):
         plr.baselines(**arguments)  # type: ignore[arg-type]
+
+
+def fitted(observation: plr.Observation) -> plr.FitResult:
+    """One step of a network of rank 2 on what is remembered."""
+    y = remembered(steps=60).float()
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=4), observation)
+    elbo = plr.SMC_ELBO(2, backend="plain")
+    return plr.fit(
+        model,
+        plr.BootstrapGuide(model),
+        y[:3],
+        held_out=y[3:],
+        num_steps=1,
+        elbo=elbo,
+        check_particles=False,
+        progress=False,
+    )
+
+
+def test_a_fit_has_them_beside_it() -> None:
+    y = remembered(steps=60).float()
+    result = fitted(plr.GaussianObservation(rank=2, features=4))
+    found, expected = result.baselines, plr.baselines(y[:3], y[3:], order=4, factors=2)
+    assert found is not None
+    assert [row.name for row in found.rows] == [row.name for row in expected.rows]
+    assert [row.nats for row in found.rows] == pytest.approx([row.nats for row in expected.rows])
+    assert found["independent features"] == pytest.approx(result.without_dynamics, abs=1e-3)
+    table = str(result).splitlines()
+    head = next(line for line in table if "for scale" in line)
+    assert head.endswith("without latent dynamics  nats per bin  parameters")
+    last = table[table.index(head) + 5]
+    assert last.split() == ["the", "network", f"{result.held_out:.3f}"]
+
+
+@pytest.mark.parametrize(
+    ("observation", "name"),
+    [
+        (partial(plr.GaussianObservation, noise="autoregressive", order=2), "AR(2), 2 static factors"),
+        (partial(plr.GaussianObservation, noise_factors=1), "AR(4), 3 static factors"),
+        # No more than a covariance has.
+        (partial(plr.GaussianObservation, noise_factors=3), "AR(4), 3 static factors"),
+        (partial(plr.ColouredNoiseObservation, order=3), "AR(3), 2 static factors"),
+    ],
+)
+def test_they_have_the_memory_and_the_shared_noise_of_the_network(
+    observation: Callable[..., plr.Observation], name: str
+) -> None:
+    y = remembered(steps=20).float()
+    model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=4), observation(rank=2, features=4))
+    found = baselines_of(model, y[:3], y[3:])
+    assert found is not None
+    assert found.rows[2].name == name
+
+
+def test_where_there_are_none_a_fit_goes_on_without() -> None:
+    y = remembered(steps=20).float()
+    counts = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=4), plr.PoissonObservation(rank=2, features=4))
+    assert baselines_of(counts, y, y) is None
+    real = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=4), plr.GaussianObservation(rank=2, features=4))
+    assert baselines_of(real, y, torch.full_like(y, torch.nan)) is None
+    assert baselines_of(real, y[:, :1], y[:, :1]) is None
+    short = baselines_of(real, y[:, :3], y[:, :3])
+    assert short is not None
+    assert short.rows[1].name == "AR(2) features"
+    assert "needs 12 bins to fit to, got 8" in str(short)
+    single = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=4), plr.GaussianObservation(rank=2, features=1))
+    alone = baselines_of(single, y[..., :1], y[..., :1])
+    assert str(alone) == str(plr.baselines(y[..., :1], y[..., :1], order=4, factors=0))
+    assert alone is not None
+    assert len(alone.rows) == 3
+
+
+def test_features_that_never_change_break_nothing() -> None:
+    y = remembered(steps=60)
+    y[..., 1] = 3.0
+    found = plr.baselines(y[:3], y[3:], order=2, factors=1)
+    assert all(math.isfinite(row.nats) for row in found.rows)
+
+
+def test_advice_is_given_where_a_network_is_no_better() -> None:
+    rows = (Baseline("independent features", -3.0, 4), Baseline("AR(4) features", -1.0, 8), Baseline("VAR(1)", nan, 9))
+    result = replace(
+        result_of([-9.0, -5.0, -2.0, -1.21, -1.2]), without_dynamics=-3.0, baselines=Baselines(rows), kept_step=100
+    )
+    assert "AR(4) features, without latent dynamics, has -1.000 nats per bin" in result.advice[0]
+    assert "the network -1.200" in result.advice[0]
+    assert replace(result, held_out_evidence=result.held_out_evidence + 0.3).advice == ()
+
+
+def test_rows_go_through_json() -> None:
+    rows = (Baseline("AR(4) features", -1.0, 8), Baseline("VAR(1)", nan, 9, "needs more"))
+    told = json.loads(json.dumps(Baselines(rows).records(), allow_nan=False))
+    assert str(Baselines.of_records(told)) == str(Baselines(rows))
+
+
+def test_many_entries_that_are_missing_are_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = remembered(steps=50)
+    y[1, 20:30, 2] = nan
+    whole = plr.baselines(y, y, order=2, factors=2)
+    monkeypatch.setattr(yardsticks, "_AT_ONCE", 7)
+    assert str(plr.baselines(y, y, order=2, factors=2)) == str(whole)
+
+
+def test_the_end_of_a_shorter_trial_is_no_gap() -> None:
+    y, held_out = remembered(steps=500), remembered(steps=50, seed=1)
+    padded = torch.cat([held_out, torch.full((4, 20, 4), nan, dtype=torch.float64)], 1)
+    one, other = plr.baselines(y, held_out), plr.baselines(y, padded)
+    for a, b in zip(one.rows, other.rows, strict=True):
+        assert b.nats == pytest.approx(a.nats, abs=1e-9)
