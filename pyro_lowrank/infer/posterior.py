@@ -75,9 +75,7 @@ class SMCPosterior:
         assert history.log_weights is not None
         assert history.ancestors is not None
         return cls(
-            particles={
-                name: value.movedim(0, min(batch_dims, value.dim() - 1)) for name, value in history.states.items()
-            },
+            particles={n: value.movedim(0, min(batch_dims, value.dim() - 1)) for n, value in history.states.items()},
             log_weights=history.log_weights,
             ancestors=history.ancestors,
             log_evidence_increments=history.increments,
@@ -262,10 +260,8 @@ class SMCPosterior:
         References:
             Dawid (1984), J. R. Stat. Soc. A 147:278; Czado, Gneiting and Held (2009), Biometrics 65:1254.
         """
-        model, first = self._built_in(), self.start == 0
-        return draw_pit(
-            model, self.particles["z"], self.log_weights, first=first, remembered=self.particles.get(REMEMBERED)
-        )
+        model, z, remembered = self._built_in(), self.particles["z"], self.particles.get(REMEMBERED)
+        return draw_pit(model, z, self.log_weights, first=self.start == 0, remembered=remembered)
 
     @torch.no_grad()
     def replicate(self, z: Tensor) -> Replicates:
