@@ -273,8 +273,8 @@ class SMCFilter:
             elif pinned is not None:
                 raise ValueError(f"A `reference` needs a StateSpaceModel and a built-in guide, got {self.model!r}.")
             else:
-                history = UsersRun(bound, (args, kwargs), self.scheme, self.backend, store=True).filter()
-                transitions, batch_dims = ReplayedTransitions(bound, bound.calls(*args, **kwargs)), bound.batch_dims
+                run = UsersRun(bound, (args, kwargs), self.scheme, self.backend, store=True)
+                history, transitions, batch_dims = run.filter(), run.transitions(), bound.batch_dims
         again = partial(self.run, *args, reference=reference, ancestor_sampling=ancestor_sampling, **kwargs)
         return SMCPosterior.from_history(history, batch_dims, transitions, again, guide=self._guide_name)
 

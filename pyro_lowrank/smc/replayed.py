@@ -36,6 +36,12 @@ _NOT_KEPT = (
     "Keep it, `state[{1!r}] = pyro.sample({1!r}, ...)`, or " + _MEND
 )
 
+_HIDDEN = (
+    "The transition density of {0} cannot be replayed: its step depends on {1}, so it cannot be run at one time bin "
+    "after another. Hand over what changes with time as data are, one value per time bin, or keep it in the state, or "
+    + _MEND
+)
+
 
 class _Fixed(Messenger):
     """Gives latent sites values by name; without values, notes those that they draw."""
@@ -94,9 +100,10 @@ class ReplayedTransitions:
             draws = next(iter(after.values())).shape[0]
             broadcasts, sizes = self.tapes.kept.broadcasts, (self.kernel.num_particles, draws)
             if sizes not in broadcasts:
-                found = self._repeated(time, before, after)
-                broadcasts[sizes] = self._agrees(time, before, after, found)
-                return found
+                # The random numbers that follow must not depend on whether this is known already.
+                with torch.random.fork_rng(devices=[]):
+                    found = self._repeated(time, before, after)
+                    broadcasts[sizes] = self._agrees(time, before, after, found)
             if broadcasts[sizes]:
                 return self._side_by_side(time, before, after)
             return self._repeated(time, before, after)
@@ -268,6 +275,8 @@ class ReplayedTransitions:
         """Run the step out of a time bin; `init` for the one before the first."""
         particles.update(state)
         call, model, size = self.calls[time + 1], self.kernel.model, particles._num_particles
+        if self.tapes.kept.hidden:
+            raise CannotBeReplayed(_HIDDEN.format(type(model).__name__, self.tapes.kept.hidden))
         with own_values(model), invisible(), handler, pyro.plate("particles", size, dim=-self.batch_dims):
             (model.init if time < 0 else model.step)(particles, *call.args, **call.kwargs)
         return dict(particles)

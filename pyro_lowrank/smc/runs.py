@@ -262,6 +262,11 @@ class UsersRun:
         self._tapes = Untaped() if self.backend == "plain" else Tapes(*programs, len(calls))
         self._transitions = ReplayedTransitions(self.kernel, calls, self._tapes)
 
+    def transitions(self) -> ReplayedTransitions:
+        """Return what runs the model along paths later, from no tape."""
+        args, kwargs = self.data
+        return ReplayedTransitions(self.kernel, self.kernel.calls(*args, **kwargs), Untaped(self._tapes.kept))
+
     def filter(self, *, with_paths: bool = False) -> FilterHistory:
         """Run the filter."""
         kernel = TapedKernel(self.kernel, self._tapes)

@@ -92,6 +92,7 @@ class Tape(TorchFunctionMode):
         self._assumed: list[tuple[Slot, bool]] = []
         self._again: dict[Any, Any] = {}
         self._fixed = {x.untyped_storage().data_ptr() for x in inputs}
+        self._surroundings = _surroundings()
         self.fault = ""
 
     def __torch_function__(
@@ -108,16 +109,22 @@ class Tape(TorchFunctionMode):
             answer: bool = func(*args)
             self._assumed.append((with_slots[0][0], answer))
             return answer
-        changed = kwargs.get("out", args[0] if args and _changes(name) else None)
+        changed = kwargs.get("out", args[0] if args and (_changes(name) or kwargs.get("inplace")) else None)
         if varies:
             self._check(name, args)
+        if name == "batch_norm" and kwargs.get("training") and args[1] is not None:
+            self._spoil("it changes running means and variances (`batch_norm`)")
+        if self._surroundings != _surroundings():
+            self._spoil("it turns inference mode or autocast on or off")
         if changed is not None and not self._may_change(changed):
             self._spoil(f"it changes a tensor in place that it has not made itself (`{name}`)")
         call = (func, torch.is_grad_enabled(), _frozen(with_slots)) if varies and changed is None else None
         if call is not None and call in self._again:
             return self._shared(self._again[call][0])
-        before = torch.get_rng_state()
+        before, versions = torch.get_rng_state(), _versions(args)
         returned = func(*args, **kwargs)
+        if changed is None and versions != _versions(args):
+            self._spoil(f"it calls a function that changes a tensor in place (`{name}`)")
         keeps = changed is not None or name in _STATES or not torch.equal(before, torch.get_rng_state())
         if varies and _is_the_same(name, args, returned):
             self._put(returned, self._slots[id(args[0])][0])
@@ -272,6 +279,15 @@ class Replay:
 def _changes(name: str) -> bool:
     """Whether a function changes its first argument."""
     return name in _IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+
+
+def _versions(args: tuple[Any, ...]) -> list[int]:
+    """Return how often each tensor has been changed; those of inference mode do not know."""
+    return [x._version for x in args if isinstance(x, Tensor) and not x.is_inference()]
+
+
+def _surroundings() -> tuple[bool, bool]:
+    return torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
 
 
 def _is_the_same(name: str, args: tuple[Any, ...], returned: Any) -> bool:

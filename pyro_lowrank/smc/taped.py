@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from pyro_lowrank.smc.attributes import attributes, changed
 from pyro_lowrank.smc.effects import Call, EffectsKernel, FromModel
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.tape import Replay, Tape, leaves
@@ -30,10 +32,12 @@ class Kept:
     Attributes:
         homes: where its `init` (True) and `step` (False) keep their latent sites.
         broadcasts: whether earlier and later states of pairs, so many, may lie in dims of their own.
+        hidden: what a step depends on beside the state and its arguments; nothing where there is none.
     """
 
     homes: dict[bool, dict[str, Any]] = field(default_factory=dict)
     broadcasts: dict[tuple[int, int], bool] = field(default_factory=dict)
+    hidden: str = ""
 
 
 @dataclass
@@ -43,32 +47,46 @@ class _Known:
     Attributes:
         kept: what others keep.
         steps: of the longest run in which each of its parts, replayed, agreed with itself.
+        runs: so many have begun.
         fault: why it cannot be replayed; nothing where it can.
     """
 
     kept: Kept = field(default_factory=Kept)
     steps: dict[str, int] = field(default_factory=dict)
+    runs: int = 0
     fault: str = ""
 
 
-_known: WeakKeyDictionary[Any, WeakKeyDictionary[Any, _Known]] = WeakKeyDictionary()
+# By identity: programs need not be hashable, as data classes are not, and equal ones are not the same.
+_known: Any = WeakIdKeyDictionary()
 
 
 def _what_is_known(model: Any, guide: Any) -> _Known:
-    """Return what runs of a model and guide have shown; nothing of those that cannot be referred to weakly."""
+    """Return what runs of a model and guide have shown; of classes, where objects cannot be referred to weakly."""
+    # Guides that propose nothing are made anew for each run.
+    keys = [type(x) if isinstance(x, FromModel) or not _can_be_referred_to(x) else x for x in (model, guide)]
+    guides = _known.setdefault(keys[0], WeakIdKeyDictionary())
+    found: _Known = guides.setdefault(keys[1], _Known())
+    return found
+
+
+def _can_be_referred_to(program: Any) -> bool:
     try:
-        # Guides that propose nothing are made anew for each run.
-        guides = _known.setdefault(model, WeakKeyDictionary())
-        return guides.setdefault(FromModel if isinstance(guide, FromModel) else guide, _Known())
+        weakref.ref(program)
     except TypeError:
-        return _Known()
+        return False
+    return True
 
 
 class Untaped:
-    """Runs each step as it is."""
+    """Runs each step as it is.
 
-    def __init__(self) -> None:
-        self.kept = Kept()
+    Args:
+        kept: of earlier runs.
+    """
+
+    def __init__(self, kept: Kept | None = None) -> None:
+        self.kept = Kept() if kept is None else kept
 
     def run(self, part: str, step: Callable[[], Results], given: Any) -> Results:
         """Return the results of a step."""
@@ -85,9 +103,10 @@ class Untaped:
 class Tapes(Untaped):
     """Runs the first step of each form as it is, and records what it does to tensors; replays that for the others.
 
-    What depends on parameters alone is computed once, by the first step. In the first run of a program all steps are
-    run both ways: where they differ, as those of a program that counts its steps do, it is not replayed, and the log
-    says so.
+    What depends on parameters alone is computed once, by the first step. In the first run of a program, the second,
+    the fourth, the eighth and so on all steps are run both ways: where they differ, as those of a program that counts
+    its steps do, it is not replayed, and the log says so. (What parameters that start at zero hide in the first run
+    shows in the second.)
 
     Args:
         model: the program.
@@ -100,7 +119,10 @@ class Tapes(Untaped):
         self._replays: dict[Any, list[Replay]] = {}
         self._parts: set[str] = set()
         self._has_changed = False
+        self._doubtful: tuple[Callable[[], Results], Results, Tensor] | None = None
         self._known = _what_is_known(model, guide)
+        self._known.runs += 1
+        self._runs_both_ways = self._known.runs & (self._known.runs - 1) == 0
         self.kept = self._known.kept
 
     def run(self, part: str, step: Callable[[], Results], given: Any) -> Results:
@@ -172,10 +194,18 @@ class Tapes(Untaped):
         """Note that the whole run went well."""
         for part in self._parts:
             self._known.steps[part] = max(self._num_steps, self._known.steps.get(part, 0))
+        if self._doubtful is not None:
+            # Not before the end of the run: what counts its steps would count one too many.
+            step, expected, seed = self._doubtful
+            self._doubtful = None
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(seed)
+                if not _is_repeated(step, expected):
+                    self.kept.hidden = "what is neither in its state nor among its arguments"
 
     def _agreed(self, part: str) -> bool:
         self._parts.add(part)
-        return self._known.steps.get(part, 0) >= self._num_steps
+        return not self._runs_both_ways and self._known.steps.get(part, 0) >= self._num_steps
 
     def _replayed(self, replay: Replay, inputs: Sequence[Tensor]) -> Results | None:
         try:
@@ -191,22 +221,21 @@ class Tapes(Untaped):
         drawn = torch.get_rng_state()
         torch.set_rng_state(seed)
         expected = step()
-        same = found[0].keys() == expected[0].keys() and torch.equal(drawn, torch.get_rng_state())
-        pairs = zip((*found[0].values(), *found[1]), (*expected[0].values(), *expected[1]), strict=False)
-        if not same or not all(_close(ours, theirs) for ours, theirs in pairs):
+        if not _same(found, expected) or not torch.equal(drawn, torch.get_rng_state()):
             self._refuse("it does something else at another time bin")
+            self._doubtful = step, expected, seed
         return expected
 
     def _recorded(self, step: Callable[[], Results], inputs: Sequence[Tensor], replays: list[Replay]) -> Results:
-        before = _attributes(self._programs)
+        before = attributes(self._programs)
         with Tape(inputs) as tape:
             state, numbers = step()
-        changed = _changed(before, _attributes(self._programs))
-        if changed and not self._has_changed:
+        other = changed(before, attributes(self._programs))
+        if other and not self._has_changed:
             # It may have kept what it computes once.
             self._has_changed = True
             return state, numbers
-        fault = tape.fault or (f"it changes its attribute {changed!r} as it runs" if changed else "")
+        fault = tape.fault or (f"it changes its attribute {other!r} as it runs" if other else "")
         if not all(isinstance(x, Tensor) for x in state.values()):
             fault = "its state holds something else than tensors"
         if any(x.device.type != "cpu" for x in inputs):
@@ -236,33 +265,25 @@ def _form(given: Any) -> Iterable[Any]:
             yield tuple(x.shape), x.dtype, x.requires_grad, missing
 
 
+def _is_repeated(step: Callable[[], Results], expected: Results) -> bool:
+    try:
+        return _same(step(), expected)
+    except Exception:
+        # What counts its steps has come to the end of what it counts.
+        return False
+
+
+def _same(found: Results, expected: Results) -> bool:
+    pairs = zip((*found[0].values(), *found[1]), (*expected[0].values(), *expected[1]), strict=False)
+    return found[0].keys() == expected[0].keys() and all(_close(ours, theirs) for ours, theirs in pairs)
+
+
 def _close(found: Tensor, expected: Tensor) -> bool:
     """Whether tensors are equal but for rounding."""
     if found.shape != expected.shape or found.dtype != expected.dtype or found.requires_grad != expected.requires_grad:
         return False
     tolerance = 1e-9 if found.dtype == torch.float64 else 1e-4
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def _attributes(programs: Sequence[Any]) -> dict[tuple[int, str], tuple[Any, int | None]]:
-    """Return what programs, and modules in them, hold in public, and how many things are in each container."""
-    found = {}
-    for program in programs:
-        for part in program.modules() if isinstance(program, nn.Module) else (program,):
-            for name, value in getattr(part, "__dict__", {}).items():
-                if not name.startswith("_"):
-                    size = len(value) if isinstance(value, list | dict | set) else None
-                    found[id(part), name] = value, size
-    return found
-
-
-def _changed(before: dict[tuple[int, str], Any], after: dict[tuple[int, str], Any]) -> str | None:
-    """Return the name of an attribute that is another one, or has more in it; None where there is none."""
-    for key in before.keys() | after.keys():
-        old, new = before.get(key), after.get(key)
-        if old is None or new is None or old[0] is not new[0] or old[1] != new[1]:
-            return key[1]
-    return None
 
 
 class TapedKernel:
@@ -277,13 +298,23 @@ class TapedKernel:
         self._kernel, self._tapes = kernel, tapes
         self.num_particles, self.batch_dims, self.slices = kernel.num_particles, kernel.batch_dims, kernel.slices
         self.init = kernel.init
+        self._changed: list[str | None] = []
 
     def step(self, state: State, slice_t: Call) -> tuple[State, Tensor]:
         """Propose and weigh the next particles."""
 
         def plain() -> Results:
+            before = attributes([self._kernel.model]) if len(self._changed) < 2 else None
             after, log_weights = self._kernel.step(state, slice_t)
+            if before is not None:
+                self._note(changed(before, attributes([self._kernel.model])))
             return after, (log_weights,)
 
         after, (log_weights,) = self._tapes.run("step", plain, (state, *slice_t.parts))
         return after, log_weights
+
+    def _note(self, other: str | None) -> None:
+        """Note what a step has changed: what it keeps, as the second step may use, is changed but once."""
+        if other and other in self._changed:
+            self._tapes.kept.hidden = f"its attribute {other!r}, which it changes"
+        self._changed.append(other)
