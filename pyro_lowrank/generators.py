@@ -12,6 +12,8 @@ RNG = torch.Generator | None
 """Where random numbers come from: a generator, or torch's global one."""
 
 _lent = threading.RLock()
+# Those whose numbers are drawn, by device, the innermost last: of the thread that holds the lock.
+_in_use: dict[str, list[torch.Generator]] = {}
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def lent_generators() -> Iterator[None]:
 def drawn_from(generator: torch.Generator | None) -> Iterator[None]:
     """Within it random numbers are those of a generator, which moves on; torch's global ones are as before after it.
 
-    It serves whatever draws: filters, smoothing, forecasts, `svi.step`, NUTS, programs of one's own. `fit` has a seed
+    Blocks may be nested, of one generator, too, whose numbers go on then. It serves whatever draws: filters, smoothing, forecasts, `svi.step`, NUTS, programs of one's own. `fit` has a seed
     of its own.
 
     Args:
@@ -73,13 +75,23 @@ def drawn_from(generator: torch.Generator | None) -> Iterator[None]:
         yield
         return
     with lent_generators():
+        in_use = _in_use.setdefault(str(own.device), [])
+        around = in_use[-1] if in_use else None
+        if around is generator:
+            yield
+            return
         before = own.get_state()
+        if around is not None:
+            # It may be the one of a block further out, or be drawn from within.
+            around.set_state(before)
         own.set_state(generator.get_state())
+        in_use.append(generator)
         try:
             yield
         finally:
+            in_use.pop()
             generator.set_state(own.get_state())
-            own.set_state(before)
+            own.set_state(before if around is None else around.get_state())
 
 
 def _own(device: torch.device) -> torch.Generator:

@@ -127,3 +127,24 @@ def test_two_threads_would_take_each_others_numbers() -> None:
         thread.start()
         thread.join()
     assert "Another thread" in said[0]
+
+
+def test_blocks_within_blocks_go_on_with_the_numbers_of_each() -> None:
+    """Of the same generator, too: no number comes twice."""
+    first, second = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    before = torch.get_rng_state()
+    with plr.drawn_from(first):
+        found = [torch.rand(1)]
+        with plr.drawn_from(first):
+            found.append(torch.rand(1))
+        with plr.drawn_from(second):
+            others = [torch.rand(1)]
+            with plr.drawn_from(first):
+                found.append(torch.rand(1))
+            others.append(torch.rand(1))
+        found.append(torch.rand(1))
+    found.append(torch.rand(1, generator=first))
+    for seed, numbers in ((1, found), (2, others)):
+        expected = torch.Generator().manual_seed(seed)
+        assert torch.equal(torch.cat(numbers), torch.cat([torch.rand(1, generator=expected) for _ in numbers]))
+    assert torch.equal(before, torch.get_rng_state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,10 @@ def check_data(
     data = _data("y", model, guide, y, u, tell)
     if isinstance(model, StateSpaceModel):
         _check_memory(model, data.shape[1])
-    if held_out_inputs is not None and (held_out is None or isinstance(held_out, float)):
+    if held_out_inputs is not None and (held_out is None or isinstance(held_out, Real)):
         raise ValueError("`held_out_inputs` came without `held_out`, or with a share of `y`, which has its own inputs.")
-    if isinstance(held_out, float):
-        return _split(data, held_out, y if isinstance(y, Recording) else None, tell)
+    if isinstance(held_out, Real):
+        return _split(data, float(held_out), y if isinstance(y, Recording) else None, tell)
     if held_out is None:
         return data, None
     return data, _data("held_out", model, guide, held_out, held_out_inputs, tell)

@@ -36,6 +36,7 @@ def test_of_trials_it_is_drawn_with_their_inputs() -> None:
     places = held_out(10, 6, 0.2)
     expected = fitted(y[places.train], u[places.train], held_out=y[places.held_out], held_out_inputs=u[places.held_out])
     assert same(fitted(y, u, held_out=0.2), expected)
+    assert same(fitted(y, u, held_out=np.float32(0.2)), expected)
     assert not same(fitted(y, u, held_out=0.4), expected)
 
 
@@ -64,6 +65,8 @@ def test_what_is_no_share_is_refused(tmp_path: Path) -> None:
     y, u = torch.randn(4, 6, 3), torch.randn(4, 6, 1)
     with pytest.raises(ValueError, match="a share, at least 0 and below 1, got 1.5"):
         fitted(y, held_out=1.5)
+    with pytest.raises(ValueError, match="a share, at least 0 and below 1, got 1"):
+        fitted(y, held_out=1)
     with pytest.raises(ValueError, match="or with a share of `y`"):
         fitted(y, u, held_out=0.5, held_out_inputs=u)
     np.save(tmp_path / "y.npy", y.numpy())
