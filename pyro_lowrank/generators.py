@@ -42,8 +42,8 @@ def lent_generators() -> Iterator[None]:
 def drawn_from(generator: torch.Generator | None) -> Iterator[None]:
     """Within it random numbers are those of a generator, which moves on; torch's global ones are as before after it.
 
-    Blocks may be nested, of one generator, too, whose numbers go on then. It serves whatever draws: filters, smoothing, forecasts, `svi.step`, NUTS, programs of one's own. `fit` has a seed
-    of its own.
+    Blocks may be nested, of one generator, too, whose numbers go on then. It serves whatever draws: filters, smoothing,
+    forecasts, `svi.step`, NUTS, programs of one's own. `fit` has a seed of its own.
 
     Args:
         generator: of the device that draws; None for torch's global one.
