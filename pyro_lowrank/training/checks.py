@@ -64,7 +64,14 @@ def _split(data: Data, share: float, recording: Recording | None, tell: Tell) ->
         assert y is not None
         return Batch.whole(y, u)
 
-    return part(places.train), part(places.held_out)
+    train, left = part(places.train), part(places.held_out)
+    for rest, where in ((train, "what is left"), (left, "what is held out")):
+        if not bool(observed_bins(rest.y).any()):
+            raise ValueError(
+                f"With `held_out={share:g}`, {where} of `y` holds NaN only: leave out trials, or ends, without data, or "
+                "pass the part that is held out."
+            )
+    return train, left
 
 
 def stored_data(name: str, model: nn.Module, guide: Any, y: Any, u: Any) -> StoredData:

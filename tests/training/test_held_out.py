@@ -69,6 +69,11 @@ def test_what_is_no_share_is_refused(tmp_path: Path) -> None:
         fitted(y, held_out=1)
     with pytest.raises(ValueError, match="or with a share of `y`"):
         fitted(y, u, held_out=0.5, held_out_inputs=u)
+    for where, kept in (("held out", slice(0, 8)), ("left", slice(8, 10))):
+        single = torch.full((1, 10, 3), torch.nan)
+        single[:, kept] = 0.5
+        with pytest.raises(ValueError, match=f"what is {where} of `y` holds NaN only"):
+            fitted(single, held_out=0.2)
     np.save(tmp_path / "y.npy", y.numpy())
     with pytest.raises(TypeError, match="of data that stay where they are pass the part"):
         fitted(np.load(tmp_path / "y.npy", mmap_mode="r"), held_out=0.5)
