@@ -68,7 +68,7 @@ def _split(data: Data, share: float, recording: Recording | None, tell: Tell) ->
     for rest, where in ((train, "what is left"), (left, "what is held out")):
         if not bool(observed_bins(rest.y).any()):
             raise ValueError(
-                f"With `held_out={share:g}`, {where} of `y` holds NaN only: leave out trials, or ends, without data, or "
+                f"With `held_out={share:g}`, {where} of `y` holds NaN only: leave out trials or ends without data, or "
                 "pass the part that is held out."
             )
     return train, left
