@@ -44,19 +44,29 @@ _HIDDEN = (
 
 
 class _Fixed(Messenger):
-    """Gives latent sites values by name; without values, notes those that they draw."""
+    """Gives latent sites values by name, or by place where a count names them; without values, notes what they draw."""
 
     def __init__(self, values: dict[str, Tensor] | None = None) -> None:
         super().__init__()
         self.values = values
         self.sites: list[Any] = []
+        self._places, self._number, self.drew = list(values or {}), 0, False
+
+    @property
+    def latent(self) -> dict[str, Any]:
+        """The values of latent sites, in their order."""
+        return {site["name"]: site["value"] for site in self.sites if not site["is_observed"]}
 
     def _pyro_sample(self, msg: Any) -> None:
         subsampling = type(msg["fn"]).__name__ == "_Subsample"
         if self.values is None or msg["is_observed"] or subsampling or msg["infer"].get("_do_not_trace"):
             return
-        if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
+        place, self._number = self._number, self._number + 1
+        name = self._places[place] if place < len(self._places) and msg["name"] not in self.values else msg["name"]
+        if name in self.values:
+            msg["value"], msg["done"] = self.values[name], True
+        else:
+            self.drew = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if type(msg["fn"]).__name__ != "_Subsample" and not msg["infer"].get("_do_not_trace"):
@@ -267,7 +277,7 @@ class ReplayedTransitions:
             particles._lock(),
         ):
             (guide.step if t else guide.init)(particles, *call.args, **kwargs)
-        if any(site["name"] not in values for site in fixed.sites):
+        if fixed.drew:
             raise CannotBeReplayed(f"{type(guide).__name__} has sites that the model has not; {_MEND}")
         return self._log_prob(fixed.sites, size) if fixed.sites else torch.zeros(size, 1)
 
@@ -294,11 +304,13 @@ class ReplayedTransitions:
                 raise CannotBeReplayed(_NOT_KEPT.format(type(self.kernel.model).__name__, min(set(now) - set(values))))
             fixed = _Fixed(values)
             state = self._run(time, before, fixed, copy.copy(particles))
-            latent = {site["name"]: site["value"] for site in fixed.sites if not site["is_observed"]}
-            if set(latent) == set(now) and all(state.get(now[name]) is value for name, value in latent.items()):
-                break
-        self.tapes.kept.homes[time < 0] = now
-        return state, fixed.sites, values
+            if _are_kept(fixed.latent, now, state):
+                self.tapes.kept.homes[time < 0] = now
+                return state, fixed.sites, values
+        raise CannotBeReplayed(
+            f"The transition density of {type(self.kernel.model).__name__} cannot be replayed: run again, it has other "
+            f"latent sites, {', '.join(sorted(fixed.latent)) or 'none'}; {_MEND}"
+        )
 
     def _homes(self, time: int, before: State, particles: SMCState) -> dict[str, Any]:
         """Return where the state keeps each latent site of the step, by the names of the sites."""
@@ -341,6 +353,14 @@ class ReplayedTransitions:
             found = site_log_prob(site, size, self.batch_dims, per_trial=per_trial)
             total = total + found.reshape(size, -1)
         return total if isinstance(total, Tensor) else torch.zeros(size, 1)
+
+
+def _are_kept(latent: dict[str, Any], homes: dict[str, Any], state: State) -> bool:
+    """Whether a state keeps latent sites where their namesakes, or else those in their places, were kept before."""
+    if len(latent) != len(homes):
+        return False
+    places = zip(latent.items(), homes.values(), strict=True)
+    return all(state.get(homes.get(name, home)) is value for (name, value), home in places)
 
 
 def _of_particles(total: Tensor | float) -> Tensor:

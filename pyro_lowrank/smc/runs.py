@@ -271,7 +271,7 @@ class UsersRun:
         """Run the filter."""
         kernel = TapedKernel(self.kernel, self._tapes)
         history = run_loop(kernel, self._transitions.calls, self.scheme, store=self.store or with_paths)
-        self._tapes.finish()
+        kernel.finish()
         return history
 
     def paths(self, history: FilterHistory, num_paths: int) -> list[State]:

@@ -13,12 +13,10 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_lowrank.smc.attributes import attributes, changed
+from pyro_lowrank.smc.counting import Results, close, repeats, same
 from pyro_lowrank.smc.effects import Call, EffectsKernel, FromModel
 from pyro_lowrank.smc.loop import State
 from pyro_lowrank.smc.tape import Replay, Tape, leaves
-
-Results = tuple[State, tuple[Tensor, ...]]
-"""What a step returns: the state after it, and numbers of its particles."""
 
 # A program that takes more turns than this, or whose state has more forms, is recorded no more.
 _MOST = 6
@@ -185,7 +183,7 @@ class Tapes(Untaped):
             if any(one is None for one in each):
                 return None
             expected = [sum(column) for column in zip(*(one[first:] for one in each if one), strict=True)]
-            if not all(_close(x.detach(), y) for x, y in zip(sums, expected, strict=True) if isinstance(y, Tensor)):
+            if not all(close(x.detach(), y) for x, y in zip(sums, expected, strict=True) if isinstance(y, Tensor)):
                 self._parts.discard(part)
                 return None
         return sums
@@ -196,12 +194,9 @@ class Tapes(Untaped):
             self._known.steps[part] = max(self._num_steps, self._known.steps.get(part, 0))
         if self._doubtful is not None:
             # Not before the end of the run: what counts its steps would count one too many.
-            step, expected, seed = self._doubtful
-            self._doubtful = None
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(seed)
-                if not _is_repeated(step, expected):
-                    self.kept.hidden = "what is neither in its state nor among its arguments"
+            doubtful, self._doubtful = self._doubtful, None
+            if not repeats(*doubtful):
+                self.kept.hidden = "what is neither in its state nor among its arguments"
 
     def _agreed(self, part: str) -> bool:
         self._parts.add(part)
@@ -221,7 +216,7 @@ class Tapes(Untaped):
         drawn = torch.get_rng_state()
         torch.set_rng_state(seed)
         expected = step()
-        if not _same(found, expected) or not torch.equal(drawn, torch.get_rng_state()):
+        if not same(found, expected) or not torch.equal(drawn, torch.get_rng_state()):
             self._refuse("it does something else at another time bin")
             self._doubtful = step, expected, seed
         return expected
@@ -265,27 +260,6 @@ def _form(given: Any) -> Iterable[Any]:
             yield tuple(x.shape), x.dtype, x.requires_grad, missing
 
 
-def _is_repeated(step: Callable[[], Results], expected: Results) -> bool:
-    try:
-        return _same(step(), expected)
-    except Exception:
-        # What counts its steps has come to the end of what it counts.
-        return False
-
-
-def _same(found: Results, expected: Results) -> bool:
-    pairs = zip((*found[0].values(), *found[1]), (*expected[0].values(), *expected[1]), strict=False)
-    return found[0].keys() == expected[0].keys() and all(_close(ours, theirs) for ours, theirs in pairs)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Whether tensors are equal but for rounding."""
-    if found.shape != expected.shape or found.dtype != expected.dtype or found.requires_grad != expected.requires_grad:
-        return False
-    tolerance = 1e-9 if found.dtype == torch.float64 else 1e-4
-    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
 class TapedKernel:
     """A kernel of programs whose steps are run from tapes.
 
@@ -299,22 +273,29 @@ class TapedKernel:
         self.num_particles, self.batch_dims, self.slices = kernel.num_particles, kernel.batch_dims, kernel.slices
         self.init = kernel.init
         self._changed: list[str | None] = []
+        self._counted: tuple[Callable[[], Results], Results, Tensor] | None = None
 
     def step(self, state: State, slice_t: Call) -> tuple[State, Tensor]:
         """Propose and weigh the next particles."""
 
         def plain() -> Results:
-            before = attributes([self._kernel.model]) if len(self._changed) < 2 else None
+            if len(self._changed) == 2:
+                after, log_weights = self._kernel.step(state, slice_t)
+                return after, (log_weights,)
+            seed, before = torch.get_rng_state(), attributes([self._kernel.model])
             after, log_weights = self._kernel.step(state, slice_t)
-            if before is not None:
-                self._note(changed(before, attributes([self._kernel.model])))
+            other = changed(before, attributes([self._kernel.model]))
+            # What a step keeps, as the second one may use, is changed but once.
+            if other and other in self._changed:
+                self._counted = plain, (after, (log_weights,)), seed
+            self._changed.append(other)
             return after, (log_weights,)
 
         after, (log_weights,) = self._tapes.run("step", plain, (state, *slice_t.parts))
         return after, log_weights
 
-    def _note(self, other: str | None) -> None:
-        """Note what a step has changed: what it keeps, as the second step may use, is changed but once."""
-        if other and other in self._changed:
-            self._tapes.kept.hidden = f"its attribute {other!r}, which it changes"
-        self._changed.append(other)
+    def finish(self) -> None:
+        """Note that the whole run went well; not before, for what counts its steps would count one too many."""
+        if self._counted is not None and not repeats(*self._counted):
+            self._tapes.kept.hidden = f"its attribute {self._changed[-1]!r}, which it changes"
+        self._tapes.finish()

@@ -138,6 +138,58 @@ def test_what_counts_its_steps_is_not_run_out_of_order(backend: str, y: Tensor) 
         plr.SMCFilter(model, None, PARTICLES, backend=backend).run(y).smooth(2)
 
 
+class Named(Walk):
+    """Counts its steps to name its sites, as programs for Pyro's own filter do."""
+
+    def start(self) -> None:
+        self.t = 0
+
+    def moved(self, mean: Tensor) -> Tensor:
+        self.t += 1
+        return mean + self.shifts[0]
+
+    def see(self, state: Any, mean: Tensor, y: Tensor) -> None:
+        with pyro.plate("trials", len(y), dim=-1):
+            state["z"] = pyro.sample(f"z_{self.t}", dist.Normal(mean, 1.0).to_event(1))
+            pyro.sample(f"y_{self.t}", dist.Normal(state["z"], 0.5).to_event(1), obs=y)
+
+
+class Unnamed(Named):
+    """The same, but for the names."""
+
+    def moved(self, mean: Tensor) -> Tensor:
+        return mean + self.shifts[0]
+
+
+@pytest.mark.parametrize("backend", ["plain", "auto"])
+def test_a_count_that_only_names_sites_is_in_nobodys_way(backend: str, y: Tensor) -> None:
+    options: Any = {"gradient": plr.FisherGradient(num_paths=3), "backend": backend}
+    for _ in range(2):
+        torch.testing.assert_close(found(Named(), y, **options), found(Unnamed(), y, **options))
+    assert plr.SMCFilter(Named(), None, PARTICLES, backend=backend).run(y).smooth(2).shape[:2] == (2, TRIALS)
+
+
+@pytest.mark.parametrize("backend", ["plain", "auto"])
+def test_a_count_that_parameters_at_zero_hide_is_seen_by_their_gradients(backend: str, y: Tensor) -> None:
+    model = Private()
+    torch.nn.init.zeros_(model.shifts)
+    with pytest.raises(CannotBeReplayed, match="attribute '_t'"):
+        found(model, y, gradient=plr.FisherGradient(num_paths=2), backend=backend)
+
+
+class Padded(Private):
+    """Has shifts for more steps than are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shifts = torch.nn.Parameter(torch.zeros(2 * STEPS, 1, dtype=torch.float64))
+
+
+def test_nor_is_one_that_does_not_come_to_an_end(y: Tensor) -> None:
+    with pytest.raises(CannotBeReplayed, match="attribute '_t'"):
+        found(Padded(), y, gradient=plr.FisherGradient(num_paths=2))
+
+
 def test_what_depends_on_what_cannot_be_seen_is_not_run_out_of_order(y: Tensor) -> None:
     model, elbo = Elsewhere(), plr.SMC_ELBO(PARTICLES)
     torch.nn.init.normal_(model.shifts)
