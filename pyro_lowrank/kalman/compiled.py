@@ -61,7 +61,7 @@ class CompiledLoops:
     def back(self, tables: Tables) -> Cotangents:
         """Return the cotangents of each step."""
         trials, bins, rank = tables.score.shape
-        square, later = (rank, rank), max(bins - 1, 0)
+        square, later = (rank, rank), bins - 1
         given = [array(each) for each in (tables.sigma, tables.gain, tables.score, tables.direct)]
         given += [self._table(tables.third, (trials, bins, 0, rank)), array(tables.jacobian), array(tables.spread)]
         given.append(padded(tables.score.new_empty(trials, later, 0) if tables.bend is None else tables.bend))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.kalman.gaussians import Gaussians, Start
 from pyro_lowrank.kalman.likelihoods import AffineLikelihood, CurvedLikelihood, Likelihood, Pulls
@@ -94,12 +93,10 @@ def _compiled_loops(transition: Any, backend: str, *, with_inputs: bool) -> Comp
     if backend == "plain":
         return None
     try:
-        if isinstance(getattr(transition, "drift", None), Network):
-            # Deferred: importing Numba takes longer than the rest of the package.
-            from pyro_lowrank.kalman.compiled import CompiledLoops
+        # Deferred: importing Numba takes longer than the rest of the package.
+        from pyro_lowrank.kalman.compiled import CompiledLoops
 
-            return CompiledLoops(transition.drift, with_inputs=with_inputs)
-        raise NoCompiledForm("dynamics that the user has written are moved by tensor operations")
+        return CompiledLoops(transition.drift, with_inputs=with_inputs)
     except NoCompiledForm as reason:
         leave_to_tensors(reason, backend)
         return None

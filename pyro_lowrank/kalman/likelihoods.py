@@ -142,12 +142,7 @@ class CurvedLikelihood:
         return self._emission.curvature(z, self._v, self._seen.y)
 
     def _expansion(self, z: Tensor) -> Expansion | None:
-        if not isinstance(self._emission, Expanded):
-            return None
-        try:
-            return self._emission.expansion(z, self._v, self._seen.y)
-        except ValueError:
-            return None
+        return self._emission.expansion(z, self._v, self._seen.y) if isinstance(self._emission, Expanded) else None
 
     def pulls(self, z: Tensor) -> Pulls:
         """Return score and Hessian at z; the expected information is the fallback."""

@@ -57,8 +57,8 @@ class Expansion:
 class Expanded(Protocol):
     """An emission that factorises over features, each of which depends on its own predictor."""
 
-    def expansion(self, z: Tensor, v: Tensor | None, y: Tensor) -> Expansion:
-        """Return it around latents `... x rank` for observations `... x features`; ValueError if it is not known."""
+    def expansion(self, z: Tensor, v: Tensor | None, y: Tensor) -> Expansion | None:
+        """Return it around latents `... x rank` for observations `... x features`; None where it is not known."""
 
 
 @runtime_checkable

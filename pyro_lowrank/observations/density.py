@@ -150,17 +150,21 @@ class ScalarDensity:
         return on_tensors([self.score, self.information, self.stiffness], [*self.arguments, "_aim"])
 
     @cached_property
-    def _expansion(self) -> Callable[..., tuple[Tensor, ...]]:
+    def _expansion(self) -> Callable[..., tuple[Tensor, ...]] | None:
         observed = make("negative", derivative(self.score, ETA))
-        found = [self.score, self.information, observed, derivative(observed, ETA)]
-        return on_tensors(found, [*self.arguments, "_aim"])
+        try:
+            change = derivative(observed, ETA)
+        except ValueError:
+            return None
+        return on_tensors([self.score, self.information, observed, change], [*self.arguments, "_aim"])
 
-    def expansion(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def expansion(self, y: Tensor, eta: Tensor, *parameters: Tensor) -> tuple[Tensor, ...] | None:
         """Return score, information, minus the second derivative and how that changes, of tensors that broadcast.
 
-        Raises:
-            ValueError: if a part of the density has no third derivative here.
+        None where a part of the density has no third derivative here.
         """
+        if self._expansion is None:
+            return None
         shape = torch.broadcast_shapes(y.shape, eta.shape, *(each.shape for each in parameters))
         found = self._expansion(y, eta, *parameters, self.aims(y, *parameters))
         return tuple(each.expand(shape) for each in found)

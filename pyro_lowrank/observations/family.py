@@ -202,12 +202,11 @@ class ScalarEmission:
         score, information, stiffness = self.density.curvature(y, self.readout(z, v), *self.parameters)
         return Curvature(score, information, weight_of(self.readout), stiffness)
 
-    def expansion(self, z: Tensor, v: Tensor | None, y: Tensor) -> Expansion:
-        """Return what the log likelihood looks like around latents, to third order.
-
-        Raises:
-            ValueError: if a part of the density has no third derivative here.
-        """
+    def expansion(self, z: Tensor, v: Tensor | None, y: Tensor) -> Expansion | None:
+        """Return what the log likelihood looks like around latents, to third order; None where that is not known."""
         y = inside(y, str(self.family.support))
-        score, information, observed, change = self.density.expansion(y, self.readout(z, v), *self.parameters)
+        found = self.density.expansion(y, self.readout(z, v), *self.parameters)
+        if found is None:
+            return None
+        score, information, observed, change = found
         return Expansion(score, information, observed, change, weight_of(self.readout))

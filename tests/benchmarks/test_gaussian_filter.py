@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+import torch
 
 import pyro_lowrank as plr
 from tests.benchmarks.timing import milliseconds
@@ -19,6 +20,9 @@ from tests.benchmarks.timing import milliseconds
 def test_a_step(kind: type[plr.Observation]) -> None:
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=3, units=64, noise_scale=0.3), kind(rank=3, features=30))
     y = model.simulate(10, 100).y.detach()
+
+    found = [plr.EKFEvidence(backend=backend)(model, None)(y).detach() for backend in ("compiled", "plain")]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=0.0)
 
     def step(backend: str) -> Callable[[], None]:
         loss = plr.EKFEvidence(backend=backend)(model, None)

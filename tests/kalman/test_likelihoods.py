@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import pyro_lowrank as plr
 from pyro_lowrank.kalman.likelihoods import CurvedLikelihood
 from pyro_lowrank.observations.curvature import Expanded
+from pyro_lowrank.observations.density import ScalarDensity
 from pyro_lowrank.observations.observed import Observed
 from tests.builders import network
 from tests.kalman.test_kalman_filter import KINDS, gapped, observation_of
@@ -52,3 +54,13 @@ def test_to_third_order(kind: str, dtype: torch.dtype) -> None:
     ]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, **options)
+
+
+def test_where_the_third_derivative_is_not_known_nothing_is() -> None:
+    y, eta = torch.ones(3), torch.full((3,), 2.0)
+    known = ScalarDensity.of(lambda y, x: y * x - math.exp(x), [])
+    assert known.expansion(y, eta) is not None
+    unknown = ScalarDensity.of(lambda y, x: y * x - math.lgamma(x), [])
+    assert unknown.expansion(y, eta) is None
+    score, *_ = unknown.curvature(y, eta)
+    torch.testing.assert_close(score, y - torch.digamma(eta))
