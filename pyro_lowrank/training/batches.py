@@ -243,9 +243,53 @@ class WindowBatches:
 
     def draw(self, step: int) -> Batch:
         """Return the windows of a step."""
-        chosen = torch.randint(len(self.places), (self.batch_size,), generator=_generator(self.seed, step))
-        trials, starts = self.places[chosen].unbind(-1)
+        return self._drawn(step, self.places)
+
+    def _drawn(self, step: int, places: Tensor) -> Batch:
+        chosen = torch.randint(len(places), (self.batch_size,), generator=_generator(self.seed, step))
+        trials, starts = places[chosen].unbind(-1)
         return self.data.of_windows(trials[self.share], starts[self.share], self.window)
+
+
+class FirstOrOtherWindows(WindowBatches):
+    """Windows that at every so many steps are all the first of their trials, and at other steps none of them.
+
+    Args:
+        data: the recording.
+        window: time bins per window.
+        batch_size: windows per step.
+        every: at steps 0, `every`, twice `every`, ... they are the first windows of random trials.
+        seed: of the windows.
+        team: the processes of the fit, each of which sees its share.
+
+    Raises:
+        ValueError: if the recording is shorter than `window`, or holds first windows only.
+
+    Example::
+
+        >>> data = Batch.whole(torch.zeros(3, 100, 1), None)
+        >>> batches = FirstOrOtherWindows(data, window=5, batch_size=2, every=3, seed=0)
+        >>> [bool((batches.draw(step).starts == 0).all()) for step in range(4)]
+        [True, False, False, True]
+    """
+
+    def __init__(
+        self, data: Data, *, window: int, batch_size: int | None, every: int, seed: int, team: Team = ALONE
+    ) -> None:
+        super().__init__(data, window=window, batch_size=batch_size, seed=seed, team=team)
+        self.every, trials = check_positive_int("every", every), self.places[:, 0]
+        is_first = torch.nn.functional.pad(trials[1:] != trials[:-1], (1, 0), value=True)
+        self.first_places, self.other_places = self.places[is_first], self.places[~is_first]
+        if not len(self.other_places):
+            raise ValueError(f"All windows of {window} time bins are the first of their trials: pass a shorter window.")
+
+    def is_first(self, step: int) -> bool:
+        """Return whether the windows of a step are the first of their trials."""
+        return step % self.every == 0
+
+    def draw(self, step: int) -> Batch:
+        """Return the windows of a step."""
+        return self._drawn(step, self.first_places if self.is_first(step) else self.other_places)
 
 
 def observed_bins(y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class CheckpointFile:
         guide: its guide.
         optimizer: what trains them.
         settings: what, beside the data's values, determines the numbers; a fit goes on only under the same ones.
+        besides: what is trained and of neither the model nor the guide.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class CheckpointFile:
         guide: Any,
         optimizer: optim.Optimizer,
         settings: Mapping[str, Any],
+        besides: Sequence[nn.Parameter] = (),
     ) -> None:
-        self.path = Path(path)
+        self.path, self.besides = Path(path), besides
         self.model, self.optimizer, self.settings = model, optimizer, settings
         # A guide of the user's own may be no module, and then has no parameters.
         self.guide = guide if isinstance(guide, nn.Module) else None
@@ -128,6 +130,7 @@ class CheckpointFile:
             "settings": self.settings,
             "optimizer": flatten(self.optimizer.state_dict(), f"{_PREFIX}optimizer", training),
             "history": flatten(history.to_tensors(), f"{_PREFIX}history", training),
+            "besides": flatten([each.detach() for each in self.besides], f"{_PREFIX}besides", training),
             "best": {"step": best.step, "tensors": flatten(dict(best.tensors), f"{_PREFIX}best", training)},
         }
         write_archive(self.path, Archive({**tensors, **training}, {**self._description, "training": record}))
@@ -156,10 +159,21 @@ class CheckpointFile:
             history = History.from_tensors(unflatten(record["history"], archive.tensors))
             if len(history) != progress.step:
                 raise ValueError(f"it records {len(history)} steps of {progress.step}.")
+            besides = self._read_besides(record.get("besides"), archive.tensors)
             self._read_best(record.get("best"), history, archive.tensors, best)
             self.optimizer.load_state_dict(unflatten(record["optimizer"], archive.tensors))
             restore_state(archive.tensors, self.model, self.guide)
+            for parameter, value in zip(self.besides, besides, strict=True):
+                parameter.data.copy_(value)
         return progress, history
+
+    def _read_besides(self, record: Any, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        # Checkpoints of earlier releases have none.
+        found = [] if record is None else unflatten(record, tensors)
+        shapes, expected = [tuple(each.shape) for each in found], [tuple(each.shape) for each in self.besides]
+        if shapes != expected or not all(bool(each.isfinite().all()) for each in found):
+            raise ValueError(f"where windows start has shapes {shapes} for {expected}, or is not finite.")
+        return found
 
     def _read_best(self, record: Any, history: History, tensors: Mapping[str, Tensor], best: Best) -> None:
         # Checkpoints of earlier releases have none.

@@ -22,7 +22,7 @@ from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.ahead import reading_ahead
 from pyro_lowrank.training.baselines import references_of
-from pyro_lowrank.training.batches import Batches, Data, TrialBatches, WindowBatches
+from pyro_lowrank.training.batches import Data
 from pyro_lowrank.training.checkpoint import CheckpointFile
 from pyro_lowrank.training.checks import check_data
 from pyro_lowrank.training.enough import check_particles as enough_particles
@@ -38,6 +38,7 @@ from pyro_lowrank.training.result import FitResult, StepReport
 from pyro_lowrank.training.scales import scales_of, warn_of_units
 from pyro_lowrank.training.steps import Steps, parameters_of
 from pyro_lowrank.training.team import Team
+from pyro_lowrank.training.window_start import batches_of
 
 logger = logging.getLogger(__name__)
 
@@ -234,12 +235,13 @@ def _steps(
     """Return the steps of a fit, none of which is taken."""
     sample = data.sample
     warn_of_units(model, sample.y)
+    batches, starts = batches_of(model, data, recipe, seed, team)
     steps = Steps(
         model,
         guide,
         objective,
-        optimizer_of(optimizer or optim.RAdam, model, guide, recipe.learning_rate),
-        _batches(data, recipe, seed, team),
+        optimizer_of(optimizer or optim.RAdam, model, guide, recipe.learning_rate, starts.parameters),
+        batches,
         held_out,
         decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),
         max_grad_norm=None if max_grad_norm is None else check_positive("max_grad_norm", max_grad_norm),
@@ -247,6 +249,7 @@ def _steps(
         scales=scales_of(model, sample) if optimizer is None else {},
         team=team,
         parts=parts,
+        starts=starts,
     )
     with team.together(steps.device):
         check_memory(model, guide, objective, steps.batches, max(rows.stop - rows.start for rows in steps.rows), parts)
@@ -332,12 +335,6 @@ def _tell(lines: Iterable[str], progress: bool) -> None:
             tqdm.write(f"fit: {line}", file=sys.stderr)
 
 
-def _batches(data: Data, recipe: Recipe, seed: int, team: Team) -> Batches:
-    if recipe.window is None:
-        return TrialBatches(data, batch_size=recipe.batch_size, seed=seed, team=team)
-    return WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed, team=team)
-
-
 def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:
     """Return, as JSON, what determines the numbers beside `num_steps`: a fit is resumed only under the same."""
     # What is off is left out: another release of torch may know more that is off.
@@ -347,6 +344,7 @@ def _settings(steps: Steps, data: Data, recipe: Recipe) -> dict[str, Any]:
         "seed": steps.seed,
         "batch_size": recipe.batch_size,
         "window": recipe.window,
+        **steps.starts.settings,
         **settings_of(steps.elbo),
         "optimizer": type(steps.optimizer).__name__,
         "optimizer_options": str(options),
@@ -374,7 +372,7 @@ def _opened(
         if resume:
             raise ValueError("`resume` needs the `checkpoint` to go on from.")
         return None
-    file = CheckpointFile(path, steps.model, steps.guide, steps.optimizer, settings)
+    file = CheckpointFile(path, steps.model, steps.guide, steps.optimizer, settings, steps.starts.parameters)
     if not resume:
         file.refuse_to_replace()
     elif file.path.exists():

@@ -29,7 +29,7 @@ from pyro_lowrank.training.checks import sample_of_data
 from pyro_lowrank.training.factors import factor_analysis, slowest_first
 from pyro_lowrank.training.initialise_driven import start_driven
 from pyro_lowrank.training.moments import fixed_signs, lagged_loadings
-from pyro_lowrank.training.setting import set_value
+from pyro_lowrank.training.setting import noise_scale_of, set_value
 from pyro_lowrank.training.sources import is_stored
 from pyro_lowrank.training.standardise import Standardisation
 from pyro_lowrank.training.tensors import unpack
@@ -338,10 +338,4 @@ def _set_transition_noise(dynamics: Dynamics, z: Tensor, u: Tensor | None) -> No
     v = None if u is None else transition.drift.effective_inputs(u)[:, :-1]
     error = (z[:, 1:] - transition.mean(z[:, :-1], v)).flatten(0, 1).double()
     covariance = error.mT @ error / len(error)
-    variance = covariance.diagonal()
-    by_kind = {
-        "full": lambda: torch.linalg.cholesky(covariance + 1e-6 * torch.diag_embed(variance)),
-        "diagonal": variance.sqrt,
-        "scalar": variance.mean().sqrt,
-    }
-    set_value(dynamics, "noise_scale", by_kind[dynamics.noise_kind]().to(z.dtype))
+    set_value(dynamics, "noise_scale", noise_scale_of(dynamics.noise_kind, covariance).to(z.dtype))

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import optim
+from torch import nn, optim
 
 from pyro_lowrank.errors import check_trackable
 from pyro_lowrank.training.steps import parameters_of
 
 
 def optimizer_of(
-    declared: Callable[..., optim.Optimizer], model: Any, guide: Any, learning_rate: float
+    declared: Callable[..., optim.Optimizer],
+    model: Any,
+    guide: Any,
+    learning_rate: float,
+    besides: Sequence[nn.Parameter] = (),
 ) -> optim.Optimizer:
-    """Return the optimiser of all that is trained, or raise if there is nothing, or what builds it builds none."""
+    """Return the optimiser of all that is trained, or raise if there is nothing, or what builds it builds none.
+
+    Args:
+        declared: what builds it.
+        model: whose parameters are trained.
+        guide: whose are, too.
+        learning_rate: of the first step.
+        besides: parameters of neither.
+    """
     parameters = list(parameters_of(model, guide, trainable=True).values())
     if not parameters:
         raise ValueError("Nothing to train: no parameter of the model or guide has requires_grad=True.")
@@ -25,7 +37,7 @@ def optimizer_of(
             f"`optimizer` must be a torch optimiser class or a function of (parameters, lr), got {declared!r}; the fit "
             "builds it, as optimizer(parameters, lr=learning_rate)."
         )
-    built = declared(parameters, lr=learning_rate)
+    built = declared([*parameters, *besides], lr=learning_rate)
     if not isinstance(built, optim.Optimizer) or isinstance(built, optim.LBFGS):
         raise TypeError(
             f"`optimizer` must build a torch.optim.Optimizer for noisy gradients, got {type(built).__name__}."

@@ -21,3 +21,17 @@ def set_value(module: torch.nn.Module, name: str, value: Tensor) -> None:
         parameter = module._parameters.get(stored)
         if parameter is not None and parameter.requires_grad:
             setattr(module, name, value.clone())
+
+
+def noise_scale_of(kind: str, covariance: Tensor) -> Tensor:
+    """Return the value of a noise's scale, of a kind, at which it has a covariance, or one as near as the kind can.
+
+    Example::
+
+        >>> noise_scale_of("diagonal", torch.tensor([[4.0, 1.0], [1.0, 9.0]]))
+        tensor([2., 3.])
+    """
+    variance = covariance.diagonal()
+    if kind == "full":
+        return torch.linalg.cholesky(covariance + 1e-6 * torch.diag_embed(variance))
+    return variance.sqrt() if kind == "diagonal" else variance.mean().sqrt()

@@ -21,6 +21,7 @@ from pyro_lowrank.training.randomness import seed_generators, seed_of
 from pyro_lowrank.training.result import History
 from pyro_lowrank.training.team import Team, draws, rows_of_parts
 from pyro_lowrank.training.totals import Totals
+from pyro_lowrank.training.window_start import OneStart
 
 _FAILURES = (ParticlesDied, torch.linalg.LinAlgError)
 
@@ -54,6 +55,7 @@ class Steps:
         scales: of parameters by name, see `scales_of`: the optimiser sees these divided by them.
         team: the processes that take them together.
         parts: a process goes through its share of a batch in so many.
+        starts: where batches start.
     """
 
     def __init__(
@@ -71,11 +73,12 @@ class Steps:
         scales: Mapping[str, Tensor],
         team: Team,
         parts: int,
+        starts: OneStart,
     ) -> None:
         self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
         self.batches, self.held_out = batches, held_out
         self.decay, self.seed, self.team = decay, seed, team
-        self.rows = rows_of_parts(team, batches.batch_size, parts)
+        self.starts, self.rows = starts, rows_of_parts(team, batches.batch_size, parts)
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         named = parameters_of(model, guide, trainable=True)
@@ -87,7 +90,10 @@ class Steps:
         self.best = Best(model, guide)
 
     def agree(self) -> None:
-        """Give all processes of the team the parameters of the one that leads."""
+        """Begin where windows start, and give all processes of the team the parameters of the one that leads."""
+        seed_generators(self.device, seed_of(self.seed, "window start", 0))
+        self.starts.begin(self.batches.data.sample)
+        self.team.lead_(parameter.data for parameter in self.starts.parameters)
         modules = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
         self.team.lead_(value.data for part in modules for value in (*part.parameters(), *part.buffers()))
 
@@ -131,7 +137,7 @@ class Steps:
                     if len(self.rows) == 1
                     else batch.part(rows.start - self.rows[0].start, rows.stop - rows.start)
                 )
-                with draws(rows, number):
+                with draws(rows, number), self.starts.of(step):
                     loss, totals = self._evaluate(part, step, "y")
                     # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many trials are.
                     (loss / (number * batch.y.shape[1])).backward()

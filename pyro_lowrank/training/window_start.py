@@ -1,0 +1,132 @@
+"""Where windows start: as trials do, or, from the middle of a trial, at a distribution of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_lowrank.dynamics.base import Dynamics
+from pyro_lowrank.models.state_space import StateSpaceModel
+from pyro_lowrank.training.batches import Batch, Batches, Data, FirstOrOtherWindows, TrialBatches, WindowBatches
+from pyro_lowrank.training.recipe import Recipe
+from pyro_lowrank.training.setting import noise_scale_of, set_value
+from pyro_lowrank.training.team import Team
+
+_PARAMETERS = ("initial_mean_unconstrained", "initial_noise_scale_unconstrained")
+# Fewer trials do not tell how trials start.
+LEAST_TRIALS = 10
+# Steps from one batch of first windows to the next.
+_EVERY = 5
+_SIMULATED = 1000
+
+
+class OneStart:
+    """Every batch starts from the model's initial distribution."""
+
+    parameters: tuple[nn.Parameter, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What determines the numbers of a fit, beside its batches."""
+        return {}
+
+    @contextmanager
+    def of(self, step: int) -> Iterator[None]:
+        """Let the model start, within it, where the batch of a step does."""
+        yield
+
+    def begin(self, sample: Batch) -> None:
+        """Give what windows start from its first values, of a model that has its own."""
+
+
+class WindowStart(OneStart):
+    r"""Windows from the middle of a trial start from a Gaussian of their own.
+
+    A trial's first latents follow the model's :math:`N(\mu_1, \Sigma_1)`, and latents in the middle of a trial do not.
+    With a second Gaussian :math:`N(\mu, \Sigma)` in its place for windows from there,
+
+    .. math:: \sum_{\text{first windows}} \log p_{\theta, \mu_1, \Sigma_1}(y_{1:W})
+       + \sum_{\text{other windows}} \log p_{\theta, \mu, \Sigma}(y_{s:s+W})
+
+    is maximised: a composite likelihood, in which the second Gaussian stands for the marginal distribution of latents.
+    It is trained beside the model and no part of it.
+
+    Args:
+        dynamics: whose initial distribution it stands in for.
+        batches: which batches are of first windows.
+
+    References:
+        Varin, Reid and Firth (2011), "An overview of composite likelihood methods", Statistica Sinica 21:5.
+    """
+
+    def __init__(self, dynamics: Dynamics, batches: FirstOrOtherWindows) -> None:
+        self._dynamics, self._is_first, self._every = dynamics, batches.is_first, batches.every
+        self.parameters = tuple(nn.Parameter(_held(dynamics, name).detach().clone()) for name in _PARAMETERS)
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """What determines the numbers of a fit, beside its batches."""
+        return {"first_windows_every": self._every}
+
+    @contextmanager
+    def of(self, step: int) -> Iterator[None]:
+        """Let the model start, within it, where the batch of a step does."""
+        with nullcontext() if self._is_first(step) else self.in_place():
+            yield
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put it, within this context, in the place of the model's initial distribution."""
+        held = self._dynamics._parameters
+        own = {name: held[name] for name in _PARAMETERS}
+        held.update(zip(_PARAMETERS, self.parameters, strict=True))
+        try:
+            yield
+        finally:
+            held.update(own)
+
+    @torch.no_grad()
+    def begin(self, sample: Batch) -> None:
+        """Let windows start where the model's own latents are, as it stands, over the length of a window or so.
+
+        Args:
+            sample: of the recording, whose inputs drive the model.
+        """
+        num_bins = min(_SIMULATED, sample.y.shape[1])
+        u = None if sample.u is None else sample.u[: max(1, _SIMULATED // num_bins), :num_bins]
+        trajectory = self._dynamics.trajectory(num_bins, u)
+        z = trajectory.sample(() if u is not None else (max(1, _SIMULATED // num_bins),)).flatten(0, -2)
+        # What runs away tells nothing.
+        if bool(z.isfinite().all()) and len(z) > z.shape[-1]:
+            with self.in_place():
+                set_value(self._dynamics, "initial_mean", z.mean(0))
+                scale = noise_scale_of(self._dynamics.initial_noise_kind, torch.cov(z.mT).reshape(2 * z.shape[-1:]))
+                set_value(self._dynamics, "initial_noise_scale", scale)
+
+
+def _held(dynamics: Dynamics, name: str) -> Any:
+    return dynamics._parameters.get(name)
+
+
+def batches_of(model: Any, data: Data, recipe: Recipe, seed: int, team: Team) -> tuple[Batches, OneStart]:
+    """Return the minibatches of a fit, and where they start.
+
+    Windows of trials that are enough to tell how trials start have a start of their own.
+    """
+    if recipe.window is None:
+        return TrialBatches(data, batch_size=recipe.batch_size, seed=seed, team=team), OneStart()
+    batches = WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed, team=team)
+    num_trials = len(batches.places[:, 0].unique())
+    has_start = isinstance(model, StateSpaceModel) and all(
+        _held(model.dynamics, name) is not None for name in _PARAMETERS
+    )
+    if not has_start or num_trials < LEAST_TRIALS or num_trials == len(batches.places):
+        return batches, OneStart()
+    parted = FirstOrOtherWindows(
+        data, window=batches.window, batch_size=batches.batch_size, every=_EVERY, seed=seed, team=team
+    )
+    return parted, WindowStart(model.dynamics, parted)

@@ -1,0 +1,153 @@
+"""Windows from the middle of a trial start from a distribution of their own, and trials from the model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import pyro_lowrank as plr
+from pyro_lowrank.serialization import read_archive
+from pyro_lowrank.training.batches import Batch, FirstOrOtherWindows
+from pyro_lowrank.training.setting import noise_scale_of, set_value
+from pyro_lowrank.training.team import ALONE
+from pyro_lowrank.training.window_start import OneStart, WindowStart, batches_of
+from tests.oracles.linear import exact_log_evidence, kalman_filter, linear_model, linear_system
+from tests.training.builders import assert_same_state, pair, recording, small_fit, state
+from tests.training.test_batches import labelled
+from tests.training.test_checkpoint import ctrl_c_after, history
+from tests.training.test_recipe import recipe
+
+NAN = float("nan")
+INITIAL = ("dynamics.initial_mean_unconstrained", "dynamics.initial_noise_scale_unconstrained")
+
+
+def starts_of(model: plr.StateSpaceModel, trials: int = 12, every: int = 5) -> WindowStart:
+    data = Batch.whole(torch.zeros(trials, 12, 3), None)
+    return WindowStart(model.dynamics, FirstOrOtherWindows(data, window=5, batch_size=3, every=every, seed=0))
+
+
+def test_first_windows_and_others_come_apart() -> None:
+    y = labelled(6, 30)
+    y[2, :9] = NAN  # begins late
+    y[3, 3:] = NAN  # shorter than the window
+    batches = FirstOrOtherWindows(Batch.whole(y, None), window=5, batch_size=200, every=3, seed=0)
+    first = torch.tensor([0, 0, 9, 0, 0, 0])
+    for step in range(6):
+        batch = batches.draw(step)
+        at_start = batch.starts == first[batch.trials]
+        assert bool(at_start.all() if step % 3 == 0 else (~at_start).all())
+        assert len(batch.trials.unique()) == (6 if step % 3 == 0 else 5), "of all trials that have such windows"
+    with pytest.raises(ValueError, match="the first of their trials"):
+        FirstOrOtherWindows(Batch.whole(labelled(3, 5), None), window=5, batch_size=2, every=3, seed=0)
+
+
+def test_evidence_of_a_window_is_what_it_is_given_the_past() -> None:
+    """Started where the Kalman filter predicts the latents, a window has its evidence given all before it."""
+    torch.manual_seed(3)
+    model = linear_model()
+    y, begin = model.simulate(1, 12).y, 7
+    system, seen = linear_system(model, 12), kalman_filter(model, y)
+    mean = seen.mean[0, begin - 1] @ system.transition.mT + system.transition_offset[0, begin]
+    covariance = system.transition @ seen.covariance[0, begin - 1] @ system.transition.mT + system.noise
+    starts, before = starts_of(model), state(model)
+    elbo = plr.EKFEvidence()
+    with starts.in_place(), torch.no_grad():
+        set_value(model.dynamics, "initial_mean", mean)
+        set_value(model.dynamics, "initial_noise_scale", noise_scale_of("full", covariance))
+    with starts.of(1):
+        found = elbo.log_evidence(model, None, y[:, begin:])
+    expected = exact_log_evidence(model, y) - exact_log_evidence(model, y[:, :begin])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert_same_state(model, before)
+    with starts.of(5):
+        torch.testing.assert_close(elbo.log_evidence(model, None, y), exact_log_evidence(model, y))
+
+
+@pytest.mark.parametrize("kind", ["full", "diagonal", "scalar"])
+def test_windows_begin_where_the_latents_are(kind: str) -> None:
+    torch.manual_seed(0)
+    dynamics = plr.LowRankRNN(rank=2, units=6, activation="identity", noise_scale=0.5, initial_noise=kind)
+    with torch.no_grad():
+        dynamics.right.zero_()
+        dynamics.initial_mean.fill_(0.0)
+    model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3))
+    starts = starts_of(model)
+    for _ in range(2):
+        starts.begin(Batch.whole(torch.zeros(12, 500, 3), None))
+        with starts.in_place():
+            mean, covariance = dynamics.initial_mean.detach(), dynamics.initial_covariance.detach()
+        # A leak of 0.9: correlated over 20 bins, so that 1,000 bins tell the spread within a third.
+        expected = 0.25 / (1 - 0.81) * torch.eye(2)
+        torch.testing.assert_close(covariance, expected, rtol=0.5, atol=0.5)
+        assert mean.abs().max() < 0.8
+        # A start of trials that is far from where latents are does not matter.
+        with torch.no_grad():
+            dynamics.initial_noise_scale = 1e-3 * dynamics.initial_noise_scale.detach()
+
+
+def test_windows_from_the_middle_do_not_train_where_trials_start() -> None:
+    model, guide = pair()
+    y = recording(trials=12)
+    moved = []
+
+    def callback(report: Any) -> None:
+        moved.append([not torch.equal(value, kept) for value, kept in zip(initial(), before[-1], strict=True)])
+        before.append(initial())
+
+    def initial() -> list[torch.Tensor]:
+        return [model.state_dict()[name].clone() for name in INITIAL]
+
+    before = [initial()]
+    small_fit(model, guide, y, window=5, batch_size=2, num_steps=7, callback=callback, optimizer=torch.optim.SGD)
+    assert moved == [[step % 5 == 0] * 2 for step in range(7)]
+    assert model.state_dict().keys() == pair()[0].state_dict().keys()
+
+
+def test_a_start_that_is_frozen_stays_and_that_of_windows_learns(tmp_path: Path) -> None:
+    model, guide = pair()
+    for name in INITIAL:
+        model.get_parameter(name).requires_grad_(False)
+    before, y = state(model), recording(trials=12)
+    kept = []
+    for num_steps in (1, 6):
+        path = tmp_path / str(num_steps)
+        small_fit(model, guide, y, window=5, batch_size=2, num_steps=num_steps, checkpoint=path)
+        tensors = read_archive(path).tensors
+        kept.append([tensors[f"training.besides.{number}"] for number in range(2)])
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in INITIAL)
+    assert all(not torch.equal(first, last) for first, last in zip(*kept, strict=True))
+
+
+def test_a_fit_with_a_start_of_windows_is_resumed(tmp_path: Path) -> None:
+    y, options = recording(trials=12), {"window": 5, "batch_size": 2, "num_steps": 8, "checkpoint_every": 3}
+    model, guide = pair()
+    expected = small_fit(model, guide, y, **options)
+    stopped, guide = pair()
+    path = tmp_path / "stopped"
+    small_fit(stopped, guide, y, checkpoint=path, callback=ctrl_c_after(4), **options)
+    again, guide = pair(seed=77)
+    result = small_fit(again, guide, y, checkpoint=path, resume=True, **options)
+    assert history(result) == history(expected)
+    assert_same_state(again, state(model))
+    fewer, guide = pair()
+    with pytest.raises(ValueError, match="first_windows_every was 5, is None"):
+        small_fit(fewer, guide, y[:5], checkpoint=path, resume=True, **options)
+
+
+def test_only_trials_that_are_enough_tell_how_they_start() -> None:
+    model, _ = pair()
+
+    def starts(trials: int, bins: int = 12, window: int | None = 5, owner: Any = model) -> type:
+        y = torch.zeros(trials, bins, 3)
+        asked = recipe(y, window=window, batch_size=2)
+        return type(batches_of(owner, Batch.whole(y, None), asked, 0, ALONE)[1])
+
+    assert starts(10) is WindowStart
+    assert starts(9) is OneStart
+    assert starts(1, 400) is OneStart
+    assert starts(10, window=None) is OneStart
+    assert starts(10, bins=5) is OneStart, "no window is from the middle"
+    assert starts(10, owner=torch.nn.Linear(1, 1)) is OneStart
