@@ -243,53 +243,54 @@ class WindowBatches:
 
     def draw(self, step: int) -> Batch:
         """Return the windows of a step."""
-        return self._drawn(step, self.places)
+        return self._at(_some(self.places, self.batch_size, _generator(self.seed, step)))
 
-    def _drawn(self, step: int, places: Tensor) -> Batch:
-        chosen = torch.randint(len(places), (self.batch_size,), generator=_generator(self.seed, step))
-        trials, starts = places[chosen].unbind(-1)
+    def _at(self, places: Tensor) -> Batch:
+        trials, starts = places.unbind(-1)
         return self.data.of_windows(trials[self.share], starts[self.share], self.window)
 
 
-class FirstOrOtherWindows(WindowBatches):
-    """Windows that at every so many steps are all the first of their trials, and at other steps none of them.
+class FirstAndOtherWindows(WindowBatches):
+    """Windows of which in each batch some, in front, are the first of their trials, and the others none.
 
     Args:
         data: the recording.
         window: time bins per window.
         batch_size: windows per step.
-        every: at steps 0, `every`, twice `every`, ... they are the first windows of random trials.
+        num_first: how many of these are the first windows of random trials.
         seed: of the windows.
         team: the processes of the fit, each of which sees its share.
 
     Raises:
-        ValueError: if the recording is shorter than `window`, or holds first windows only.
+        ValueError: if the recording is shorter than `window`, or all windows would be of one kind.
 
     Example::
 
         >>> data = Batch.whole(torch.zeros(3, 100, 1), None)
-        >>> batches = FirstOrOtherWindows(data, window=5, batch_size=2, every=3, seed=0)
-        >>> [bool((batches.draw(step).starts == 0).all()) for step in range(4)]
-        [True, False, False, True]
+        >>> batch = FirstAndOtherWindows(data, window=5, batch_size=4, num_first=2, seed=0).draw(0)
+        >>> (batch.starts == 0).tolist()
+        [True, True, False, False]
     """
 
     def __init__(
-        self, data: Data, *, window: int, batch_size: int | None, every: int, seed: int, team: Team = ALONE
+        self, data: Data, *, window: int, batch_size: int, num_first: int, seed: int, team: Team = ALONE
     ) -> None:
         super().__init__(data, window=window, batch_size=batch_size, seed=seed, team=team)
-        self.every, trials = check_positive_int("every", every), self.places[:, 0]
+        trials = self.places[:, 0]
         is_first = torch.nn.functional.pad(trials[1:] != trials[:-1], (1, 0), value=True)
-        self.first_places, self.other_places = self.places[is_first], self.places[~is_first]
-        if not len(self.other_places):
+        self.kinds = self.places[is_first], self.places[~is_first]
+        if not len(self.kinds[1]):
             raise ValueError(f"All windows of {window} time bins are the first of their trials: pass a shorter window.")
-
-    def is_first(self, step: int) -> bool:
-        """Return whether the windows of a step are the first of their trials."""
-        return step % self.every == 0
+        if not 0 < num_first < batch_size:
+            raise ValueError(f"`num_first` must be at least 1 and below `batch_size`={batch_size}, got {num_first}.")
+        self.num_first = num_first
 
     def draw(self, step: int) -> Batch:
         """Return the windows of a step."""
-        return self._drawn(step, self.first_places if self.is_first(step) else self.other_places)
+        generator = _generator(self.seed, step)
+        numbers = self.num_first, self.batch_size - self.num_first
+        drawn = [_some(kind, number, generator) for kind, number in zip(self.kinds, numbers, strict=True)]
+        return self._at(torch.cat(drawn))
 
 
 def observed_bins(y: Tensor) -> Tensor:
@@ -313,6 +314,10 @@ def _window_places(observed: Tensor, window: int) -> Tensor:
     first = first.clamp(max=num_steps - window)
     last = torch.maximum(first, end - window)
     return (holds_some & (starts >= first) & (starts <= last)).nonzero()
+
+
+def _some(places: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    return places[torch.randint(len(places), (number,), generator=generator)]
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -55,7 +55,7 @@ class Steps:
         scales: of parameters by name, see `scales_of`: the optimiser sees these divided by them.
         team: the processes that take them together.
         parts: a process goes through its share of a batch in so many.
-        starts: where batches start.
+        starts: where the rows of batches start.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Steps:
         self.model, self.guide, self.elbo, self.optimizer = model, guide, elbo, optimizer
         self.batches, self.held_out = batches, held_out
         self.decay, self.seed, self.team = decay, seed, team
-        self.starts, self.rows = starts, rows_of_parts(team, batches.batch_size, parts)
+        self.starts, self.rows = starts, starts.split(rows_of_parts(team, batches.batch_size, parts))
         self.max_grad_norm = math.inf if max_grad_norm is None else max_grad_norm
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         named = parameters_of(model, guide, trainable=True)
@@ -137,7 +137,7 @@ class Steps:
                     if len(self.rows) == 1
                     else batch.part(rows.start - self.rows[0].start, rows.stop - rows.start)
                 )
-                with draws(rows, number), self.starts.of(step):
+                with draws(rows, number), self.starts.of(rows):
                     loss, totals = self._evaluate(part, step, "y")
                     # A mean: neither the learning rate nor `max_grad_norm` need know how long and how many trials are.
                     (loss / (number * batch.y.shape[1])).backward()

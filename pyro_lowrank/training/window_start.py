@@ -11,7 +11,7 @@ from torch import nn
 
 from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
-from pyro_lowrank.training.batches import Batch, Batches, Data, FirstOrOtherWindows, TrialBatches, WindowBatches
+from pyro_lowrank.training.batches import Batch, Batches, Data, FirstAndOtherWindows, TrialBatches, WindowBatches
 from pyro_lowrank.training.recipe import Recipe
 from pyro_lowrank.training.setting import noise_scale_of, set_value
 from pyro_lowrank.training.team import Team
@@ -19,13 +19,11 @@ from pyro_lowrank.training.team import Team
 _PARAMETERS = ("initial_mean_unconstrained", "initial_noise_scale_unconstrained")
 # Fewer trials do not tell how trials start.
 LEAST_TRIALS = 10
-# Steps from one batch of first windows to the next.
-_EVERY = 5
 _SIMULATED = 1000
 
 
 class OneStart:
-    """Every batch starts from the model's initial distribution."""
+    """All rows of a batch start from the model's initial distribution."""
 
     parameters: tuple[nn.Parameter, ...] = ()
 
@@ -34,9 +32,13 @@ class OneStart:
         """What determines the numbers of a fit, beside its batches."""
         return {}
 
+    def split(self, rows: list[slice]) -> list[slice]:
+        """Return rows of parts of a batch, cut further where rows that start alike end."""
+        return rows
+
     @contextmanager
-    def of(self, step: int) -> Iterator[None]:
-        """Let the model start, within it, where the batch of a step does."""
+    def of(self, rows: slice) -> Iterator[None]:
+        """Let the model start, within it, where these rows of a batch do."""
         yield
 
     def begin(self, sample: Batch) -> None:
@@ -57,25 +59,37 @@ class WindowStart(OneStart):
 
     Args:
         dynamics: whose initial distribution it stands in for.
-        batches: which batches are of first windows.
+        num_first: how many windows of each batch, its first ones, are the first of their trials.
+
+    Example::
+
+        >>> import pyro_lowrank as plr
+        >>> WindowStart(plr.LowRankRNN(rank=2, units=9), num_first=2).split([slice(0, 5)])
+        [slice(0, 2, None), slice(2, 5, None)]
 
     References:
         Varin, Reid and Firth (2011), "An overview of composite likelihood methods", Statistica Sinica 21:5.
     """
 
-    def __init__(self, dynamics: Dynamics, batches: FirstOrOtherWindows) -> None:
-        self._dynamics, self._is_first, self._every = dynamics, batches.is_first, batches.every
+    def __init__(self, dynamics: Dynamics, num_first: int) -> None:
+        self._dynamics, self._num_first = dynamics, num_first
         self.parameters = tuple(nn.Parameter(_held(dynamics, name).detach().clone()) for name in _PARAMETERS)
 
     @property
     def settings(self) -> dict[str, int]:
         """What determines the numbers of a fit, beside its batches."""
-        return {"first_windows_every": self._every}
+        return {"first_windows": self._num_first}
+
+    def split(self, rows: list[slice]) -> list[slice]:
+        """Return rows of parts of a batch, cut further where the first windows of trials end."""
+        cut = [slice(part.start, min(part.stop, self._num_first)) for part in rows]
+        cut += [slice(max(part.start, self._num_first), part.stop) for part in rows]
+        return sorted((part for part in cut if part.start < part.stop), key=lambda part: part.start)
 
     @contextmanager
-    def of(self, step: int) -> Iterator[None]:
-        """Let the model start, within it, where the batch of a step does."""
-        with nullcontext() if self._is_first(step) else self.in_place():
+    def of(self, rows: slice) -> Iterator[None]:
+        """Let the model start, within it, where these rows of a batch do."""
+        with nullcontext() if rows.start < self._num_first else self.in_place():
             yield
 
     @contextmanager
@@ -113,20 +127,21 @@ def _held(dynamics: Dynamics, name: str) -> Any:
 
 
 def batches_of(model: Any, data: Data, recipe: Recipe, seed: int, team: Team) -> tuple[Batches, OneStart]:
-    """Return the minibatches of a fit, and where they start.
+    """Return the minibatches of a fit, and where their rows start.
 
-    Windows of trials that are enough to tell how trials start have a start of their own.
+    Where trials are enough to tell how trials start, windows have a start of their own, and the share of first windows
+    in a batch is that of trials cut into windows without gaps.
     """
     if recipe.window is None:
         return TrialBatches(data, batch_size=recipe.batch_size, seed=seed, team=team), OneStart()
     batches = WindowBatches(data, window=recipe.window, batch_size=recipe.batch_size, seed=seed, team=team)
-    num_trials = len(batches.places[:, 0].unique())
-    has_start = isinstance(model, StateSpaceModel) and all(
-        _held(model.dynamics, name) is not None for name in _PARAMETERS
-    )
-    if not has_start or num_trials < LEAST_TRIALS or num_trials == len(batches.places):
+    trials, size = len(batches.places[:, 0].unique()), batches.batch_size
+    known = isinstance(model, StateSpaceModel) and all(_held(model.dynamics, name) is not None for name in _PARAMETERS)
+    if not known or trials < LEAST_TRIALS or trials == len(batches.places) or size < 2:
         return batches, OneStart()
-    parted = FirstOrOtherWindows(
-        data, window=batches.window, batch_size=batches.batch_size, every=_EVERY, seed=seed, team=team
+    share = trials * batches.window / int(data.observed.sum())
+    num_first = min(max(1, round(share * size)), size - 1)
+    parted = FirstAndOtherWindows(
+        data, window=batches.window, batch_size=size, num_first=num_first, seed=seed, team=team
     )
-    return parted, WindowStart(model.dynamics, parted)
+    return parted, WindowStart(model.dynamics, num_first)

@@ -10,7 +10,7 @@ import torch
 
 import pyro_lowrank as plr
 from pyro_lowrank.serialization import read_archive
-from pyro_lowrank.training.batches import Batch, FirstOrOtherWindows
+from pyro_lowrank.training.batches import Batch, FirstAndOtherWindows
 from pyro_lowrank.training.setting import noise_scale_of, set_value
 from pyro_lowrank.training.team import ALONE
 from pyro_lowrank.training.window_start import OneStart, WindowStart, batches_of
@@ -24,24 +24,28 @@ NAN = float("nan")
 INITIAL = ("dynamics.initial_mean_unconstrained", "dynamics.initial_noise_scale_unconstrained")
 
 
-def starts_of(model: plr.StateSpaceModel, trials: int = 12, every: int = 5) -> WindowStart:
-    data = Batch.whole(torch.zeros(trials, 12, 3), None)
-    return WindowStart(model.dynamics, FirstOrOtherWindows(data, window=5, batch_size=3, every=every, seed=0))
-
-
-def test_first_windows_and_others_come_apart() -> None:
+def test_first_windows_stand_before_others() -> None:
     y = labelled(6, 30)
     y[2, :9] = NAN  # begins late
     y[3, 3:] = NAN  # shorter than the window
-    batches = FirstOrOtherWindows(Batch.whole(y, None), window=5, batch_size=200, every=3, seed=0)
+    batches = FirstAndOtherWindows(Batch.whole(y, None), window=5, batch_size=300, num_first=100, seed=0)
     first = torch.tensor([0, 0, 9, 0, 0, 0])
-    for step in range(6):
+    for step in range(3):
         batch = batches.draw(step)
-        at_start = batch.starts == first[batch.trials]
-        assert bool(at_start.all() if step % 3 == 0 else (~at_start).all())
-        assert len(batch.trials.unique()) == (6 if step % 3 == 0 else 5), "of all trials that have such windows"
+        assert ((batch.starts == first[batch.trials]) == (torch.arange(300) < 100)).all()
+        assert [len(batch.trials[rows].unique()) for rows in (slice(100), slice(100, 300))] == [6, 5]
+    options = {"window": 5, "batch_size": 2, "seed": 0}
     with pytest.raises(ValueError, match="the first of their trials"):
-        FirstOrOtherWindows(Batch.whole(labelled(3, 5), None), window=5, batch_size=2, every=3, seed=0)
+        FirstAndOtherWindows(Batch.whole(labelled(3, 5), None), num_first=1, **options)
+    with pytest.raises(ValueError, match="at least 1 and below `batch_size`=2, got 2"):
+        FirstAndOtherWindows(Batch.whole(y, None), num_first=2, **options)
+
+
+def test_rows_are_cut_where_first_windows_end() -> None:
+    start = WindowStart(plr.LowRankRNN(rank=1, units=2), num_first=3)
+    parts = [slice(0, 2), slice(2, 5), slice(5, 7)]
+    assert start.split(parts) == [slice(0, 2), slice(2, 3), slice(3, 5), slice(5, 7)]
+    assert start.split([slice(4, 6)]) == [slice(4, 6)], "another process has the first windows"
 
 
 def test_evidence_of_a_window_is_what_it_is_given_the_past() -> None:
@@ -52,17 +56,17 @@ def test_evidence_of_a_window_is_what_it_is_given_the_past() -> None:
     system, seen = linear_system(model, 12), kalman_filter(model, y)
     mean = seen.mean[0, begin - 1] @ system.transition.mT + system.transition_offset[0, begin]
     covariance = system.transition @ seen.covariance[0, begin - 1] @ system.transition.mT + system.noise
-    starts, before = starts_of(model), state(model)
+    starts, before = WindowStart(model.dynamics, num_first=2), state(model)
     elbo = plr.EKFEvidence()
     with starts.in_place(), torch.no_grad():
         set_value(model.dynamics, "initial_mean", mean)
         set_value(model.dynamics, "initial_noise_scale", noise_scale_of("full", covariance))
-    with starts.of(1):
+    with starts.of(slice(2, 4)):
         found = elbo.log_evidence(model, None, y[:, begin:])
     expected = exact_log_evidence(model, y) - exact_log_evidence(model, y[:, :begin])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert_same_state(model, before)
-    with starts.of(5):
+    with starts.of(slice(0, 2)):
         torch.testing.assert_close(elbo.log_evidence(model, None, y), exact_log_evidence(model, y))
 
 
@@ -74,7 +78,7 @@ def test_windows_begin_where_the_latents_are(kind: str) -> None:
         dynamics.right.zero_()
         dynamics.initial_mean.fill_(0.0)
     model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3))
-    starts = starts_of(model)
+    starts = WindowStart(model.dynamics, num_first=2)
     for _ in range(2):
         starts.begin(Batch.whole(torch.zeros(12, 500, 3), None))
         with starts.in_place():
@@ -90,20 +94,27 @@ def test_windows_begin_where_the_latents_are(kind: str) -> None:
 
 def test_windows_from_the_middle_do_not_train_where_trials_start() -> None:
     model, guide = pair()
-    y = recording(trials=12)
-    moved = []
+    starts, y = WindowStart(model.dynamics, num_first=2), recording(trials=4)
+    own = tuple(model.get_parameter(name) for name in INITIAL)
+    for rows, trained in ((slice(0, 2), own), (slice(2, 4), starts.parameters)):
+        with starts.of(rows):
+            loss = plr.SMC_ELBO(4)(model, guide)(y)
+        found = torch.autograd.grad(loss, (*own, *starts.parameters), allow_unused=True)
+        has_gradient = [each is not None and bool(each.any()) for each in found]
+        assert has_gradient == [
+            any(parameter is other for other in trained) for parameter in (*own, *starts.parameters)
+        ]
 
-    def callback(report: Any) -> None:
-        moved.append([not torch.equal(value, kept) for value, kept in zip(initial(), before[-1], strict=True)])
-        before.append(initial())
 
-    def initial() -> list[torch.Tensor]:
-        return [model.state_dict()[name].clone() for name in INITIAL]
-
-    before = [initial()]
-    small_fit(model, guide, y, window=5, batch_size=2, num_steps=7, callback=callback, optimizer=torch.optim.SGD)
-    assert moved == [[step % 5 == 0] * 2 for step in range(7)]
-    assert model.state_dict().keys() == pair()[0].state_dict().keys()
+def test_parts_of_a_batch_change_nothing() -> None:
+    y = recording(torch.float64, trials=12)
+    fits = [pair(torch.float64) for _ in range(2)]
+    for (model, guide), number in zip(fits, (1, 3), strict=True):
+        small_fit(model, guide, y, window=5, batch_size=5, num_steps=3, parts=number)
+    found, expected = (state(model) for model, _ in fits)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
+    assert found.keys() == state(pair()[0]).keys(), "the start of windows is no part of the model"
 
 
 def test_a_start_that_is_frozen_stays_and_that_of_windows_learns(tmp_path: Path) -> None:
@@ -133,7 +144,7 @@ def test_a_fit_with_a_start_of_windows_is_resumed(tmp_path: Path) -> None:
     assert history(result) == history(expected)
     assert_same_state(again, state(model))
     fewer, guide = pair()
-    with pytest.raises(ValueError, match="first_windows_every was 5, is None"):
+    with pytest.raises(ValueError, match="first_windows was 1, is None"):
         small_fit(fewer, guide, y[:5], checkpoint=path, resume=True, **options)
 
 
