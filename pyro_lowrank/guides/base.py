@@ -130,6 +130,9 @@ class Guide(Module):
     particles_to_train = 64
     """How many particles a fit takes if it is not told: the better a guide aims, the fewer do."""
 
+    bins_to_train = 1000
+    """How many time bins, of all trials together, a step of a fit sees if it is not told."""
+
     serves_heavy_tails = False
     """Whether particles are weighed rightly where the transition noise is not Gaussian."""
 

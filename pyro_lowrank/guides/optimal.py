@@ -162,7 +162,7 @@ class OptimalGuide(Guide):
         Doucet, Godsill and Andrieu (2000), Statistics and Computing 10:197; Pals et al. (2024), NeurIPS, appendix.
     """
 
-    particles_to_train = 16
+    particles_to_train = 32
 
     def __init__(self, model: StateSpaceModel) -> None:
         super().__init__(model)

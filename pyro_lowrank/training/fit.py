@@ -30,7 +30,7 @@ from pyro_lowrank.training.initialise import start
 from pyro_lowrank.training.interrupts import Stopped, interrupts_kept
 from pyro_lowrank.training.memory import check_memory
 from pyro_lowrank.training.objective import Objective, objective_of, settings_of
-from pyro_lowrank.training.optimizer import optimizer_of
+from pyro_lowrank.training.optimizer import default_optimizer, optimizer_of
 from pyro_lowrank.training.progress import ProgressBar
 from pyro_lowrank.training.randomness import Seed, own_generators, plain_seed
 from pyro_lowrank.training.recipe import Recipe
@@ -108,13 +108,14 @@ def fit(
             it is and is read a batch at a time: an array of any number type (memory-mapped, zarr, HDF5, dask, xarray;
             `time x features` of one trial will do), or a map-style `Dataset` of trials.
         u: inputs, `trials x time x inputs`, or a list of them, or an array likewise; in a `Dataset` items are (y, u).
-        num_steps: steps in all, those before a resumption included; 2,000 if None.
-        batch_size: trials, or windows, per step; some 1,000 time bins together if None, or all trials if they are less.
+        num_steps: steps in all, those before a resumption included; if None, 3,000 of whole trials, 2,000 of windows.
+        batch_size: trials, or windows, per step; if None, as many as hold the guide's `bins_to_train`, or all trials.
         parts: a batch is gone through in so many parts, one after the other, in as much less memory; gradients are
             summed, and the numbers are those of the whole up to rounding.
-        window: train on windows of this many time bins, with random trials and starts; None for whole trials. Each
-            starts as a trial does: from the initial distribution, with unfiltered inputs. `"auto"` trains on windows of
-            100 time bins where trials have more than 300.
+        window: train on windows of this many time bins, with random trials and starts; None for whole trials. Windows
+            from the middle of one of ten trials or more start from a distribution of their own, which is trained beside
+            the model's and dropped; of fewer trials from the model's initial one, as all do with unfiltered inputs.
+            `"auto"` trains on windows of 100 time bins where trials have more than 300.
         num_particles: number of particles; what suits the guide if None, its `particles_to_train`.
         elbo: the objective with all its options, in place of `num_particles`; `EKFEvidence()` to fit without particles
             and without a guide.
@@ -240,7 +241,7 @@ def _steps(
         model,
         guide,
         objective,
-        optimizer_of(optimizer or optim.RAdam, model, guide, recipe.learning_rate, starts.parameters),
+        optimizer_of(optimizer or default_optimizer, model, guide, recipe.learning_rate, starts.parameters),
         batches,
         held_out,
         decay=(recipe.final_learning_rate / recipe.learning_rate) ** (1 / max(1, recipe.num_steps - 1)),

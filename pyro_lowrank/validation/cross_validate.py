@@ -59,7 +59,7 @@ def cross_validate(
         ranks: to compare.
         folds: number of folds: of whole trials, at random, if there are two or more, else of blocks of time; or the
             folds themselves, as `data.trial_folds` and `data.time_folds` return them.
-        num_steps: as of `plr.fit`, as are the next five: what is not given is chosen as there.
+        num_steps: of each fit; the next five as of `plr.fit`: what of them is not given is chosen as there.
         batch_size: trials, or windows, per step.
         window: time bins per window.
         num_particles: of the fit.

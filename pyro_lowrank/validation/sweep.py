@@ -137,7 +137,7 @@ def sweep(
         grid: values by name. `num_steps`, `batch_size`, `window`, `num_particles`, `learning_rate`,
             `final_learning_rate` and `seed` are of the fit, and every other name is the factory's.
         folds: as of `cross_validate`.
-        num_steps: as of `plr.fit`, as are the next five, where the grid does not have them.
+        num_steps: of each fit; the next five as of `plr.fit`; where the grid does not have them.
         halving: leave points behind that promise little after some steps; None to fit all to the end.
         batch_size: trials, or windows, per step.
         window: time bins per window.

@@ -67,10 +67,23 @@ def test_what_is_asked_for_is_taken_and_not_told() -> None:
         recipe(torch.zeros(2, 1000, 2), window="trials")
 
 
+def test_steps_of_whole_trials_are_more_than_of_windows() -> None:
+    found = {shape: recipe(torch.zeros(shape)) for shape in ((100, 100, 2), (1, 301, 2), (100, 301, 2))}
+    assert [each.num_steps for each in found.values()] == [3000, 2000, 2000]
+    assert recipe(torch.zeros(1, 301, 2), window=None).num_steps == 3000
+    assert any(line.startswith("num_steps=2000: of windows") for line in found[1, 301, 2].chosen)
+
+
+def test_steps_are_smaller_where_particles_cost_more() -> None:
+    model, guide = pair()
+    y = torch.zeros(100, 100, 3)
+    assert [recipe(y, each).batch_size for each in (guide, plr.LaplaceGuide(model))] == [10, 5]
+
+
 def test_particles_suit_the_guide() -> None:
     model, guide = pair()
     y = recording()
-    guides = {16: (guide, plr.LaplaceGuide(model)), 64: (plr.BootstrapGuide(model), None, object())}
+    guides = {32: (guide, plr.LaplaceGuide(model)), 64: (plr.BootstrapGuide(model), None, object())}
     for expected, some in guides.items():
         assert all(recipe(y, each).num_particles == expected for each in some)
 
@@ -82,7 +95,7 @@ def test_what_was_chosen_is_said(caplog: pytest.LogCaptureFixture, capsys: pytes
     shown = capsys.readouterr().err
     for line in (
         "batch_size=None: all 5 trials",
-        "num_particles=16: of OptimalGuide",
+        "num_particles=32: of OptimalGuide",
         "learning_rate=0.01",
         "start at",
     ):
