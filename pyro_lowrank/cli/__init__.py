@@ -169,7 +169,7 @@ def _add_model(group: Any) -> None:
 
 
 def _add_training(group: Any) -> None:
-    group.add_argument("--steps", type=int, metavar="N", help="steps of training (3000 of whole trials, 2000 of windows)")
+    group.add_argument("--steps", type=int, metavar="N", help="steps of training (3000; of windows 2000)")
     group.add_argument(
         "--window",
         type=int,
