@@ -179,7 +179,7 @@ def _add_training(group: Any) -> None:
     group.add_argument(
         "--batch-size", type=int, metavar="B", help="windows, or trials, per step (some 1000 time bins together)"
     )
-    group.add_argument("--particles", type=int, metavar="K", help="number of particles (bootstrap 64, others 16)")
+    group.add_argument("--particles", type=int, metavar="K", help="number of particles (bootstrap 64, others 32)")
     group.add_argument("--learning-rate", type=float, metavar="RATE", help="of the first step (0.01)")
     group.add_argument("--final-learning-rate", type=float, metavar="RATE", help="of the last step (a tenth of it)")
     group.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")

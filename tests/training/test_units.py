@@ -73,6 +73,8 @@ def test_the_command_line_takes_volts(standardise: bool, tmp_path: Path) -> None
             "16",
             "--steps",
             "10",
+            "--particles",
+            "16",
         ]
         assert main([*words, *["--no-standardise"] * (not standardise)]) == 0
         evidence = json.loads((out / "summary.json").read_text())["held_out_evidence_per_bin"]["after"]
