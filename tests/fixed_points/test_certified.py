@@ -21,7 +21,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_finds_what_brute_force_finds(name: str, threads: int) -> None:
-    for network in random_networks(name, 60, seed=10 + threads):
+    for network in random_networks(name, 30, seed=10 + threads):
         found, expected = certify(network, Options(threads=threads)), brute_force(network)
         assert same_points(found.points, expected.points)
         assert found.complete
