@@ -36,7 +36,7 @@ from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
-from pyro_lowrank.smc.compiled.lanes import WIDTH, at, lanes_of
+from pyro_lowrank.smc.compiled.lanes import WIDTH, Block, at, lanes_of
 from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood
 from pyro_lowrank.smc.compiled.proposals.base import CompiledProposal, first_or_rest, register
 from pyro_lowrank.smc.compiled.records import Signatures, Tables
@@ -126,7 +126,7 @@ def _proposer(num_iterations: int, dtype: Any) -> Any:
                     rows[at(2 * rank + r, lane)] = ZERO
             for _ in range(num_iterations):
                 _prepare(rank, rows, means, root, start, size, lanes)
-                curve(features, b, t, own, rows, lanes)
+                curve(features, b, t, own, rows, Block(start, size, lanes))
                 _take_step(rank, rows, lanes)
             for lane in range(size):
                 k = start + lane
