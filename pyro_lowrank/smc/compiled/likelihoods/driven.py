@@ -21,6 +21,7 @@ from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.driven import DrivenEmission, RateDrive
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
+from pyro_lowrank.smc.compiled.driven_density import log_densities
 from pyro_lowrank.smc.compiled.lanes import WIDTH, at
 from pyro_lowrank.smc.compiled.laws import System, add_product, laws_of, places, take_product
 from pyro_lowrank.smc.compiled.likelihoods.base import as_curver, as_weigher
@@ -67,7 +68,7 @@ class DrivenLikelihood:
 
     def along_paths(self, seen: Observed, v: Tensor | None, z: Tensor) -> Tensor:
         """Return the log likelihood of paths, `paths x trials x time`."""
-        return self.emission.entries(seen, v, z).sum(-1)
+        return log_densities(self.emission, seen, self.emission.readout(z, v))
 
     def constant(self, seen: Observed) -> Tensor:
         """Return what the log likelihood adds beside what is weighed, nothing, `trials x time`."""

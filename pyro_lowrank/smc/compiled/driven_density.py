@@ -1,0 +1,285 @@
+r"""The log density of recordings given what drives features that remember, and its gradient, in compiled loops.
+
+With surprises e of variance S, means m of the state before a bin and m' after it (see `laws`), and what is sought
+weighed by omega for each path and bin, the adjoint goes backwards through
+
+    e = y - b - w . m - d x,    m' = A m + B x + K e,    ahead = A P A^T + Q,    P' = ahead - K (ahead H)^T,
+
+with one adjoint of P for all paths, since P does not depend on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pyro_lowrank.compilation import compiled
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO, softplus_and_slope
+from pyro_lowrank.dynamics.compiled.arrays import array
+from pyro_lowrank.dynamics.compiled.units import FAST
+from pyro_lowrank.observations.driven import DrivenEmission, RateDrive
+from pyro_lowrank.observations.observed import Observed
+from pyro_lowrank.smc.compiled.laws import System, add_product, copy_row, laws_of, places, sandwich, take_product
+
+_GIVEN = System._fields[:-2]
+"""What the density depends on: the weight and the slope follow."""
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _drive(read: Any, growth: Any) -> None:
+    """Turn what is read into rates, and write how these grow with it; both flat."""
+    for i in range(read.shape[0]):
+        read[i], growth[i] = softplus_and_slope(read[i])
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _forward(system: Any, laws: Any, y: Any, driven: Any, means: Any, surprises: Any, found: Any) -> None:
+    """Write the log density of each bin and what its gradient needs.
+
+    Args:
+        system: the linear system.
+        laws: of the recordings.
+        y: the recordings, `B x T x D`.
+        driven: what drives features, `paths x B x T x D`.
+        means: of the state before each bin, `paths x B x T x order x D`; written to, as is the rest.
+        surprises: likewise, `paths x B x T x D`.
+        found: log densities, `paths x B x T`.
+    """
+    order, steps = system.drive.shape[0], y.shape[1]
+    parts = places(order)
+    for n in range(driven.shape[0]):
+        for b in range(y.shape[0]):
+            for p in range(order):
+                copy_row(means[n, b, 0, p], system.before_mean[p])
+            for t in range(steps):
+                law, mean, surprise = laws[min(b, laws.shape[0] - 1), t], means[n, b, t], surprises[n, b, t]
+                for d in range(y.shape[2]):
+                    surprise[d] = y[b, t, d] - system.baseline[d]
+                take_product(surprise, system.slope, driven[n, b, t])
+                for p in range(order):
+                    take_product(surprise, system.weight[p], mean[p])
+                total = ZERO * law[0, 0]
+                for d in range(y.shape[2]):
+                    total += law[1, d] - HALF * law[0, d] * surprise[d] * surprise[d]
+                found[n, b, t] = total
+                if t + 1 < steps:
+                    after = means[n, b, t + 1]
+                    for p in range(order):
+                        after[p, :] = ZERO
+                        add_product(after[p], system.drive[p], driven[n, b, t])
+                        add_product(after[p], law[parts.gain + p], surprise)
+                        for q in range(order):
+                            add_product(after[p], system.transition[p, q], mean[q])
+
+
+class _Adjoints(NamedTuple):
+    """What is sought, and arrays that it is worked out in.
+
+    Attributes:
+        system: adjoints of the linear system, added to.
+        state: of the state after a bin, then before it, `paths x order x D`.
+        covariance: of its covariance, likewise, `order^2 x D`.
+        column: of K, then of ahead H, in a bin, `order x D`.
+        variance: of S in a bin, `D`.
+        turned: A^T, `order x order x D`.
+        work: scratch, `(2 order^2 + order + 2) x D`.
+    """
+
+    system: Any
+    state: Any
+    covariance: Any
+    column: Any
+    variance: Any
+    turned: Any
+    work: Any
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def _pull_path(system: Any, law: Any, mean: Any, surprise: Any, driven: Any, up: Any, own: Any, found: Any) -> None:
+    """Pull the adjoint of a path's state back through a bin, whose log density is weighed by `up`.
+
+    Args:
+        system: the linear system.
+        law: of the bin.
+        mean: of the state before it, `order x D`.
+        surprise: of the bin, `D`.
+        driven: what drives features there, `D`; its adjoint is written to it.
+        up: a number.
+        own: the adjoint, `order x D`.
+        found: the adjoints.
+    """
+    order, size = mean.shape
+    sums, pulled, told, ahead = found.system, found.work[:order], found.work[order], found.work[order + 1]
+    gain = places(order).gain
+    for d in range(size):
+        precise = surprise[d] * law[0, d]
+        told[d] = -up * precise
+        found.variance[d] += HALF * up * (precise * precise - law[0, d])
+    for p in range(order):
+        add_product(found.column[p], own[p], surprise)
+        add_product(told, own[p], law[gain + p])
+    for d in range(size):
+        sums.baseline[d] -= told[d]
+    take_product(sums.through, told, driven)
+    for p in range(order):
+        ahead[:] = ZERO
+        add_product(ahead, system.drive[p], driven)
+        copy_row(pulled[p], own[p])
+        take_product(pulled[p], told, system.readout[p])
+        add_product(sums.drive[p], pulled[p], driven)
+        for q in range(order):
+            add_product(ahead, system.transition[p, q], mean[q])
+            add_product(sums.transition[p, q], pulled[p], mean[q])
+        take_product(sums.readout[p], told, ahead)
+    driven[:] = ZERO
+    take_product(driven, told, system.through)
+    for p in range(order):
+        add_product(driven, system.drive[p], pulled[p])
+        own[p, :] = ZERO
+        for q in range(order):
+            add_product(own[p], system.transition[q, p], pulled[q])
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def _pull_gain(system: Any, law: Any, found: Any) -> None:
+    """Turn the adjoints of K and S into that of ahead, which takes the place of that of the covariance after the bin."""
+    order, size = system.drive.shape
+    parts, own, column, sums = places(order), found.covariance, found.column, found.system
+    ahead, pulled = law[parts.ahead : parts.covariance], found.work[:order]
+    for p in range(order):
+        pulled[p, :] = ZERO
+        for q in range(order):
+            add_product(pulled[p], own[p * order + q], law[parts.gain + q])
+        for d in range(size):
+            column[p, d] *= law[0, d]
+            found.variance[d] += law[parts.gain + p, d] * (pulled[p, d] - column[p, d])
+    for d in range(size):
+        sums.variance[d] += found.variance[d]
+    for p in range(order):
+        for d in range(size):
+            column[p, d] += found.variance[d] * system.readout[p, d] - pulled[p, d] - pulled[p, d]
+    for p in range(order):
+        # What S takes from ahead H, beside what this takes from ahead.
+        pulled[p, :] = ZERO
+        for q in range(order):
+            add_product(pulled[p], ahead[p * order + q], system.readout[q])
+            add_product(sums.readout[p], ahead[p * order + q], column[q])
+        add_product(sums.readout[p], found.variance, pulled[p])
+        for q in range(order):
+            for d in range(size):
+                both = column[p, d] * system.readout[q, d] + column[q, d] * system.readout[p, d]
+                own[p * order + q, d] += HALF * both
+                sums.noise[p, q, d] += own[p * order + q, d]
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def _pull_ahead(system: Any, before: Any, found: Any) -> None:
+    """Pull the adjoint of ahead back to the covariance before the bin, `order^2 x D`."""
+    order, square = system.drive.shape[0], before.shape[0]
+    own, moved, product = found.covariance, found.work[:square], found.work[square : 2 * square]
+    for i in range(order):
+        for j in range(order):
+            moved[i * order + j, :] = ZERO
+            for k in range(order):
+                add_product(moved[i * order + j], system.transition[i, k], before[k * order + j])
+    for i in range(order):
+        for j in range(order):
+            for k in range(order):
+                for _ in range(2):
+                    add_product(found.system.transition[i, j], own[i * order + k], moved[k * order + j])
+    product[:] = ZERO
+    sandwich(found.turned, own, product, moved)
+    for i in range(square):
+        copy_row(own[i], product[i])
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _backward(system: Any, laws: Any, before: Any, means: Any, surprises: Any, driven: Any, up: Any, found: Any) -> None:
+    """Write the adjoint of what drives to it, and add up those of the system; see `_forward`.
+
+    Args beside those:
+        before: covariance before the first bin, `order^2 x D`.
+        up: the weights, `paths x B x T`.
+        found: the adjoints.
+    """
+    paths, trials, steps = up.shape
+    order, size = system.drive.shape
+    parts, sums = places(order), found.system
+    for p in range(order):
+        for q in range(order):
+            copy_row(found.turned[p, q], system.transition[q, p])
+    for b in range(trials):
+        found.state[:] = ZERO
+        found.covariance[:] = ZERO
+        for t in range(steps - 1, -1, -1):
+            row = laws[min(b, laws.shape[0] - 1)]
+            found.column[:] = ZERO
+            found.variance[:] = ZERO
+            for n in range(paths):
+                along = means[n, b, t], surprises[n, b, t], driven[n, b, t], up[n, b, t], found.state[n]
+                _pull_path(system, row[t], *along, found)
+            _pull_gain(system, row[t], found)
+            _pull_ahead(system, row[t - 1, parts.covariance : parts.end] if t > 0 else before, found)
+        for p in range(order):
+            for n in range(paths):
+                for d in range(size):
+                    sums.before_mean[p, d] += found.state[n, p, d]
+            for q in range(order):
+                for d in range(size):
+                    sums.before_covariance[p, q, d] += found.covariance[p * order + q, d]
+
+
+class _Density(torch.autograd.Function):
+    """Log densities of paths and their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, emission: DrivenEmission, seen: Observed, read: Tensor, *given: Tensor) -> Tensor:
+        """Return log densities `paths x trials x time` for what is read from paths, `paths x trials x time x D`."""
+        system, y = System.of(emission.memory), array(seen.y)
+        laws, growth, driven = laws_of(system, array(seen.present)), None, array(read)
+        if isinstance(emission.drive, RateDrive):
+            driven = driven.copy()
+            growth = np.empty_like(driven)
+            _drive(driven.reshape(-1), growth.reshape(-1))
+        means = np.empty((*driven.shape[:-1], *system.drive.shape), driven.dtype)
+        surprises, found = np.empty_like(driven), np.empty(driven.shape[:-1], driven.dtype)
+        _forward(system, laws, y, driven, means, surprises, found)
+        ctx.kept = system, laws, driven, growth, means, surprises
+        return torch.from_numpy(found)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what is read and of the linear system."""
+        system, laws, driven, growth, means, surprises = ctx.kept
+        order, size = system.drive.shape
+        square = order * order
+
+        def room(*shape: int) -> Any:
+            return np.empty((*shape, size), driven.dtype)
+
+        sums = System(*map(np.zeros_like, system))
+        found = _Adjoints(
+            sums, room(len(driven), order), room(square), room(order), room(), room(order, order), room(2 * square + order + 2)
+        )
+        pushed = driven.copy()
+        before = system.before_covariance.reshape(square, size)
+        _backward(system, laws, before, means, surprises, pushed, array(grad_outputs[0]), found)
+        read = torch.from_numpy(pushed if growth is None else pushed * growth)
+        return None, None, read, *(torch.from_numpy(getattr(sums, name)).movedim(-1, 0) for name in _GIVEN)
+
+
+def log_densities(emission: DrivenEmission, seen: Observed, read: Tensor) -> Tensor:
+    """Return the log density of each bin given the path and what came before, `paths x trials x time`, in nats.
+
+    Args:
+        emission: what remembers.
+        seen: the recording, `trials x time x features`.
+        read: what is read from paths, `paths x trials x time x features`.
+    """
+    found: Tensor = _Density.apply(emission, seen, read, *(getattr(emission.memory, name) for name in _GIVEN))
+    return found
