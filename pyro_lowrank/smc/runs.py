@@ -21,8 +21,8 @@ from pyro_lowrank.smc.joint import log_joint, log_proposal
 from pyro_lowrank.smc.loop import FilterHistory, Scheme, State, run_loop
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
-from pyro_lowrank.smc.resampling import Resampler
 from pyro_lowrank.smc.replayed import ReplayedTransitions
+from pyro_lowrank.smc.resampling import Resampler
 from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_states, uniform_of_paths
 from pyro_lowrank.smc.taped import TapedKernel, Tapes, Untaped
 from pyro_lowrank.smc.transitions import BuiltInTransitions

@@ -23,7 +23,16 @@ from pyro_lowrank.dynamics.compiled.arrays import array
 from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.observations.driven import DrivenEmission, RateDrive
 from pyro_lowrank.observations.observed import Observed
-from pyro_lowrank.smc.compiled.laws import System, add_product, copy_row, laws_of, places, sandwich, take_product
+from pyro_lowrank.smc.compiled.laws import (
+    System,
+    add_product,
+    copy_row,
+    laws_of,
+    links_of,
+    places,
+    sandwich,
+    take_product,
+)
 
 _GIVEN = System._fields[:-2]
 """What the density depends on: the weight and the slope follow."""
@@ -37,15 +46,17 @@ def _drive(read: Any, growth: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _forward(system: Any, laws: Any, y: Any, driven: Any, means: Any, surprises: Any, found: Any) -> None:
+def _forward(system: Any, links: Any, laws: Any, y: Any, driven: Any, means: Any, surprises: Any, found: Any) -> None:
     """Write the log density of each bin and what its gradient needs.
 
     Args:
         system: the linear system.
+        links: of it, see `laws.links_of`.
         laws: of the recordings.
         y: the recordings, `B x T x D`.
         driven: what drives features, `paths x B x T x D`.
-        means: of the state before each bin, `paths x B x T x order x D`; written to, as is the rest.
+        means: of the state before each bin and after the last, `paths x B x (T + 1) x order x D`; written to, as
+            is the rest.
         surprises: likewise, `paths x B x T x D`.
         found: log densities, `paths x B x T`.
     """
@@ -66,14 +77,14 @@ def _forward(system: Any, laws: Any, y: Any, driven: Any, means: Any, surprises:
                 for d in range(y.shape[2]):
                     total += law[1, d] - HALF * law[0, d] * surprise[d] * surprise[d]
                 found[n, b, t] = total
-                if t + 1 < steps:
-                    after = means[n, b, t + 1]
-                    for p in range(order):
-                        after[p, :] = ZERO
-                        add_product(after[p], system.drive[p], driven[n, b, t])
-                        add_product(after[p], law[parts.gain + p], surprise)
-                        for q in range(order):
-                            add_product(after[p], system.transition[p, q], mean[q])
+                after = means[n, b, t + 1]
+                for p in range(order):
+                    after[p, :] = ZERO
+                    add_product(after[p], system.drive[p], driven[n, b, t])
+                    add_product(after[p], law[parts.gain + p], surprise)
+                for i in range(links.shape[0]):
+                    p, q = links[i, 0], links[i, 1]
+                    add_product(after[p], system.transition[p, q], mean[q])
 
 
 class _Adjoints(NamedTuple):
@@ -99,21 +110,25 @@ class _Adjoints(NamedTuple):
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def _pull_path(system: Any, law: Any, mean: Any, surprise: Any, driven: Any, up: Any, own: Any, found: Any) -> None:
+def _pull_path(
+    system: Any, links: Any, law: Any, means: Any, surprise: Any, driven: Any, up: Any, own: Any, found: Any
+) -> None:
     """Pull the adjoint of a path's state back through a bin, whose log density is weighed by `up`.
 
     Args:
         system: the linear system.
+        links: of it, see `laws.links_of`.
         law: of the bin.
-        mean: of the state before it, `order x D`.
+        means: of the state before and after it, `2 x order x D`.
         surprise: of the bin, `D`.
         driven: what drives features there, `D`; its adjoint is written to it.
         up: a number.
         own: the adjoint, `order x D`.
         found: the adjoints.
     """
+    mean, after = means
     order, size = mean.shape
-    sums, pulled, told, ahead = found.system, found.work[:order], found.work[order], found.work[order + 1]
+    sums, pulled, told, both = found.system, found.work[:order], found.work[order], found.work[order + 1]
     gain = places(order).gain
     for d in range(size):
         precise = surprise[d] * law[0, d]
@@ -124,29 +139,30 @@ def _pull_path(system: Any, law: Any, mean: Any, surprise: Any, driven: Any, up:
         add_product(told, own[p], law[gain + p])
     for d in range(size):
         sums.baseline[d] -= told[d]
+        both[d] = told[d] * surprise[d]
     take_product(sums.through, told, driven)
     for p in range(order):
-        ahead[:] = ZERO
-        add_product(ahead, system.drive[p], driven)
         copy_row(pulled[p], own[p])
         take_product(pulled[p], told, system.readout[p])
         add_product(sums.drive[p], pulled[p], driven)
+        # Before the bin is seen its mean is that after it less what was seen.
+        take_product(sums.readout[p], told, after[p])
+        add_product(sums.readout[p], both, law[gain + p])
         for q in range(order):
-            add_product(ahead, system.transition[p, q], mean[q])
             add_product(sums.transition[p, q], pulled[p], mean[q])
-        take_product(sums.readout[p], told, ahead)
     driven[:] = ZERO
     take_product(driven, told, system.through)
     for p in range(order):
         add_product(driven, system.drive[p], pulled[p])
         own[p, :] = ZERO
-        for q in range(order):
-            add_product(own[p], system.transition[q, p], pulled[q])
+    for i in range(links.shape[0]):
+        p, q = links[i, 0], links[i, 1]
+        add_product(own[q], system.transition[p, q], pulled[p])
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def _pull_gain(system: Any, law: Any, found: Any) -> None:
-    """Turn the adjoints of K and S into that of ahead, which takes the place of that of the covariance after the bin."""
+    """Turn the adjoints of K and S into that of ahead, in place of that of the covariance after the bin."""
     order, size = system.drive.shape
     parts, own, column, sums = places(order), found.covariance, found.column, found.system
     ahead, pulled = law[parts.ahead : parts.covariance], found.work[:order]
@@ -198,7 +214,9 @@ def _pull_ahead(system: Any, before: Any, found: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _backward(system: Any, laws: Any, before: Any, means: Any, surprises: Any, driven: Any, up: Any, found: Any) -> None:
+def _backward(
+    system: Any, links: Any, laws: Any, before: Any, means: Any, surprises: Any, driven: Any, up: Any, found: Any
+) -> None:
     """Write the adjoint of what drives to it, and add up those of the system; see `_forward`.
 
     Args beside those:
@@ -220,8 +238,14 @@ def _backward(system: Any, laws: Any, before: Any, means: Any, surprises: Any, d
             found.column[:] = ZERO
             found.variance[:] = ZERO
             for n in range(paths):
-                along = means[n, b, t], surprises[n, b, t], driven[n, b, t], up[n, b, t], found.state[n]
-                _pull_path(system, row[t], *along, found)
+                along = (
+                    (means[n, b, t], means[n, b, t + 1]),
+                    surprises[n, b, t],
+                    driven[n, b, t],
+                    up[n, b, t],
+                    found.state[n],
+                )
+                _pull_path(system, links, row[t], *along, found)
             _pull_gain(system, row[t], found)
             _pull_ahead(system, row[t - 1, parts.covariance : parts.end] if t > 0 else before, found)
         for p in range(order):
@@ -245,9 +269,10 @@ class _Density(torch.autograd.Function):
             driven = driven.copy()
             growth = np.empty_like(driven)
             _drive(driven.reshape(-1), growth.reshape(-1))
-        means = np.empty((*driven.shape[:-1], *system.drive.shape), driven.dtype)
+        paths, trials, steps, _ = driven.shape
+        means = np.empty((paths, trials, steps + 1, *system.drive.shape), driven.dtype)
         surprises, found = np.empty_like(driven), np.empty(driven.shape[:-1], driven.dtype)
-        _forward(system, laws, y, driven, means, surprises, found)
+        _forward(system, links_of(system), laws, y, driven, means, surprises, found)
         ctx.kept = system, laws, driven, growth, means, surprises
         return torch.from_numpy(found)
 
@@ -264,11 +289,17 @@ class _Density(torch.autograd.Function):
 
         sums = System(*map(np.zeros_like, system))
         found = _Adjoints(
-            sums, room(len(driven), order), room(square), room(order), room(), room(order, order), room(2 * square + order + 2)
+            sums,
+            room(len(driven), order),
+            room(square),
+            room(order),
+            room(),
+            room(order, order),
+            room(2 * square + order + 2),
         )
         pushed = driven.copy()
         before = system.before_covariance.reshape(square, size)
-        _backward(system, laws, before, means, surprises, pushed, array(grad_outputs[0]), found)
+        _backward(system, links_of(system), laws, before, means, surprises, pushed, array(grad_outputs[0]), found)
         read = torch.from_numpy(pushed if growth is None else pushed * growth)
         return None, None, read, *(torch.from_numpy(getattr(sums, name)).movedim(-1, 0) for name in _GIVEN)
 

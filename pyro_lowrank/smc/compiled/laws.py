@@ -148,3 +148,8 @@ def laws_of(system: System, present: Any) -> Any:
     laws = np.empty((*shared.shape[:2], places.py_func(order).end, size), present.dtype)
     _fill(system, shared, laws, np.empty((order * order + order, size), present.dtype))
     return laws
+
+
+def links_of(system: System) -> Any:
+    """Return rows and columns of the transition in which any feature has anything but zero, `(some) x 2`."""
+    return np.ascontiguousarray(np.argwhere(system.transition.any(-1)))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyro_lowrank.compilation import compiled
-from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO, softplus_and_slope
+from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO, alike, softplus_and_slope
 from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.smc.compiled.laws import add_product, copy_row, places, sandwich, take_product
 from pyro_lowrank.smc.compiled.records import Features
@@ -33,16 +33,22 @@ class ToCome(NamedTuple):
         rates: whether features are driven by rates.
         linear: lambda, `paths x order x D`.
         information: Omega, `order^2 x D`.
-        moved: what particles remember less their mean, `K x order x D`.
+        diagonals: of Omega on and above its own, one after the other, `order (order + 1) / 2 x D`, flat.
+        middle: the mean of what particles remember, `order x D`, flat.
+        slope: at the middle, likewise.
+        moved: what particles remember less their mean, `K x (order * D)`.
         own: what of the log likelihood all paths share, `K`.
         turned: Phi^T, `order x order x D`.
-        work: scratch, `(2 order^2 + 3 order + 3) x D`.
+        work: scratch, `(2 order^2 + 2 order + 3) x D`.
     """
 
     features: Any
     rates: Any
     linear: Any
     information: Any
+    diagonals: Any
+    middle: Any
+    slope: Any
     moved: Any
     own: Any
     turned: Any
@@ -51,7 +57,9 @@ class ToCome(NamedTuple):
 
 def to_come(features: Features, rates: bool, num_paths: int) -> ToCome:
     """Return what is known at the end, where nothing is to come."""
-    particles, order, size = features.past.shape[2:]
+    particles, width = features.past.shape[2:]
+    size = features.y.shape[2]
+    order = width // size
 
     def room(*shape: int) -> Any:
         return np.empty(shape, features.past.dtype)
@@ -62,10 +70,13 @@ def to_come(features: Features, rates: bool, num_paths: int) -> ToCome:
         rates,
         room(num_paths, order, size),
         room(square, size),
-        room(particles, order, size),
+        room(order * (order + 1) // 2 * size),
+        room(width),
+        room(width),
+        room(particles, width),
         room(particles),
         room(order, order, size),
-        room(2 * square + 3 * order + 3, size),
+        room(2 * square + 2 * order + 3, size),
     )
 
 
@@ -83,7 +94,7 @@ def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
     law, order = features.laws[min(b, features.laws.shape[0] - 1), t], linear.shape[0]
     parts, driven, told = places(order), work[0], work[1]
     push, rest, deviation = work[2 : 2 + order], work[2 + order : 2 + 2 * order], work[2 + 2 * order]
-    slope, baseline, weight = features.parameters[0], features.parameters[1], features.parameters[2:]
+    slope, baseline, weight = features.parameters[0], features.parameters[1], features.parameters[2 : 2 + order]
     copy_row(driven, features.offset[b, t])
     for r in range(z.shape[0]):
         for d in range(driven.shape[0]):
@@ -114,7 +125,7 @@ def _inform(later: Any, b: Any, t: Any) -> None:
     """Take in time bin `t`: Omega becomes that of the bin before."""
     features, information, work = later.features, later.information, later.work
     law, order = features.laws[min(b, features.laws.shape[0] - 1), t], later.linear.shape[1]
-    weight, square, kept = features.parameters[2:], order * order, places(order).kept
+    weight, square, kept = features.parameters[2 : 2 + order], order * order, places(order).kept
     found = work[square : 2 * square]
     for p in range(order):
         for q in range(order):
@@ -127,52 +138,66 @@ def _inform(later: Any, b: Any, t: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
+def _lay_out(later: Any) -> None:
+    """Write the diagonals of Omega, and its product with the middle to the scratch `order x D`."""
+    information, place = later.information, 0
+    order, size = later.linear.shape[1:]
+    for apart in range(order):
+        for p in range(order - apart):
+            copy_row(later.diagonals[place : place + size], information[p * order + p + apart])
+            place += size
+    for p in range(order):
+        later.work[p, :] = ZERO
+        for q in range(order):
+            add_product(later.work[p], information[p * order + q], later.middle[q * size : (q + 1) * size])
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
 def look_around(later: Any, b: Any, t: Any) -> None:
     """Weigh the particles of time bin `t` as far as all paths agree, once lambda is that of the bin."""
     _inform(later, b, t + 1)
-    past, moved, information = later.features.past[b, t + 1], later.moved, later.information
-    particles, order, size = moved.shape
-    middle, share = later.work[:order], ZERO * past[0, 0, 0] + past.shape[0]
+    past, moved, middle, diagonals = later.features.past[b, t + 1], later.moved, later.middle, later.diagonals
+    width, size = moved.shape[1], later.linear.shape[2]
     middle[:] = ZERO
-    for k in range(particles):
-        for p in range(order):
-            for d in range(size):
-                middle[p, d] += past[k, p, d]
-    for p in range(order):
-        for d in range(size):
-            middle[p, d] /= share
-    for k in range(particles):
-        total = ZERO * share
-        for p in range(order):
-            for d in range(size):
-                moved[k, p, d] = past[k, p, d] - middle[p, d]
-        for p in range(order):
-            for q in range(p + 1):
-                part = ZERO * share
-                for d in range(size):
-                    part += information[p * order + q, d] * moved[k, p, d] * moved[k, q, d]
-                total += HALF * part if p == q else part
+    for k in range(past.shape[0]):
+        for i in range(width):
+            middle[i] += past[k, i]
+    share = ONE / alike(middle[0], past.shape[0])
+    for i in range(width):
+        middle[i] *= share
+    _lay_out(later)
+    for k in range(past.shape[0]):
+        row, total, place = moved[k], ZERO * middle[0], 0
+        for i in range(width):
+            row[i] = past[k, i] - middle[i]
+        for apart in range(0, width, size):
+            part, diagonal, other = ZERO * total, diagonals[place:], row[apart:]
+            for i in range(width - apart):
+                part += diagonal[i] * row[i] * other[i]
+            total += HALF * part if apart == 0 else part
+            place += width - apart
         later.own[k] = total
-    # The slope of each path is that at the middle of the cloud, so that no digits are lost far from the origin.
-    curved = later.work[order : 2 * order]
-    for p in range(order):
-        curved[p, :] = ZERO
-        for q in range(order):
-            add_product(curved[p], information[p * order + q], middle[q])
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def add_scores(later: Any, path: Any, logits: Any) -> None:
     """Add the log likelihood of the bins after it, along a path, to the log weights of the particles `K`."""
-    linear, moved = later.linear[path], later.moved
+    linear, moved, slope, last = later.linear[path], later.moved, later.slope, logits.shape[0] - 1
     order, size = linear.shape
-    slope, curved = later.work[2 * order : 3 * order], later.work[order : 2 * order]
     for p in range(order):
+        # At the middle of the cloud, so that no digits are lost far from the origin.
+        own = slope[p * size :]
         for d in range(size):
-            slope[p, d] = linear[p, d] - curved[p, d]
-    for k in range(logits.shape[0]):
-        total = ZERO * logits[0]
-        for p in range(order):
-            for d in range(size):
-                total += slope[p, d] * moved[k, p, d]
-        logits[k] += total - later.own[k]
+            own[d] = linear[p, d] - later.work[p, d]
+    for k in range(0, logits.shape[0], 4):
+        # Four at a time read the slope once.
+        k1, k2, k3 = min(k + 1, last), min(k + 2, last), min(k + 3, last)
+        first, second, third, fourth = moved[k], moved[k1], moved[k2], moved[k3]
+        a, b, c, d = later.own[k], later.own[k1], later.own[k2], later.own[k3]
+        a, b, c, d = logits[k] - a, logits[k1] - b, logits[k2] - c, logits[k3] - d
+        for i in range(slope.shape[0]):
+            a += slope[i] * first[i]
+            b += slope[i] * second[i]
+            c += slope[i] * third[i]
+            d += slope[i] * fourth[i]
+        logits[k3], logits[k2], logits[k1], logits[k] = d, c, b, a

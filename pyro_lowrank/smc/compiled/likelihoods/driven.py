@@ -1,7 +1,8 @@
 """The likelihood of features that remember the latents, in compiled loops: a linear system of each, in each particle.
 
 Loops run over features, which are neighbours in what a particle remembers: a particle that goes on takes its row along.
-Rows of the parameters are the slope, the baseline and the weight (as many as the order) of `observations.linear_memory`.
+Rows of the parameters are, of `observations.linear_memory` and with order P, the slope, the baseline, the weight (P),
+the drive (P) and the transition (P * P).
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from torch import Tensor
 
 from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ONE, ZERO, softplus_and_slope
 from pyro_lowrank.dynamics.compiled.arrays import array
-from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.driven import DrivenEmission, RateDrive
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
 from pyro_lowrank.smc.compiled.driven_density import log_densities
 from pyro_lowrank.smc.compiled.lanes import WIDTH, at
-from pyro_lowrank.smc.compiled.laws import System, add_product, laws_of, places, take_product
+from pyro_lowrank.smc.compiled.laws import System, add_product, copy_row, laws_of, links_of, places, take_product
 from pyro_lowrank.smc.compiled.likelihoods.base import as_curver, as_weigher
 from pyro_lowrank.smc.compiled.records import Features
 
@@ -88,14 +88,15 @@ class DrivenLikelihood:
             offset=array(readout.offset(v).expand(y.shape)),
             readout=nothing,
             hinges=nothing,
-            parameters=np.concatenate([system.slope[None], system.baseline[None], system.weight]),
+            parameters=_rows(system.slope, system.baseline, system.weight, system.drive, system.transition),
             aims=array(y.new_zeros(0, 0, 0)),
             y=array(y),
             present=present,
             first=0,
             last=y.shape[-1],
             laws=laws_of(system, present),
-            past=np.zeros((0,) * 5, present.dtype),
+            links=links_of(system),
+            past=np.zeros((0,) * 4, present.dtype),
             ancestors=np.zeros((0,) * 3, np.int64),
         )
 
@@ -108,28 +109,32 @@ class DrivenLikelihood:
             kept: whether it is.
         """
         trials, steps, particles = ancestors.shape
-        before = System.of(self.emission.memory).before_mean
-        past = np.empty((trials, steps + 1 if kept else 2, particles, *before.shape), before.dtype)
+        before = System.of(self.emission.memory).before_mean.reshape(-1)
+        past = np.empty((trials, steps + 1 if kept else 2, particles, before.size), before.dtype)
         past[:, 0] = before
         return features._replace(past=past, ancestors=ancestors)
+
+
+def _rows(*parts: Any) -> Any:
+    """Return arrays `... x D` as rows of one."""
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 @cache
 def _weigh(rates: bool) -> Any:
     def weigh(features: Any, b: Any, t: Any, z: Any, log_weights: Any, rows: Any) -> None:
         """Add the log likelihood of latents `R x K`; the first `2 D` of scratch are drives and surprises."""
-        slots, num_particles, order, size = features.past.shape[1:]
-        law, parts = features.laws[min(b, features.laws.shape[0] - 1), t], places(order)
-        slope, baseline, y, offset = features.parameters[0], features.parameters[1], features.y[b, t], features.offset[b, t]
+        parameters, law = features.parameters, features.laws[min(b, features.laws.shape[0] - 1), t]
+        slots, size, order = features.past.shape[1], parameters.shape[1], features.past.shape[3] // parameters.shape[1]
+        y, offset, gain = features.y[b, t], features.offset[b, t], places(order).gain
         driven, surprise = rows[:size], rows[size : 2 * size]
         constant = ZERO * y[0]
         for d in range(size):
             constant += law[1, d]
-        for k in range(num_particles):
+        for k in range(z.shape[1]):
             before = features.past[b, t % slots, features.ancestors[b, t, k]]
             after = features.past[b, (t + 1) % slots, k]
-            for d in range(size):
-                driven[d] = offset[d]
+            copy_row(driven, offset)
             for r in range(z.shape[0]):
                 height = z[r, k]
                 for d in range(size):
@@ -137,22 +142,22 @@ def _weigh(rates: bool) -> Any:
             if rates:
                 for d in range(size):
                     driven[d], _ = softplus_and_slope(driven[d])
-            for p in range(order):
-                for d in range(size):
-                    after[p, d] = law[parts.entering + p, d] * driven[d]
-                for d in range(size):
-                    after[p, d] += law[parts.gain + p, d] * (y[d] - baseline[d])
-                for q in range(order):
-                    add_product(after[p], law[parts.kept + p * order + q], before[q])
             for d in range(size):
-                surprise[d] = y[d] - baseline[d]
-            take_product(surprise, slope, driven)
+                surprise[d] = y[d] - parameters[1, d] - parameters[0, d] * driven[d]
             for p in range(order):
-                take_product(surprise, features.parameters[2 + p], before[p])
+                take_product(surprise, parameters[2 + p], before[p * size : (p + 1) * size])
             total = ZERO * constant
             for d in range(size):
                 total += surprise[d] * surprise[d] * law[0, d]
             log_weights[k] += constant - HALF * total
+            for p in range(order):
+                state = after[p * size : (p + 1) * size]
+                for d in range(size):
+                    state[d] = parameters[2 + order + p, d] * driven[d] + law[gain + p, d] * surprise[d]
+            for i in range(features.links.shape[0]):
+                p, q = features.links[i, 0], features.links[i, 1]
+                entry = parameters[2 + 2 * order + p * order + q]
+                add_product(after[p * size : (p + 1) * size], entry, before[q * size : (q + 1) * size])
 
     return weigh
 
@@ -165,17 +170,18 @@ def _curve(rates: bool, rank: int, order: int, dtype: Any) -> Any:
         """Add each feature's score to the step, its information to both matrices: rows of `laplace`."""
         slots, law = features.past.shape[1], features.laws[min(b, features.laws.shape[0] - 1), t]
         y, offset, parameters = features.y[b, t], features.offset[b, t], features.parameters
+        size = y.shape[0]
         for lane in range(block.size):
             past = features.past[b, t % slots, features.ancestors[b, t, block.start + lane]]
             z, score, information = nothing, nothing, flat
             for r in range(rank):
                 z = tuple_setitem(z, r, rows[at(r, lane)])
-            for d in range(y.shape[0]):
+            for d in range(size):
                 read, surprise = offset[d], y[d] - parameters[1, d]
                 for r in range(rank):
                     read += features.weight[r, d] * z[r]
                 for p in range(order):
-                    surprise -= parameters[2 + p, d] * past[p, d]
+                    surprise -= parameters[2 + p, d] * past[np.uintp(p * size + d)]
                 driven, growth = read, ONE
                 if rates:
                     driven, growth = softplus_and_slope(read)

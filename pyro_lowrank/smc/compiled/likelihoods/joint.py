@@ -142,6 +142,7 @@ def _of_features(function: Callable[..., None], first: int, last: int) -> Callab
             first,
             last,
             features.laws,
+            features.links,
             features.past,
             features.ancestors,
         )
