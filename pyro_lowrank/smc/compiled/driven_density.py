@@ -37,6 +37,8 @@ from pyro_lowrank.smc.compiled.laws import (
 _GIVEN = System._fields[:-2]
 """What the density depends on: the weight and the slope follow."""
 
+_MATRICES = {"transition", "noise", "before_covariance"}
+
 
 @compiled(fastmath=FAST, allocates=False)
 def _drive(read: Any, growth: Any) -> None:
@@ -84,7 +86,7 @@ def _forward(system: Any, links: Any, laws: Any, y: Any, driven: Any, means: Any
                     add_product(after[p], law[parts.gain + p], surprise)
                 for i in range(links.shape[0]):
                     p, q = links[i, 0], links[i, 1]
-                    add_product(after[p], system.transition[p, q], mean[q])
+                    add_product(after[p], system.transition[p * order + q], mean[q])
 
 
 class _Adjoints(NamedTuple):
@@ -96,7 +98,6 @@ class _Adjoints(NamedTuple):
         covariance: of its covariance, likewise, `order^2 x D`.
         column: of K, then of ahead H, in a bin, `order x D`.
         variance: of S in a bin, `D`.
-        turned: A^T, `order x order x D`.
         work: scratch, `(2 order^2 + order + 2) x D`.
     """
 
@@ -105,7 +106,6 @@ class _Adjoints(NamedTuple):
     covariance: Any
     column: Any
     variance: Any
-    turned: Any
     work: Any
 
 
@@ -149,7 +149,7 @@ def _pull_path(
         take_product(sums.readout[p], told, after[p])
         add_product(sums.readout[p], both, law[gain + p])
         for q in range(order):
-            add_product(sums.transition[p, q], pulled[p], mean[q])
+            add_product(sums.transition[p * order + q], pulled[p], mean[q])
     driven[:] = ZERO
     take_product(driven, told, system.through)
     for p in range(order):
@@ -157,7 +157,7 @@ def _pull_path(
         own[p, :] = ZERO
     for i in range(links.shape[0]):
         p, q = links[i, 0], links[i, 1]
-        add_product(own[q], system.transition[p, q], pulled[p])
+        add_product(own[q], system.transition[p * order + q], pulled[p])
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
@@ -189,26 +189,27 @@ def _pull_gain(system: Any, law: Any, found: Any) -> None:
             for d in range(size):
                 both = column[p, d] * system.readout[q, d] + column[q, d] * system.readout[p, d]
                 own[p * order + q, d] += HALF * both
-                sums.noise[p, q, d] += own[p * order + q, d]
+                sums.noise[p * order + q, d] += own[p * order + q, d]
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def _pull_ahead(system: Any, before: Any, found: Any) -> None:
+def _pull_ahead(system: Any, links: Any, before: Any, found: Any) -> None:
     """Pull the adjoint of ahead back to the covariance before the bin, `order^2 x D`."""
     order, square = system.drive.shape[0], before.shape[0]
     own, moved, product = found.covariance, found.work[:square], found.work[square : 2 * square]
+    moved[:] = ZERO
+    for i in range(links.shape[0]):
+        p, q = links[i, 0], links[i, 1]
+        for j in range(order):
+            # The transition stands on both sides.
+            for _ in range(2):
+                add_product(moved[p * order + j], system.transition[p * order + q], before[q * order + j])
     for i in range(order):
         for j in range(order):
-            moved[i * order + j, :] = ZERO
             for k in range(order):
-                add_product(moved[i * order + j], system.transition[i, k], before[k * order + j])
-    for i in range(order):
-        for j in range(order):
-            for k in range(order):
-                for _ in range(2):
-                    add_product(found.system.transition[i, j], own[i * order + k], moved[k * order + j])
+                add_product(found.system.transition[i * order + j], own[i * order + k], moved[k * order + j])
     product[:] = ZERO
-    sandwich(found.turned, own, product, moved)
+    sandwich(order, system.transition, links, 1, own, product, moved)
     for i in range(square):
         copy_row(own[i], product[i])
 
@@ -227,9 +228,6 @@ def _backward(
     paths, trials, steps = up.shape
     order, size = system.drive.shape
     parts, sums = places(order), found.system
-    for p in range(order):
-        for q in range(order):
-            copy_row(found.turned[p, q], system.transition[q, p])
     for b in range(trials):
         found.state[:] = ZERO
         found.covariance[:] = ZERO
@@ -247,14 +245,14 @@ def _backward(
                 )
                 _pull_path(system, links, row[t], *along, found)
             _pull_gain(system, row[t], found)
-            _pull_ahead(system, row[t - 1, parts.covariance : parts.end] if t > 0 else before, found)
+            _pull_ahead(system, links, row[t - 1, parts.covariance : parts.end] if t > 0 else before, found)
         for p in range(order):
             for n in range(paths):
                 for d in range(size):
                     sums.before_mean[p, d] += found.state[n, p, d]
             for q in range(order):
                 for d in range(size):
-                    sums.before_covariance[p, q, d] += found.covariance[p * order + q, d]
+                    sums.before_covariance[p * order + q, d] += found.covariance[p * order + q, d]
 
 
 class _Density(torch.autograd.Function):
@@ -288,20 +286,14 @@ class _Density(torch.autograd.Function):
             return np.empty((*shape, size), driven.dtype)
 
         sums = System(*map(np.zeros_like, system))
-        found = _Adjoints(
-            sums,
-            room(len(driven), order),
-            room(square),
-            room(order),
-            room(),
-            room(order, order),
-            room(2 * square + order + 2),
-        )
-        pushed = driven.copy()
-        before = system.before_covariance.reshape(square, size)
-        _backward(system, links_of(system), laws, before, means, surprises, pushed, array(grad_outputs[0]), found)
+        state, work = room(len(driven), order), room(2 * square + order + 2)
+        found, pushed = _Adjoints(sums, state, room(square), room(order), room(), work), driven.copy()
+        known = links_of(system), laws, system.before_covariance, means, surprises
+        _backward(system, *known, pushed, array(grad_outputs[0]), found)
         read = torch.from_numpy(pushed if growth is None else pushed * growth)
-        return None, None, read, *(torch.from_numpy(getattr(sums, name)).movedim(-1, 0) for name in _GIVEN)
+        given = {name: torch.from_numpy(getattr(sums, name)).movedim(-1, 0) for name in _GIVEN}
+        given |= {name: given[name].unflatten(-1, (order, order)) for name in _MATRICES}
+        return None, None, read, *given.values()
 
 
 def log_densities(emission: DrivenEmission, seen: Observed, read: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ r"""The linear system of each feature in compiled loops: how time bins are taken
 The letters are those of `observations.linear_memory`; the features are the last dim, so that loops run over neighbours.
 Rows of the laws of a time bin, of order P, are
 
-    1 / S or zero where missing, -log(2 pi S) / 2 or zero, K (P), c (P), Phi (P * P), ahead (P * P), covariance (P * P)
+    1 / S or zero where missing, -log(2 pi S) / 2 or zero, K (P), ahead (P * P), covariance (P * P)
 
 with the variance S of the observation given the past and the latents.
 """
@@ -24,7 +24,7 @@ _LOG_2_PI = 1.8378770664093453
 
 
 class System(NamedTuple):
-    """A `LinearMemory`: its arrays by their names there, matrices `order x order x D`, vectors `order x D`."""
+    """A `LinearMemory`: its arrays by their names there, matrices `order^2 x D` row by row, vectors `order x D`."""
 
     transition: Any
     drive: Any
@@ -41,15 +41,14 @@ class System(NamedTuple):
     @classmethod
     def of(cls, memory: LinearMemory) -> System:
         """Return the arrays of a linear system."""
-        return cls(*(array(getattr(memory, name).movedim(0, -1)) for name in cls._fields))
+        given = (getattr(memory, name).movedim(0, -1) for name in cls._fields)
+        return cls(*(array(each.flatten(0, 1) if each.dim() == 3 else each) for each in given))
 
 
 class Places(NamedTuple):
     """The first rows of each part of a time bin's laws."""
 
     gain: Any
-    entering: Any
-    kept: Any
     ahead: Any
     covariance: Any
     end: Any
@@ -58,9 +57,8 @@ class Places(NamedTuple):
 @compiled(inline=True, allocates=False, inner=True)
 def places(order: Any) -> Any:
     """Return where the parts of a law are, of a system of an order."""
-    square = order * order
-    kept = 2 + 2 * order
-    return Places(2, 2 + order, kept, kept + square, kept + 2 * square, kept + 3 * square)
+    ahead = 2 + order
+    return Places(2, ahead, ahead + order * order, ahead + 2 * order * order)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
@@ -86,38 +84,52 @@ def take_product(total: Any, a: Any, b: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def sandwich(matrix: Any, inner: Any, outer: Any, work: Any) -> None:
-    """Add M X M^T to a matrix of each feature, for a symmetric X; all lie row by row in `order^2 x D`."""
-    order = matrix.shape[0]
-    for i in range(order):
+def sandwich(order: Any, matrix: Any, links: Any, turned: Any, inner: Any, outer: Any, work: Any) -> None:
+    """Add M X M^T, or M^T X M where turned, to a symmetric matrix of each feature, for a symmetric X.
+
+    Args:
+        order: of the matrices.
+        matrix: M, `order^2 x D`, as all others, row by row.
+        links: row and column of what of it is not zero, `(some) x 2`.
+        turned: 1 or 0.
+        inner: X.
+        outer: added to.
+        work: scratch.
+    """
+    side = 1 if turned else 0
+    work[:] = ZERO
+    for i in range(links.shape[0]):
+        row, column = links[i, side], links[i, 1 - side]
+        entry = matrix[links[i, 0] * order + links[i, 1]]
         for j in range(order):
-            work[i * order + j, :] = ZERO
-            for k in range(order):
-                add_product(work[i * order + j], matrix[i, k], inner[k * order + j])
+            add_product(work[row * order + j], entry, inner[column * order + j])
+    for i in range(links.shape[0]):
+        row, column = links[i, side], links[i, 1 - side]
+        entry = matrix[links[i, 0] * order + links[i, 1]]
+        for j in range(row, order):
+            add_product(outer[j * order + row], entry, work[j * order + column])
     for i in range(order):
-        for j in range(i + 1):
-            for k in range(order):
-                add_product(outer[i * order + j], work[i * order + k], matrix[j, k])
+        for j in range(i):
             copy_row(outer[j * order + i], outer[i * order + j])
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _fill(system: Any, present: Any, laws: Any, work: Any) -> None:
+def _fill(system: Any, links: Any, present: Any, laws: Any, work: Any) -> None:
     """Write the laws `B x T x rows x D` of recordings; scratch is `(order^2 + order) x D`."""
     order = system.drive.shape[0]
-    at = places(order)
+    square, at = order * order, places(order)
     for b in range(laws.shape[0]):
         for t in range(laws.shape[1]):
-            law, column = laws[b, t], work[order * order :]
+            law, column = laws[b, t], work[square:]
             ahead, after = law[at.ahead : at.covariance], law[at.covariance : at.end]
-            for i in range(order):
-                column[i, :] = ZERO
-                for j in range(order):
-                    copy_row(ahead[i * order + j], system.noise[i, j])
-                    copy_row(after[i * order + j], system.before_covariance[i, j])
-            sandwich(system.transition, after if t == 0 else laws[b, t - 1, at.covariance : at.end], ahead, work)
+            for i in range(square):
+                copy_row(ahead[i], system.noise[i])
+                copy_row(after[i], system.before_covariance[i])
+            before = after if t == 0 else laws[b, t - 1, at.covariance : at.end]
+            sandwich(order, system.transition, links, 0, before, ahead, work[:square])
             copy_row(law[0], system.variance)
             for i in range(order):
+                column[i, :] = ZERO
                 for j in range(order):
                     add_product(column[i], ahead[i * order + j], system.readout[j])
                 add_product(law[0], column[i], system.readout[i])
@@ -126,16 +138,11 @@ def _fill(system: Any, present: Any, laws: Any, work: Any) -> None:
                 law[0, d] = present[b, t, d] / variance
                 law[1, d] = -HALF * present[b, t, d] * (log(variance) + alike(variance, _LOG_2_PI))
             for i in range(order):
-                gain = law[at.gain + i]
-                for d in range(law.shape[1]):
-                    gain[d] = column[i, d] * law[0, d]
-                copy_row(law[at.entering + i], system.drive[i])
-                take_product(law[at.entering + i], gain, system.slope)
+                law[at.gain + i, :] = ZERO
+                add_product(law[at.gain + i], column[i], law[0])
                 for j in range(order):
-                    copy_row(law[at.kept + i * order + j], system.transition[i, j])
-                    take_product(law[at.kept + i * order + j], gain, system.weight[j])
                     copy_row(after[i * order + j], ahead[i * order + j])
-                    take_product(after[i * order + j], gain, column[j])
+                    take_product(after[i * order + j], law[at.gain + i], column[j])
 
 
 def laws_of(system: System, present: Any) -> Any:
@@ -145,11 +152,12 @@ def laws_of(system: System, present: Any) -> Any:
     """
     order, size = system.drive.shape
     shared = present[:1] if present.all() else present
-    laws = np.empty((*shared.shape[:2], places.py_func(order).end, size), present.dtype)
-    _fill(system, shared, laws, np.empty((order * order + order, size), present.dtype))
+    laws = np.empty((*shared.shape[:2], 2 + order + 2 * order * order, size), present.dtype)
+    _fill(system, links_of(system), shared, laws, np.empty((order * order + order, size), present.dtype))
     return laws
 
 
 def links_of(system: System) -> Any:
     """Return rows and columns of the transition in which any feature has anything but zero, `(some) x 2`."""
-    return np.ascontiguousarray(np.argwhere(system.transition.any(-1)))
+    order = len(system.drive)
+    return np.ascontiguousarray(np.argwhere(system.transition.any(-1).reshape(order, order)))

@@ -4,10 +4,10 @@ Given the later part of a path, the log likelihood of the bins after one is quad
 
     lambda . m - m . Omega m / 2,
 
-and with the law of the bin after it (see `laws`), w the weight and x what drives features there,
+and with the law of the bin after it (see `laws`), w the weight, x what drives features there and e = y - b - d x,
 
-    Omega = w w^T / S + Phi^T Omega' Phi,
-    lambda = w (y - b - d x) / S + Phi^T (lambda' - Omega' (c x + K (y - b))).
+    Omega = w w^T / S + Phi^T Omega' Phi,    Phi = A - K w^T,
+    lambda = w e / S + Phi^T (lambda' - Omega' (B x + K e)).
 
 As Omega does not depend on the path, one serves them all.
 """
@@ -38,7 +38,6 @@ class ToCome(NamedTuple):
         slope: at the middle, likewise.
         moved: what particles remember less their mean, `K x (order * D)`.
         own: what of the log likelihood all paths share, `K`.
-        turned: Phi^T, `order x order x D`.
         work: scratch, `(2 order^2 + 2 order + 3) x D`.
     """
 
@@ -51,7 +50,6 @@ class ToCome(NamedTuple):
     slope: Any
     moved: Any
     own: Any
-    turned: Any
     work: Any
 
 
@@ -75,7 +73,6 @@ def to_come(features: Features, rates: bool, num_paths: int) -> ToCome:
         room(width),
         room(particles, width),
         room(particles),
-        room(order, order, size),
         room(2 * square + 2 * order + 3, size),
     )
 
@@ -90,11 +87,10 @@ def forget(later: Any) -> None:
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
     """Take in time bin `t` with the latents of a path there: lambda becomes that of the bin before."""
-    features, linear, work = later.features, later.linear[path], later.work
-    law, order = features.laws[min(b, features.laws.shape[0] - 1), t], linear.shape[0]
-    parts, driven, told = places(order), work[0], work[1]
-    push, rest, deviation = work[2 : 2 + order], work[2 + order : 2 + 2 * order], work[2 + 2 * order]
-    slope, baseline, weight = features.parameters[0], features.parameters[1], features.parameters[2 : 2 + order]
+    features, linear, work, parameters = later.features, later.linear[path], later.work, later.features.parameters
+    law, order, links = features.laws[min(b, features.laws.shape[0] - 1), t], linear.shape[0], features.links
+    gain, driven, surprise, told = places(order).gain, work[0], work[1], work[2]
+    push, rest = work[3 : 3 + order], work[3 + order : 3 + 2 * order]
     copy_row(driven, features.offset[b, t])
     for r in range(z.shape[0]):
         for d in range(driven.shape[0]):
@@ -103,36 +99,53 @@ def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
         for d in range(driven.shape[0]):
             driven[d], _ = softplus_and_slope(driven[d])
     for d in range(driven.shape[0]):
-        deviation[d] = features.y[b, t, d] - baseline[d]
-        told[d] = (deviation[d] - slope[d] * driven[d]) * law[0, d]
+        surprise[d] = features.y[b, t, d] - parameters[1, d] - parameters[0, d] * driven[d]
+        told[d] = surprise[d] * law[0, d]
     for p in range(order):
         push[p, :] = ZERO
-        add_product(push[p], law[parts.entering + p], driven)
-        add_product(push[p], law[parts.gain + p], deviation)
+        add_product(push[p], parameters[2 + order + p], driven)
+        add_product(push[p], law[gain + p], surprise)
     for p in range(order):
         copy_row(rest[p], linear[p])
         for q in range(order):
             take_product(rest[p], later.information[p * order + q], push[q])
+        take_product(told, law[gain + p], rest[p])
     for p in range(order):
         linear[p, :] = ZERO
-        add_product(linear[p], weight[p], told)
-        for q in range(order):
-            add_product(linear[p], law[parts.kept + q * order + p], rest[q])
+        add_product(linear[p], parameters[2 + p], told)
+    for i in range(links.shape[0]):
+        p, q = links[i, 0], links[i, 1]
+        add_product(linear[q], parameters[2 + 2 * order + p * order + q], rest[p])
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def _inform(later: Any, b: Any, t: Any) -> None:
     """Take in time bin `t`: Omega becomes that of the bin before."""
-    features, information, work = later.features, later.information, later.work
-    law, order = features.laws[min(b, features.laws.shape[0] - 1), t], later.linear.shape[1]
-    weight, square, kept = features.parameters[2 : 2 + order], order * order, places(order).kept
-    found = work[square : 2 * square]
+    features, information, work, order = later.features, later.information, later.work, later.linear.shape[1]
+    law, links = features.laws[min(b, features.laws.shape[0] - 1), t], features.links
+    square, gain, weight = order * order, places(order).gain, features.parameters[2 : 2 + order]
+    transition = features.parameters[2 + 2 * order :]
+    found, seen, across = work[:square], work[2 * square : 2 * square + order], work[2 * square + order :]
+    # Omega K, then A^T of it; and what the weight's square counts.
+    told = work[2 * square + 2 * order]
+    copy_row(told, law[0])
     for p in range(order):
+        seen[p, :] = ZERO
+        across[p, :] = ZERO
         for q in range(order):
-            copy_row(later.turned[p, q], law[kept + q * order + p])
-            for d in range(law.shape[1]):
-                found[p * order + q, d] = weight[p, d] * weight[q, d] * law[0, d]
-    sandwich(later.turned, information, found, work[:square])
+            add_product(seen[p], information[p * order + q], law[gain + q])
+        add_product(told, seen[p], law[gain + p])
+    for i in range(links.shape[0]):
+        p, q = links[i, 0], links[i, 1]
+        add_product(across[q], transition[p * order + q], seen[p])
+    for p in range(order):
+        for q in range(p + 1):
+            row = found[p * order + q]
+            for d in range(row.shape[0]):
+                row[d] = told[d] * weight[p, d] * weight[q, d]
+            take_product(row, across[p], weight[q])
+            take_product(row, across[q], weight[p])
+    sandwich(order, transition, links, 1, information, found, work[square : 2 * square])
     for i in range(square):
         copy_row(information[i], found[i])
 
