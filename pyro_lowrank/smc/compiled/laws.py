@@ -24,7 +24,7 @@ _LOG_2_PI = 1.8378770664093453
 
 
 class System(NamedTuple):
-    """A `LinearMemory`: its arrays by their names there, matrices `order^2 x D` row by row, vectors `order x D`."""
+    """A `LinearMemory`: its arrays by their names there, rows of `order^2 x D`, `order x D` or `1 x D`."""
 
     transition: Any
     drive: Any
@@ -41,8 +41,8 @@ class System(NamedTuple):
     @classmethod
     def of(cls, memory: LinearMemory) -> System:
         """Return the arrays of a linear system."""
-        given = (getattr(memory, name).movedim(0, -1) for name in cls._fields)
-        return cls(*(array(each.flatten(0, 1) if each.dim() == 3 else each) for each in given))
+        given = (getattr(memory, name) for name in cls._fields)
+        return cls(*(array(each.reshape(len(each), -1).mT) for each in given))
 
 
 class Places(NamedTuple):
@@ -61,56 +61,60 @@ def places(order: Any) -> Any:
     return Places(2, ahead, ahead + order * order, ahead + 2 * order * order)
 
 
-@compiled(fastmath=FAST, allocates=False, inner=True)
-def copy_row(to: Any, row: Any) -> None:
-    """Write a row to another."""
-    # An assignment of a slice would make an array.
-    for d in range(to.shape[0]):
-        to[d] = row[d]
+# Arrays with the number of a row in place of the row: slices take four times as long to compile.
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def add_product(total: Any, a: Any, b: Any) -> None:
-    """Add the products of two rows."""
-    for d in range(total.shape[0]):
-        total[d] += a[d] * b[d]
+def copy_row(to: Any, i: Any, rows: Any, j: Any) -> None:
+    """Write a row to another, `(some) x D` both."""
+    for d in range(to.shape[1]):
+        to[i, d] = rows[j, d]
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def take_product(total: Any, a: Any, b: Any) -> None:
-    """Subtract the products of two rows."""
-    for d in range(total.shape[0]):
-        total[d] -= a[d] * b[d]
+def add_product(total: Any, i: Any, a: Any, j: Any, b: Any, k: Any) -> None:
+    """Add the product of two rows to a third."""
+    for d in range(total.shape[1]):
+        total[i, d] += a[j, d] * b[k, d]
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def sandwich(order: Any, matrix: Any, links: Any, turned: Any, inner: Any, outer: Any, work: Any) -> None:
+def take_product(total: Any, i: Any, a: Any, j: Any, b: Any, k: Any) -> None:
+    """Subtract the product of two rows from a third."""
+    for d in range(total.shape[1]):
+        total[i, d] -= a[j, d] * b[k, d]
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def sandwich(
+    order: Any, matrix: Any, links: Any, turned: Any, inner: Any, at: Any, outer: Any, to: Any, work: Any
+) -> None:
     """Add M X M^T, or M^T X M where turned, to a symmetric matrix of each feature, for a symmetric X.
 
     Args:
         order: of the matrices.
-        matrix: M, `order^2 x D`, as all others, row by row.
+        matrix: M, `order^2 x D`, row by row, as X and what is added to are.
         links: row and column of what of it is not zero, `(some) x 2`.
         turned: 1 or 0.
-        inner: X.
+        inner: holds X.
+        at: its first row there.
         outer: added to.
-        work: scratch.
+        to: the first row there.
+        work: scratch, at least `order^2 x D`.
     """
     side = 1 if turned else 0
-    work[:] = ZERO
+    work[: order * order] = ZERO
     for i in range(links.shape[0]):
-        row, column = links[i, side], links[i, 1 - side]
-        entry = matrix[links[i, 0] * order + links[i, 1]]
+        row, column, entry = links[i, side], links[i, 1 - side], links[i, 0] * order + links[i, 1]
         for j in range(order):
-            add_product(work[row * order + j], entry, inner[column * order + j])
+            add_product(work, row * order + j, matrix, entry, inner, at + column * order + j)
     for i in range(links.shape[0]):
-        row, column = links[i, side], links[i, 1 - side]
-        entry = matrix[links[i, 0] * order + links[i, 1]]
+        row, column, entry = links[i, side], links[i, 1 - side], links[i, 0] * order + links[i, 1]
         for j in range(row, order):
-            add_product(outer[j * order + row], entry, work[j * order + column])
+            add_product(outer, to + j * order + row, matrix, entry, work, j * order + column)
     for i in range(order):
         for j in range(i):
-            copy_row(outer[j * order + i], outer[i * order + j])
+            copy_row(outer, to + j * order + i, outer, to + i * order + j)
 
 
 @compiled(fastmath=FAST, allocates=False)
@@ -120,29 +124,28 @@ def _fill(system: Any, links: Any, present: Any, laws: Any, work: Any) -> None:
     square, at = order * order, places(order)
     for b in range(laws.shape[0]):
         for t in range(laws.shape[1]):
-            law, column = laws[b, t], work[square:]
-            ahead, after = law[at.ahead : at.covariance], law[at.covariance : at.end]
+            law, last = laws[b, t], laws[b, max(t - 1, 0)]
             for i in range(square):
-                copy_row(ahead[i], system.noise[i])
-                copy_row(after[i], system.before_covariance[i])
-            before = after if t == 0 else laws[b, t - 1, at.covariance : at.end]
-            sandwich(order, system.transition, links, 0, before, ahead, work[:square])
-            copy_row(law[0], system.variance)
+                copy_row(law, at.ahead + i, system.noise, i)
+                if t == 0:
+                    copy_row(law, at.covariance + i, system.before_covariance, i)
+            sandwich(order, system.transition, links, 0, last, at.covariance, law, at.ahead, work)
+            copy_row(law, 0, system.variance, 0)
             for i in range(order):
-                column[i, :] = ZERO
+                work[square + i, :] = ZERO
                 for j in range(order):
-                    add_product(column[i], ahead[i * order + j], system.readout[j])
-                add_product(law[0], column[i], system.readout[i])
+                    add_product(work, square + i, law, at.ahead + i * order + j, system.readout, j)
+                add_product(law, 0, work, square + i, system.readout, i)
             for d in range(law.shape[1]):
                 variance = law[0, d]
                 law[0, d] = present[b, t, d] / variance
                 law[1, d] = -HALF * present[b, t, d] * (log(variance) + alike(variance, _LOG_2_PI))
             for i in range(order):
                 law[at.gain + i, :] = ZERO
-                add_product(law[at.gain + i], column[i], law[0])
+                add_product(law, at.gain + i, work, square + i, law, 0)
                 for j in range(order):
-                    copy_row(after[i * order + j], ahead[i * order + j])
-                    take_product(after[i * order + j], law[at.gain + i], column[j])
+                    copy_row(law, at.covariance + i * order + j, law, at.ahead + i * order + j)
+                    take_product(law, at.covariance + i * order + j, law, at.gain + i, work, square + j)
 
 
 def laws_of(system: System, present: Any) -> Any:

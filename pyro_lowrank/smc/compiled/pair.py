@@ -59,7 +59,9 @@ class CompiledPair:
             self.seeing = proposal.seeing
         self.likelihood: AnyLikelihood | None = None
         self.proposal = compiled_form(self.seeing, transition, self._likelihood())
-        if self.proposal.weighs_data and isinstance(proposal, ForwardProposal):
+        looks = self.proposal.weighs_data or self.proposal.needs_curvature
+        if looks and isinstance(proposal, ForwardProposal):
+            # The likelihood would show it what is to be hidden.
             raise NoCompiledForm(f"ForwardPrediction of a {type(self.seeing).__name__} has no compiled form")
         if not self.proposal.weighs_data:
             self.likelihood = likelihood_of_emission(pair.emission)

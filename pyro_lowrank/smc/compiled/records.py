@@ -49,7 +49,7 @@ class Features(NamedTuple):
         last: the one after the last.
         laws: how each bin is taken in where features remember the latents, see `laws.fill_laws`; nothing elsewhere.
         links: row and column of what in the transition of what is remembered is not zero, `(some) x 2`.
-        past: what particles remember, `B x slots x K x (order * D)`: before time bin t in slot t, counted round.
+        past: what particles remember, `B x slots x K x order x D`: before time bin t in slot t, counted round.
         ancestors: where particles find what theirs remember, `B x T x K`.
     """
 
@@ -148,11 +148,11 @@ class Signatures(NamedTuple):
     @cache
     def of(cls, dtype: Any) -> Signatures:
         """Return them for one of numpy's types of numbers."""
-        vector, matrix, cube, four = (floats(dtype, dims) for dims in (1, 2, 3, 4))
+        vector, matrix, cube, four, five = (floats(dtype, dims) for dims in (1, 2, 3, 4, 5))
         index, indices = (types.Array(types.int64, dims, "C", aligned=True) for dims in (2, 3))
         tables = types.NamedTuple((four, matrix, four, cube, index), Tables)
         ends = types.int64, types.int64
-        remembered = four, index, four, indices
+        remembered = four, index, five, indices
         features = types.NamedTuple(
             (matrix, cube, matrix, matrix, matrix, cube, cube, cube, *ends, *remembered), Features
         )

@@ -262,8 +262,7 @@ def _history(records: _Records, store: bool, *, allow_dead: bool) -> FilterHisto
     if past.numel():
         slots, steps = past.shape[1], len(z)
         # Time in front, then particles, trials, features and their order.
-        order = past.shape[3] // records.features.y.shape[2]
-        remembered = past.unflatten(3, (order, -1)).permute(1, 2, 0, 4, 3)
+        remembered = past.permute(1, 2, 0, 4, 3)
         states[REMEMBERED], last[REMEMBERED] = remembered[1:], remembered[steps % slots]
     return FilterHistory(
         last=_particles(out, -1, last),

@@ -34,8 +34,8 @@ class ToCome(NamedTuple):
         linear: lambda, `paths x order x D`.
         information: Omega, `order^2 x D`.
         diagonals: of Omega on and above its own, one after the other, `order (order + 1) / 2 x D`, flat.
-        middle: the mean of what particles remember, `order x D`, flat.
-        slope: at the middle, likewise.
+        middle: the mean of what particles remember, `order x D`.
+        slope: at the middle, likewise, flat.
         moved: what particles remember less their mean, `K x (order * D)`.
         own: what of the log likelihood all paths share, `K`.
         work: scratch, `(2 order^2 + 2 order + 3) x D`.
@@ -55,9 +55,7 @@ class ToCome(NamedTuple):
 
 def to_come(features: Features, rates: bool, num_paths: int) -> ToCome:
     """Return what is known at the end, where nothing is to come."""
-    particles, width = features.past.shape[2:]
-    size = features.y.shape[2]
-    order = width // size
+    particles, order, size = features.past.shape[2:]
 
     def room(*shape: int) -> Any:
         return np.empty(shape, features.past.dtype)
@@ -69,9 +67,9 @@ def to_come(features: Features, rates: bool, num_paths: int) -> ToCome:
         room(num_paths, order, size),
         room(square, size),
         room(order * (order + 1) // 2 * size),
-        room(width),
-        room(width),
-        room(particles, width),
+        room(order, size),
+        room(order * size),
+        room(particles, order * size),
         room(particles),
         room(2 * square + 2 * order + 3, size),
     )
@@ -89,80 +87,82 @@ def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
     """Take in time bin `t` with the latents of a path there: lambda becomes that of the bin before."""
     features, linear, work, parameters = later.features, later.linear[path], later.work, later.features.parameters
     law, order, links = features.laws[min(b, features.laws.shape[0] - 1), t], linear.shape[0], features.links
-    gain, driven, surprise, told = places(order).gain, work[0], work[1], work[2]
-    push, rest = work[3 : 3 + order], work[3 + order : 3 + 2 * order]
-    copy_row(driven, features.offset[b, t])
+    gain, offset, y = places(order).gain, features.offset[b, t], features.y[b, t]
+    # Rows of the scratch: what drives, the surprise, what it says, then the push and what is left of lambda.
+    push, rest = 3, 3 + order
+    for d in range(y.shape[0]):
+        work[0, d] = offset[d]
     for r in range(z.shape[0]):
-        for d in range(driven.shape[0]):
-            driven[d] += features.weight[r, d] * z[r]
+        for d in range(y.shape[0]):
+            work[0, d] += features.weight[r, d] * z[r]
     if later.rates:
-        for d in range(driven.shape[0]):
-            driven[d], _ = softplus_and_slope(driven[d])
-    for d in range(driven.shape[0]):
-        surprise[d] = features.y[b, t, d] - parameters[1, d] - parameters[0, d] * driven[d]
-        told[d] = surprise[d] * law[0, d]
+        for d in range(y.shape[0]):
+            work[0, d], _ = softplus_and_slope(work[0, d])
+    for d in range(y.shape[0]):
+        work[1, d] = y[d] - parameters[1, d] - parameters[0, d] * work[0, d]
+        work[2, d] = work[1, d] * law[0, d]
     for p in range(order):
-        push[p, :] = ZERO
-        add_product(push[p], parameters[2 + order + p], driven)
-        add_product(push[p], law[gain + p], surprise)
+        work[push + p, :] = ZERO
+        add_product(work, push + p, parameters, 2 + order + p, work, 0)
+        add_product(work, push + p, law, gain + p, work, 1)
     for p in range(order):
-        copy_row(rest[p], linear[p])
+        copy_row(work, rest + p, linear, p)
         for q in range(order):
-            take_product(rest[p], later.information[p * order + q], push[q])
-        take_product(told, law[gain + p], rest[p])
+            take_product(work, rest + p, later.information, p * order + q, work, push + q)
+        take_product(work, 2, law, gain + p, work, rest + p)
     for p in range(order):
         linear[p, :] = ZERO
-        add_product(linear[p], parameters[2 + p], told)
+        add_product(linear, p, parameters, 2 + p, work, 2)
     for i in range(links.shape[0]):
         p, q = links[i, 0], links[i, 1]
-        add_product(linear[q], parameters[2 + 2 * order + p * order + q], rest[p])
+        add_product(linear, q, parameters, 2 + 2 * order + p * order + q, work, rest + p)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def _inform(later: Any, b: Any, t: Any) -> None:
     """Take in time bin `t`: Omega becomes that of the bin before."""
     features, information, work, order = later.features, later.information, later.work, later.linear.shape[1]
-    law, links = features.laws[min(b, features.laws.shape[0] - 1), t], features.links
-    square, gain, weight = order * order, places(order).gain, features.parameters[2 : 2 + order]
-    transition = features.parameters[2 + 2 * order :]
-    found, seen, across = work[:square], work[2 * square : 2 * square + order], work[2 * square + order :]
-    # Omega K, then A^T of it; and what the weight's square counts.
-    told = work[2 * square + 2 * order]
-    copy_row(told, law[0])
+    law, links, parameters = features.laws[min(b, features.laws.shape[0] - 1), t], features.links, features.parameters
+    square, gain = order * order, places(order).gain
+    # Rows of the scratch beside two matrices: Omega K, then A^T of it; and what the weight's square counts.
+    seen, across, told = 2 * square, 2 * square + order, 2 * square + 2 * order
+    copy_row(work, told, law, 0)
     for p in range(order):
-        seen[p, :] = ZERO
-        across[p, :] = ZERO
+        work[seen + p, :] = ZERO
+        work[across + p, :] = ZERO
         for q in range(order):
-            add_product(seen[p], information[p * order + q], law[gain + q])
-        add_product(told, seen[p], law[gain + p])
+            add_product(work, seen + p, information, p * order + q, law, gain + q)
+        add_product(work, told, work, seen + p, law, gain + p)
     for i in range(links.shape[0]):
         p, q = links[i, 0], links[i, 1]
-        add_product(across[q], transition[p * order + q], seen[p])
+        add_product(work, across + q, parameters, 2 + 2 * order + p * order + q, work, seen + p)
     for p in range(order):
         for q in range(p + 1):
-            row = found[p * order + q]
-            for d in range(row.shape[0]):
-                row[d] = told[d] * weight[p, d] * weight[q, d]
-            take_product(row, across[p], weight[q])
-            take_product(row, across[q], weight[p])
-    sandwich(order, transition, links, 1, information, found, work[square : 2 * square])
+            row = square + p * order + q
+            for d in range(work.shape[1]):
+                work[row, d] = work[told, d] * parameters[2 + p, d] * parameters[2 + q, d]
+            take_product(work, row, work, across + p, parameters, 2 + q)
+            take_product(work, row, work, across + q, parameters, 2 + p)
+    sandwich(order, parameters[2 + 2 * order :], links, 1, information, 0, work, square, work)
     for i in range(square):
-        copy_row(information[i], found[i])
+        copy_row(information, i, work, square + i)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def _lay_out(later: Any) -> None:
     """Write the diagonals of Omega, and its product with the middle to the scratch `order x D`."""
-    information, place = later.information, 0
+    information, diagonals, place = later.information, later.diagonals, 0
     order, size = later.linear.shape[1:]
     for apart in range(order):
         for p in range(order - apart):
-            copy_row(later.diagonals[place : place + size], information[p * order + p + apart])
+            row = p * order + p + apart
+            for d in range(size):
+                diagonals[np.uintp(place + d)] = information[row, d]
             place += size
     for p in range(order):
         later.work[p, :] = ZERO
         for q in range(order):
-            add_product(later.work[p], information[p * order + q], later.middle[q * size : (q + 1) * size])
+            add_product(later.work, p, information, p * order + q, later.middle, q)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
@@ -170,25 +170,25 @@ def look_around(later: Any, b: Any, t: Any) -> None:
     """Weigh the particles of time bin `t` as far as all paths agree, once lambda is that of the bin."""
     _inform(later, b, t + 1)
     past, moved, middle, diagonals = later.features.past[b, t + 1], later.moved, later.middle, later.diagonals
-    width, size = moved.shape[1], later.linear.shape[2]
-    middle[:] = ZERO
-    for k in range(past.shape[0]):
-        for i in range(width):
-            middle[i] += past[k, i]
-    share = ONE / alike(middle[0], past.shape[0])
-    for i in range(width):
-        middle[i] *= share
+    particles, order, size = past.shape
+    share = ONE / alike(middle[0, 0], particles)
+    for p in range(order):
+        middle[p, :] = ZERO
+        for k in range(particles):
+            for d in range(size):
+                middle[p, d] += past[k, p, d] * share
     _lay_out(later)
-    for k in range(past.shape[0]):
-        row, total, place = moved[k], ZERO * middle[0], 0
-        for i in range(width):
-            row[i] = past[k, i] - middle[i]
-        for apart in range(0, width, size):
-            part, diagonal, other = ZERO * total, diagonals[place:], row[apart:]
-            for i in range(width - apart):
-                part += diagonal[i] * row[i] * other[i]
+    for k in range(particles):
+        total, place = ZERO * share, 0
+        for p in range(order):
+            for d in range(size):
+                moved[k, np.uintp(p * size + d)] = past[k, p, d] - middle[p, d]
+        for apart in range(order):
+            part, reach = ZERO * share, apart * size
+            for i in range(moved.shape[1] - reach):
+                part += diagonals[np.uintp(place + i)] * moved[k, i] * moved[k, np.uintp(reach + i)]
             total += HALF * part if apart == 0 else part
-            place += width - apart
+            place += moved.shape[1] - reach
         later.own[k] = total
 
 
@@ -198,19 +198,17 @@ def add_scores(later: Any, path: Any, logits: Any) -> None:
     linear, moved, slope, last = later.linear[path], later.moved, later.slope, logits.shape[0] - 1
     order, size = linear.shape
     for p in range(order):
-        # At the middle of the cloud, so that no digits are lost far from the origin.
-        own = slope[p * size :]
         for d in range(size):
-            own[d] = linear[p, d] - later.work[p, d]
+            # At the middle of the cloud, so that no digits are lost far from the origin.
+            slope[np.uintp(p * size + d)] = linear[p, d] - later.work[p, d]
     for k in range(0, logits.shape[0], 4):
         # Four at a time read the slope once.
         k1, k2, k3 = min(k + 1, last), min(k + 2, last), min(k + 3, last)
-        first, second, third, fourth = moved[k], moved[k1], moved[k2], moved[k3]
         a, b, c, d = later.own[k], later.own[k1], later.own[k2], later.own[k3]
         a, b, c, d = logits[k] - a, logits[k1] - b, logits[k2] - c, logits[k3] - d
         for i in range(slope.shape[0]):
-            a += slope[i] * first[i]
-            b += slope[i] * second[i]
-            c += slope[i] * third[i]
-            d += slope[i] * fourth[i]
+            a += slope[i] * moved[k, i]
+            b += slope[i] * moved[k1, i]
+            c += slope[i] * moved[k2, i]
+            d += slope[i] * moved[k3, i]
         logits[k3], logits[k2], logits[k1], logits[k] = d, c, b, a

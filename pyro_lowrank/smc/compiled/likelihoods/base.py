@@ -267,7 +267,7 @@ def nothing_remembered(like: Tensor) -> dict[str, Any]:
     return {
         "laws": np.zeros((0,) * 4, dtype),
         "links": np.zeros((0, 2), np.int64),
-        "past": np.zeros((0,) * 4, dtype),
+        "past": np.zeros((0,) * 5, dtype),
         "ancestors": np.zeros((0,) * 3, np.int64),
     }
 

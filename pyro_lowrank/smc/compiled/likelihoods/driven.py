@@ -23,7 +23,7 @@ from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
 from pyro_lowrank.smc.compiled.driven_density import log_densities
 from pyro_lowrank.smc.compiled.lanes import WIDTH, at
-from pyro_lowrank.smc.compiled.laws import System, add_product, copy_row, laws_of, links_of, places, take_product
+from pyro_lowrank.smc.compiled.laws import System, add_product, laws_of, links_of, places
 from pyro_lowrank.smc.compiled.likelihoods.base import as_curver, as_weigher
 from pyro_lowrank.smc.compiled.records import Features
 
@@ -88,7 +88,7 @@ class DrivenLikelihood:
             offset=array(readout.offset(v).expand(y.shape)),
             readout=nothing,
             hinges=nothing,
-            parameters=_rows(system.slope, system.baseline, system.weight, system.drive, system.transition),
+            parameters=np.concatenate([system.slope, system.baseline, system.weight, system.drive, system.transition]),
             aims=array(y.new_zeros(0, 0, 0)),
             y=array(y),
             present=present,
@@ -96,7 +96,7 @@ class DrivenLikelihood:
             last=y.shape[-1],
             laws=laws_of(system, present),
             links=links_of(system),
-            past=np.zeros((0,) * 4, present.dtype),
+            past=np.zeros((0,) * 5, present.dtype),
             ancestors=np.zeros((0,) * 3, np.int64),
         )
 
@@ -109,15 +109,10 @@ class DrivenLikelihood:
             kept: whether it is.
         """
         trials, steps, particles = ancestors.shape
-        before = System.of(self.emission.memory).before_mean.reshape(-1)
-        past = np.empty((trials, steps + 1 if kept else 2, particles, before.size), before.dtype)
+        before = System.of(self.emission.memory).before_mean
+        past = np.empty((trials, steps + 1 if kept else 2, particles, *before.shape), before.dtype)
         past[:, 0] = before
         return features._replace(past=past, ancestors=ancestors)
-
-
-def _rows(*parts: Any) -> Any:
-    """Return arrays `... x D` as rows of one."""
-    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
 @cache
@@ -125,8 +120,8 @@ def _weigh(rates: bool) -> Any:
     def weigh(features: Any, b: Any, t: Any, z: Any, log_weights: Any, rows: Any) -> None:
         """Add the log likelihood of latents `R x K`; the first `2 D` of scratch are drives and surprises."""
         parameters, law = features.parameters, features.laws[min(b, features.laws.shape[0] - 1), t]
-        slots, size, order = features.past.shape[1], parameters.shape[1], features.past.shape[3] // parameters.shape[1]
-        y, offset, gain = features.y[b, t], features.offset[b, t], places(order).gain
+        slots, _, order, size = features.past.shape[1:]
+        y, offset, gain, links = features.y[b, t], features.offset[b, t], places(order).gain, features.links
         driven, surprise = rows[:size], rows[size : 2 * size]
         constant = ZERO * y[0]
         for d in range(size):
@@ -134,7 +129,8 @@ def _weigh(rates: bool) -> Any:
         for k in range(z.shape[1]):
             before = features.past[b, t % slots, features.ancestors[b, t, k]]
             after = features.past[b, (t + 1) % slots, k]
-            copy_row(driven, offset)
+            for d in range(size):
+                driven[d] = offset[d]
             for r in range(z.shape[0]):
                 height = z[r, k]
                 for d in range(size):
@@ -145,19 +141,18 @@ def _weigh(rates: bool) -> Any:
             for d in range(size):
                 surprise[d] = y[d] - parameters[1, d] - parameters[0, d] * driven[d]
             for p in range(order):
-                take_product(surprise, parameters[2 + p], before[p * size : (p + 1) * size])
+                for d in range(size):
+                    surprise[d] -= parameters[2 + p, d] * before[p, d]
             total = ZERO * constant
             for d in range(size):
                 total += surprise[d] * surprise[d] * law[0, d]
             log_weights[k] += constant - HALF * total
             for p in range(order):
-                state = after[p * size : (p + 1) * size]
                 for d in range(size):
-                    state[d] = parameters[2 + order + p, d] * driven[d] + law[gain + p, d] * surprise[d]
-            for i in range(features.links.shape[0]):
-                p, q = features.links[i, 0], features.links[i, 1]
-                entry = parameters[2 + 2 * order + p * order + q]
-                add_product(after[p * size : (p + 1) * size], entry, before[q * size : (q + 1) * size])
+                    after[p, d] = parameters[2 + order + p, d] * driven[d] + law[gain + p, d] * surprise[d]
+            for i in range(links.shape[0]):
+                p, q = links[i, 0], links[i, 1]
+                add_product(after, p, parameters, 2 + 2 * order + p * order + q, before, q)
 
     return weigh
 
@@ -181,7 +176,7 @@ def _curve(rates: bool, rank: int, order: int, dtype: Any) -> Any:
                 for r in range(rank):
                     read += features.weight[r, d] * z[r]
                 for p in range(order):
-                    surprise -= parameters[2 + p, d] * past[np.uintp(p * size + d)]
+                    surprise -= parameters[2 + p, d] * past[p, d]
                 driven, growth = read, ONE
                 if rates:
                     driven, growth = softplus_and_slope(read)
