@@ -212,10 +212,10 @@ class BuiltInRun:
             from pyro_lowrank.smc.compiled.run import Remembered
             from pyro_lowrank.smc.compiled.run import backward_paths as compiled_paths
 
-            out, own = history.compiled.out, self._loops.remembers
+            out, likelihood = history.compiled.out, self._loops.remembers
             latents, means, log_weights = map(torch.from_numpy, (out.z, out.means, out.log_weights))
-            remembered = None if own is None else Remembered(history.compiled.features, own.rates)
-            _, *found = compiled_paths(self.pair.transition, latents, means, log_weights, last, uniforms, remembered)
+            own = None if likelihood is None else Remembered(history.compiled.features, likelihood.rates)
+            _, *found = compiled_paths(self.pair.transition, latents, means, log_weights, last, uniforms, own)
             return Paths(*found)
         assert history.states is not None
         assert history.log_weights is not None

@@ -274,7 +274,7 @@ class _Density(torch.autograd.Function):
         return torch.from_numpy(found)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of what is read and of the linear system."""
         system, laws, driven, growth, means, surprises = ctx.kept
