@@ -5,7 +5,8 @@ weighed by omega for each path and bin, the adjoint goes backwards through
 
     e = y - b - w . m - d x,    m' = A m + B x + K e,    ahead = A P A^T + Q,    P' = ahead - K (ahead H)^T,
 
-with one adjoint of P for all paths, since P does not depend on them.
+with one adjoint of P for all paths, since P does not depend on them. Loops run over the features of all paths, side by
+side: M of them. Trials that share their laws come one after the other at each time bin, others one by one.
 """
 
 from __future__ import annotations
@@ -46,37 +47,31 @@ def _drive(read: Any, growth: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _forward(system: Any, links: Any, laws: Any, y: Any, driven: Any, means: Any, surprises: Any, found: Any) -> None:
-    """Write the log density of each bin and what its gradient needs.
+def _forward(system: Any, links: Any, laws: Any, y: Any, driven: Any, means: Any, surprises: Any) -> None:
+    """Write the surprises of each bin and the means of the state.
 
     Args:
-        system: the linear system.
+        system: the linear system, of M features, as all that follows.
         links: of it, see `laws.links_of`.
-        laws: of the recordings.
-        y: the recordings, `B x T x D`.
-        driven: what drives features, `paths x B x T x D`.
-        means: of the state before each bin and after the last, `paths x B x (T + 1) x order x D`; written to, as
-            is the rest.
-        surprises: likewise, `paths x B x T x D`.
-        found: log densities, `paths x B x T`.
+        laws: of the recordings, `groups x T x rows x M`, the rows up to K.
+        y: the recordings, `trials x groups x T x M`.
+        driven: what drives features, likewise.
+        means: of the state before each bin and after the last, `trials x groups x (T + 1) x order x M`; written to.
+        surprises: `trials x groups x T x M`; written to.
     """
-    order, steps, size = system.drive.shape[0], y.shape[1], y.shape[2]
+    order, size = system.drive.shape
     gain = places(order).gain
     for n in range(driven.shape[0]):
-        for b in range(y.shape[0]):
-            surprise, drive = surprises[n, b], driven[n, b]
+        for g in range(driven.shape[1]):
+            surprise, drive = surprises[n, g], driven[n, g]
             for p in range(order):
-                copy_row(means[n, b, 0], p, system.before_mean, p)
-            for t in range(steps):
-                law, mean, after = laws[min(b, laws.shape[0] - 1), t], means[n, b, t], means[n, b, t + 1]
+                copy_row(means[n, g, 0], p, system.before_mean, p)
+            for t in range(driven.shape[2]):
+                law, mean, after = laws[g, t], means[n, g, t], means[n, g, t + 1]
                 for d in range(size):
-                    surprise[t, d] = y[b, t, d] - system.baseline[0, d] - system.slope[0, d] * drive[t, d]
+                    surprise[t, d] = y[n, g, t, d] - system.baseline[0, d] - system.slope[0, d] * drive[t, d]
                 for p in range(order):
                     take_product(surprise, t, system.weight, p, mean, p)
-                total = ZERO * law[0, 0]
-                for d in range(size):
-                    total += law[1, d] - HALF * law[0, d] * surprise[t, d] * surprise[t, d]
-                found[n, b, t] = total
                 for p in range(order):
                     after[p, :] = ZERO
                     add_product(after, p, system.drive, p, drive, t)
@@ -90,19 +85,27 @@ class _Adjoints(NamedTuple):
     """What is sought, and arrays that it is worked out in.
 
     Attributes:
-        system: adjoints of the linear system, added to.
-        state: of the state after a bin, then before it, `paths x order x D`.
+        wide: adjoints of the linear system as paths ask for them, of M features; added to.
+        system: as the covariance does, of D features; likewise.
+        state: of the state after a bin, then before it, `trials x order x M`.
         covariance: of its covariance, likewise, `order^2 x D`.
-        column: of K, then of ahead H, in a bin, `order x D`.
-        variance: of S in a bin, `1 x D`.
-        work: scratch, `(2 order^2 + order + 2) x D`.
+        columns: of K in a bin, `order x M`.
+        column: of K, then of ahead H, `order x D`.
+        variances: of S in a bin, `1 x M`.
+        variance: that of all paths, `1 x D`.
+        room: scratch, `(order + 2) x M`.
+        work: scratch, `2 order^2 x D`.
     """
 
+    wide: Any
     system: Any
     state: Any
     covariance: Any
+    columns: Any
     column: Any
+    variances: Any
     variance: Any
+    room: Any
     work: Any
 
 
@@ -110,30 +113,30 @@ class _Adjoints(NamedTuple):
 def _pull_path(
     system: Any, links: Any, law: Any, means: Any, surprise: Any, driven: Any, t: Any, up: Any, own: Any, found: Any
 ) -> None:
-    """Pull the adjoint of a path's state back through a bin, whose log density is weighed by `up`.
+    """Pull the adjoint of a trial's states back through a bin, whose log density is weighed by `up`.
 
     Args:
-        system: the linear system.
+        system: the linear system, of M features, as all that follows.
         links: of it, see `laws.links_of`.
         law: of the bin.
-        means: of the state before each bin and after the last, `(T + 1) x order x D`.
-        surprise: of each bin, `T x D`.
-        driven: what drives features, `T x D`; its adjoint is written to it.
+        means: of the state before each bin and after the last, `(T + 1) x order x M`.
+        surprise: of each bin, `T x M`.
+        driven: what drives features, `T x M`; its adjoint is written to it.
         t: the bin.
-        up: a number.
-        own: the adjoint, `order x D`.
+        up: `T x M`.
+        own: the adjoint, `order x M`.
         found: the adjoints.
     """
     order, size = own.shape
-    mean, after, sums, work, gain = means[t], means[t + 1], found.system, found.work, places(order).gain
+    mean, after, sums, work, gain = means[t], means[t + 1], found.wide, found.room, places(order).gain
     # Rows of the scratch: the adjoint of the state before the bin is seen, that of the surprise, and its share of it.
     told, both = order, order + 1
     for d in range(size):
         precise = surprise[t, d] * law[0, d]
-        work[told, d] = -up * precise
-        found.variance[0, d] += HALF * up * (precise * precise - law[0, d])
+        work[told, d] = -up[t, d] * precise
+        found.variances[0, d] += HALF * up[t, d] * (precise * precise - law[0, d])
     for p in range(order):
-        add_product(found.column, p, own, p, surprise, t)
+        add_product(found.columns, p, own, p, surprise, t)
         add_product(work, told, own, p, law, gain + p)
     for d in range(size):
         sums.baseline[0, d] -= work[told, d]
@@ -156,6 +159,17 @@ def _pull_path(
     for i in range(links.shape[0]):
         p, q = links[i, 0], links[i, 1]
         add_product(own, q, system.transition, p * order + q, work, p)
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def _add_up(wide: Any, narrow: Any) -> None:
+    """Write the sums of rows of M features over paths, `(some) x D`."""
+    size = narrow.shape[1]
+    for p in range(narrow.shape[0]):
+        narrow[p, :] = ZERO
+        for start in range(0, wide.shape[1], size):
+            for d in range(size):
+                narrow[p, d] += wide[p, np.uintp(start + d)]
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
@@ -219,38 +233,50 @@ def _pull_ahead(system: Any, links: Any, before: Any, at: Any, found: Any) -> No
 
 
 @compiled(fastmath=FAST, allocates=False)
-def _backward(system: Any, links: Any, laws: Any, means: Any, surprises: Any, driven: Any, up: Any, found: Any) -> None:
+def _backward(
+    wide: Any,
+    system: Any,
+    links: Any,
+    wide_laws: Any,
+    laws: Any,
+    means: Any,
+    surprises: Any,
+    driven: Any,
+    up: Any,
+    found: Any,
+) -> None:
     """Write the adjoint of what drives to it, and add up those of the system; see `_forward`.
 
     Args beside those:
-        up: the weights, `paths x B x T`.
+        wide: the linear system, of M features; `system`, of D.
+        wide_laws: likewise, and `laws`.
+        up: the weights, `trials x groups x T x M`.
         found: the adjoints.
     """
-    paths, trials, steps = up.shape
-    order, size = system.drive.shape
-    covariance, sums = places(order).covariance, found.system
-    for b in range(trials):
+    order, covariance = system.drive.shape[0], places(system.drive.shape[0]).covariance
+    for g in range(driven.shape[1]):
         found.state[:] = ZERO
         found.covariance[:] = ZERO
-        for t in range(steps - 1, -1, -1):
-            law = laws[min(b, laws.shape[0] - 1)]
-            found.column[:] = ZERO
-            found.variance[:] = ZERO
-            for n in range(paths):
-                along = means[n, b], surprises[n, b], driven[n, b], t, up[n, b, t], found.state[n]
-                _pull_path(system, links, law[t], *along, found)
-            _pull_gain(system, law[t], found)
+        for t in range(driven.shape[2] - 1, -1, -1):
+            found.columns[:] = ZERO
+            found.variances[:] = ZERO
+            for n in range(driven.shape[0]):
+                along = means[n, g], surprises[n, g], driven[n, g], t, up[n, g], found.state[n]
+                _pull_path(wide, links, wide_laws[g, t], *along, found)
+            _add_up(found.columns, found.column)
+            _add_up(found.variances, found.variance)
+            _pull_gain(system, laws[g, t], found)
             if t > 0:
-                _pull_ahead(system, links, law[t - 1], covariance, found)
+                _pull_ahead(system, links, laws[g, t - 1], covariance, found)
             else:
                 _pull_ahead(system, links, system.before_covariance, 0, found)
-        for n in range(paths):
+        for n in range(driven.shape[0]):
             for p in range(order):
-                for d in range(size):
-                    sums.before_mean[p, d] += found.state[n, p, d]
+                for d in range(found.state.shape[2]):
+                    found.wide.before_mean[p, d] += found.state[n, p, d]
         for p in range(order * order):
-            for d in range(size):
-                sums.before_covariance[p, d] += found.covariance[p, d]
+            for d in range(system.drive.shape[1]):
+                found.system.before_covariance[p, d] += found.covariance[p, d]
 
 
 class _Density(torch.autograd.Function):
@@ -259,39 +285,62 @@ class _Density(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, emission: DrivenEmission, seen: Observed, read: Tensor, *given: Tensor) -> Tensor:
         """Return log densities `paths x trials x time` for what is read from paths, `paths x trials x time x D`."""
-        system, y = System.of(emission.memory), array(seen.y)
-        laws, growth, driven = laws_of(system, array(seen.present)), None, array(read)
+        system, y, growth = System.of(emission.memory), array(seen.y), None
+        laws, driven = laws_of(system, array(seen.present)), array(read.detach().movedim(0, 2))
         if isinstance(emission.drive, RateDrive):
             driven = driven.copy()
             growth = np.empty_like(driven)
             _drive(driven.reshape(-1), growth.reshape(-1))
-        paths, trials, steps, _ = driven.shape
-        means = np.empty((paths, trials, steps + 1, *system.drive.shape), driven.dtype)
-        surprises, found = np.empty_like(driven), np.empty(driven.shape[:-1], driven.dtype)
-        _forward(system, links_of(system), laws, y, driven, means, surprises, found)
+        trials, steps, paths, size = driven.shape
+        order = len(system.drive)
+        # Trials that share their laws, or groups of one.
+        grouped = (trials, 1, steps) if len(laws) == 1 else (1, trials, steps)
+        wide = System(*(np.tile(part, paths) for part in system))
+        wide_laws = np.tile(laws[:, :, : places.py_func(order).ahead], paths)
+        means = np.empty((*grouped[:2], steps + 1, order, paths * size), driven.dtype)
+        driven, surprises = driven.reshape(*grouped, -1), np.empty((*grouped, paths * size), driven.dtype)
+        links = links_of(system)
+        _forward(wide, links, wide_laws, np.tile(y, paths).reshape(driven.shape), driven, means, surprises)
+        found = wide_laws[:, :, 1] - 0.5 * wide_laws[:, :, 0] * np.square(surprises)
         ctx.shapes = {name: part.shape for name, part in zip(_GIVEN, given, strict=True)}
-        ctx.kept = system, laws, driven, growth, means, surprises
-        return torch.from_numpy(found)
+        ctx.kept = (wide, system, links, wide_laws, laws, means, surprises), driven, growth
+        return torch.from_numpy(found.reshape(trials, steps, paths, size).sum(-1)).movedim(-1, 0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of what is read and of the linear system."""
-        system, laws, driven, growth, means, surprises = ctx.kept
-        order, size = system.drive.shape
-        square = order * order
+        known, driven, growth = ctx.kept
+        wide, system = known[:2]
+        (order, size), width = system.drive.shape, driven.shape[-1]
+        up = np.repeat(array(grad_outputs[0].movedim(0, -1)), size, -1).reshape(driven.shape)
 
         def room(*shape: int) -> Any:
-            return np.empty((*shape, size), driven.dtype)
+            return np.empty(shape, driven.dtype)
 
-        sums = System(*map(np.zeros_like, system))
-        state, work = room(len(driven), order), room(2 * square + order + 2)
-        found, pushed = _Adjoints(sums, state, room(square), room(order), room(1), work), driven.copy()
-        known = links_of(system), laws, means, surprises
-        _backward(system, *known, pushed, array(grad_outputs[0]), found)
-        read = torch.from_numpy(pushed if growth is None else pushed * growth)
-        given = (torch.from_numpy(getattr(sums, name)).mT.reshape(shape) for name, shape in ctx.shapes.items())
-        return None, None, read, *given
+        found = _Adjoints(
+            wide=System(*map(np.zeros_like, wide)),
+            system=System(*map(np.zeros_like, system)),
+            state=room(len(driven), order, width),
+            covariance=room(order * order, size),
+            columns=room(order, width),
+            column=room(order, size),
+            variances=room(1, width),
+            variance=room(1, size),
+            room=room(order + 2, width),
+            work=room(2 * order * order, size),
+        )
+        pushed = driven.copy()
+        _backward(*known, pushed, up, found)
+        paths = width // size
+        read = pushed.reshape(-1, driven.shape[2], paths, size)
+        read = read if growth is None else read * growth
+        sums = {
+            name: own + theirs.reshape(-1, paths, size).sum(1)
+            for name, own, theirs in zip(System._fields, found.system, found.wide, strict=True)
+        }
+        given = (torch.from_numpy(sums[name]).mT.reshape(shape) for name, shape in ctx.shapes.items())
+        return None, None, torch.from_numpy(read).movedim(2, 0), *given
 
 
 def log_densities(emission: DrivenEmission, seen: Observed, read: Tensor) -> Tensor:
