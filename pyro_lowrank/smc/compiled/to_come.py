@@ -9,7 +9,7 @@ and with the law of the bin after it (see `laws`), w the weight, x what drives f
     Omega = w w^T / S + Phi^T Omega' Phi,    Phi = A - K w^T,
     lambda = w e / S + Phi^T (lambda' - Omega' (B x + K e)).
 
-As Omega does not depend on the path, one serves them all.
+Omega does not depend on the path, and like the laws it is the same for all trials of which nothing is missing.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class ToCome(NamedTuple):
         features: the likelihood and the data, and what particles remember of each bin.
         rates: whether features are driven by rates.
         linear: lambda, `paths x order x D`.
-        information: Omega, `order^2 x D`.
+        information: Omega of the bins from each on, `B x (T + 1) x order^2 x D`; B is that of the laws.
         diagonals: of Omega on and above its own, one after the other, `order (order + 1) / 2 x D`, flat.
         middle: the mean of what particles remember, `order x D`.
         slope: at the middle, likewise, flat.
         moved: what particles remember less their mean, `K x (order * D)`.
         own: what of the log likelihood all paths share, `K`.
-        work: scratch, `(2 order^2 + 2 order + 3) x D`.
+        work: scratch, `(2 order + 3) x D`.
     """
 
     features: Any
@@ -60,26 +60,57 @@ def to_come(features: Features, rates: bool, num_paths: int) -> ToCome:
     def room(*shape: int) -> Any:
         return np.empty(shape, features.past.dtype)
 
-    square = order * order
+    square, laws = order * order, features.laws
+    information = room(len(laws), laws.shape[1] + 1, square, size)
+    _inform(features, order, information, room(square + 2 * order + 1, size))
     return ToCome(
         features,
         rates,
         room(num_paths, order, size),
-        room(square, size),
+        information,
         room(order * (order + 1) // 2 * size),
         room(order, size),
         room(order * size),
         room(particles, order * size),
         room(particles),
-        room(2 * square + 2 * order + 3, size),
+        room(2 * order + 3, size),
     )
+
+
+@compiled(fastmath=FAST, allocates=False)
+def _inform(features: Any, order: Any, information: Any, work: Any) -> None:
+    """Write Omega of all bins; scratch is `(order^2 + 2 order + 1) x D`."""
+    parameters, links, square, gain = features.parameters, features.links, order * order, places(order).gain
+    # Rows of the scratch beside a matrix: Omega K, then A^T of it; and what the weight's square counts.
+    seen, across, told = square, square + order, square + 2 * order
+    for b in range(information.shape[0]):
+        information[b, features.laws.shape[1]] = ZERO
+        for t in range(features.laws.shape[1] - 1, -1, -1):
+            law, later, found = features.laws[b, t], information[b, t + 1], information[b, t]
+            copy_row(work, told, law, 0)
+            for p in range(order):
+                work[seen + p, :] = ZERO
+                work[across + p, :] = ZERO
+                for q in range(order):
+                    add_product(work, seen + p, later, p * order + q, law, gain + q)
+                add_product(work, told, work, seen + p, law, gain + p)
+            for i in range(links.shape[0]):
+                p, q = links[i, 0], links[i, 1]
+                add_product(work, across + q, parameters, 2 + 2 * order + p * order + q, work, seen + p)
+            for p in range(order):
+                for q in range(p + 1):
+                    row = p * order + q
+                    for d in range(work.shape[1]):
+                        found[row, d] = work[told, d] * parameters[2 + p, d] * parameters[2 + q, d]
+                    take_product(found, row, work, across + p, parameters, 2 + q)
+                    take_product(found, row, work, across + q, parameters, 2 + p)
+            sandwich(order, parameters[2 + 2 * order :], links, 1, later, 0, found, 0, work)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def forget(later: Any) -> None:
     """Begin at the end of a trial."""
     later.linear[:] = ZERO
-    later.information[:] = ZERO
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
@@ -88,6 +119,7 @@ def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
     features, linear, work, parameters = later.features, later.linear[path], later.work, later.features.parameters
     law, order, links = features.laws[min(b, features.laws.shape[0] - 1), t], linear.shape[0], features.links
     gain, offset, y = places(order).gain, features.offset[b, t], features.y[b, t]
+    information = later.information[min(b, features.laws.shape[0] - 1), t + 1]
     # Rows of the scratch: what drives, the surprise, what it says, then the push and what is left of lambda.
     push, rest = 3, 3 + order
     for d in range(y.shape[0]):
@@ -108,7 +140,7 @@ def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
     for p in range(order):
         copy_row(work, rest + p, linear, p)
         for q in range(order):
-            take_product(work, rest + p, later.information, p * order + q, work, push + q)
+            take_product(work, rest + p, information, p * order + q, work, push + q)
         take_product(work, 2, law, gain + p, work, rest + p)
     for p in range(order):
         linear[p, :] = ZERO
@@ -119,39 +151,9 @@ def look_back(later: Any, b: Any, t: Any, path: Any, z: Any) -> None:
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def _inform(later: Any, b: Any, t: Any) -> None:
-    """Take in time bin `t`: Omega becomes that of the bin before."""
-    features, information, work, order = later.features, later.information, later.work, later.linear.shape[1]
-    law, links, parameters = features.laws[min(b, features.laws.shape[0] - 1), t], features.links, features.parameters
-    square, gain = order * order, places(order).gain
-    # Rows of the scratch beside two matrices: Omega K, then A^T of it; and what the weight's square counts.
-    seen, across, told = 2 * square, 2 * square + order, 2 * square + 2 * order
-    copy_row(work, told, law, 0)
-    for p in range(order):
-        work[seen + p, :] = ZERO
-        work[across + p, :] = ZERO
-        for q in range(order):
-            add_product(work, seen + p, information, p * order + q, law, gain + q)
-        add_product(work, told, work, seen + p, law, gain + p)
-    for i in range(links.shape[0]):
-        p, q = links[i, 0], links[i, 1]
-        add_product(work, across + q, parameters, 2 + 2 * order + p * order + q, work, seen + p)
-    for p in range(order):
-        for q in range(p + 1):
-            row = square + p * order + q
-            for d in range(work.shape[1]):
-                work[row, d] = work[told, d] * parameters[2 + p, d] * parameters[2 + q, d]
-            take_product(work, row, work, across + p, parameters, 2 + q)
-            take_product(work, row, work, across + q, parameters, 2 + p)
-    sandwich(order, parameters[2 + 2 * order :], links, 1, information, 0, work, square, work)
-    for i in range(square):
-        copy_row(information, i, work, square + i)
-
-
-@compiled(fastmath=FAST, allocates=False, inner=True)
-def _lay_out(later: Any) -> None:
+def _lay_out(later: Any, information: Any) -> None:
     """Write the diagonals of Omega, and its product with the middle to the scratch `order x D`."""
-    information, diagonals, place = later.information, later.diagonals, 0
+    diagonals, place = later.diagonals, 0
     order, size = later.linear.shape[1:]
     for apart in range(order):
         for p in range(order - apart):
@@ -168,7 +170,6 @@ def _lay_out(later: Any) -> None:
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def look_around(later: Any, b: Any, t: Any) -> None:
     """Weigh the particles of time bin `t` as far as all paths agree, once lambda is that of the bin."""
-    _inform(later, b, t + 1)
     past, moved, middle, diagonals = later.features.past[b, t + 1], later.moved, later.middle, later.diagonals
     particles, order, size = past.shape
     share = ONE / alike(middle[0, 0], particles)
@@ -177,7 +178,7 @@ def look_around(later: Any, b: Any, t: Any) -> None:
         for k in range(particles):
             for d in range(size):
                 middle[p, d] += past[k, p, d] * share
-    _lay_out(later)
+    _lay_out(later, later.information[min(b, later.information.shape[0] - 1), t + 1])
     for k in range(particles):
         total, place = ZERO * share, 0
         for p in range(order):
