@@ -279,6 +279,10 @@ def _backward(
                 found.system.before_covariance[p, d] += found.covariance[p, d]
 
 
+# Type checkers do not see through arguments that are unpacked.
+_pull_back: Any = _backward
+
+
 class _Density(torch.autograd.Function):
     """Log densities of paths and their gradient."""
 
@@ -296,7 +300,8 @@ class _Density(torch.autograd.Function):
         # Trials that share their laws, or groups of one.
         grouped = (trials, 1, steps) if len(laws) == 1 else (1, trials, steps)
         wide = System(*(np.tile(part, paths) for part in system))
-        wide_laws = np.tile(laws[:, :, : places.py_func(order).ahead], paths)
+        # The rows up to K.
+        wide_laws = np.tile(laws[:, :, : 2 + order], paths)
         means = np.empty((*grouped[:2], steps + 1, order, paths * size), driven.dtype)
         driven, surprises = driven.reshape(*grouped, -1), np.empty((*grouped, paths * size), driven.dtype)
         links = links_of(system)
@@ -331,7 +336,7 @@ class _Density(torch.autograd.Function):
             work=room(2 * order * order, size),
         )
         pushed = driven.copy()
-        _backward(*known, pushed, up, found)
+        _pull_back(*known, pushed, up, found)
         paths = width // size
         read = pushed.reshape(-1, driven.shape[2], paths, size)
         read = read if growth is None else read * growth
