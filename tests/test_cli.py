@@ -305,7 +305,9 @@ def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: pyro-lowrank" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, "passive"), ("active", "active")])
+@pytest.mark.parametrize(
+    ("given", "used"), [(None, "passive"), pytest.param("active", "active", marks=pytest.mark.slow)]
+)
 def test_threads_of_the_program_sleep_unless_told_otherwise(given: str | None, used: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {} if given is None else {"OMP_WAIT_POLICY": given}

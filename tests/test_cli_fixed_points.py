@@ -116,7 +116,10 @@ def test_files_that_are_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "none.npz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["fixed_points.csv", "fixed_points.npz", "fixed_points.png"])
+@pytest.mark.parametrize(
+    "name",
+    ["fixed_points.npz", *(pytest.param(f"fixed_points.{kind}", marks=pytest.mark.slow) for kind in ("csv", "png"))],
+)
 def test_what_stands_in_the_folder_is_replaced_whole_or_not_at_all(
     name: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import pyro_lowrank as plr
 from pyro_lowrank import cli
+from pyro_lowrank.cli import reporting
 
 NAN = float("nan")
 
@@ -123,28 +124,46 @@ def test_models_with_inputs_ask_for_them(tmp_path: Path, capsys: pytest.CaptureF
     assert run(*ahead, "--future-inputs", tmp_path / "u.npy", "--particles", 20) == 0
 
 
-def test_a_fit_leads_to_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+def fit_of_two_groups(folder: Path) -> tuple[Path, Path]:
+    """A folder of a fit, and the recording."""
     y = np.random.default_rng(0).normal(size=(6, 20, 3)) + np.sin(np.arange(20) / 2)[:, np.newaxis]
-    np.savez(tmp_path / "y.npz", y=y, group=[1, 2, 1, 2, 1, 2])
+    np.savez(folder / "y.npz", y=y, group=[1, 2, 1, 2, 1, 2])
     small = ("--units", 8, "--rank", 2, "--steps", 3, "--particles", 4, "--condition", "group")
-    assert run("fit", tmp_path / "y.npz", "--out", tmp_path / "fit", *small) == 0
+    assert run("fit", folder / "y.npz", "--out", folder / "fit", *small) == 0
+    return folder / "fit", folder / "y.npz"
+
+
+def test_a_report_is_made_of_what_a_fit_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, data = fit_of_two_groups(tmp_path)
     printed = capsys.readouterr().out
     assert "conditions      2: 1 (3), 2 (3)" in printed
-    assert f"pyro-lowrank report {tmp_path / 'fit'} {tmp_path / 'y.npz'}" in printed
-    summary = json.loads((tmp_path / "fit" / "summary.json").read_text())
+    assert f"pyro-lowrank report {fitted} {data}" in printed
+    summary = json.loads((fitted / "summary.json").read_text())
     assert len(summary["ess"]) == 3
-    words = (
-        "report",
-        tmp_path / "fit",
-        tmp_path / "y.npz",
-        "--out",
-        tmp_path / "out",
-        "--particles",
-        20,
-        "--draws",
-        10,
-    )
+    found: list[Any] = []
+    monkeypatch.setattr(reporting, "report", lambda *args, **options: found.append((args, options)))
+    words = ("report", fitted, data, "--out", tmp_path / "out", "--particles", 20, "--draws", 10)
+    assert run(*words, "--condition", "group", "--title", "Noise") == 0
+    ((path, model, _, recording), options), *_ = found
+    assert path == tmp_path / "out" / "report.html"
+    assert isinstance(model, plr.StateSpaceModel)
+    assert recording.conditions.tolist() == [1, 2, 1, 2, 1, 2]
+    assert (options["num_particles"], options["num_draws"], options["title"]) == (20, 10, "Noise")
+    assert options["fit"].without_dynamics == summary["without_dynamics"]
+    np.testing.assert_array_equal(options["fit"].evidence, summary["evidence"])
+    (fitted / "summary.json").write_text("{")
+    assert run(*words) == 2
+    assert "is not what `pyro-lowrank fit` wrote" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_fit_leads_to_its_report(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="the extra `report` is not installed")
+    fitted, data = fit_of_two_groups(tmp_path)
+    summary = json.loads((fitted / "summary.json").read_text())
+    words = ("report", fitted, data, "--out", tmp_path / "out", "--particles", 20, "--draws", 10)
     assert run(*words, "--condition", "group", "--title", "Noise") == 0
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<title>Noise</title>" in page
@@ -152,9 +171,6 @@ def test_a_fit_leads_to_its_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"than without dynamics ({summary['without_dynamics']:.3f})" in page
     assert "<th>nats per bin, held out</th>" in page
     assert all(f"<td>{row['name']}</td><td>" in page for row in summary["baselines"])
-    (tmp_path / "fit" / "summary.json").write_text("{")
-    assert run(*words) == 2
-    assert "is not what `pyro-lowrank fit` wrote" in capsys.readouterr().err
 
 
 def test_a_recording_of_something_else_is_refused(

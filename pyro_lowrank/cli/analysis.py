@@ -13,7 +13,7 @@ import numpy as np
 from pyro_lowrank.cli.codes import INTERRUPTED
 from pyro_lowrank.cli.files import draw, list_files, output_files
 from pyro_lowrank.cli.tables import read_latents
-from pyro_lowrank.dynamics.analysis import analyzer_arguments
+from pyro_lowrank.dynamics.analysis import network_of
 from pyro_lowrank.files import write_whole
 from pyro_lowrank.fixed_points import FixedPoints, find_fixed_points, read_weights
 from pyro_lowrank.modules import own_values
@@ -57,7 +57,7 @@ def _network(path: Path, u: list[float] | None) -> dict[str, Any]:
         return read_weights(path, u=u)
     dynamics = load(path)[0].dynamics
     with own_values(dynamics):
-        return analyzer_arguments(dynamics.transition().drift, u)
+        return network_of(dynamics, u)
 
 
 def _write_table(path: Path, result: FixedPoints) -> None:

@@ -36,7 +36,6 @@ def run(options: argparse.Namespace) -> int:
         loaded.guide,
         loaded.recording,
         fit=_course(summary),
-        without_dynamics=summary.get("without_dynamics"),
         behaviour=None if behaviour is None else behaviour.data,
         behaviour_names=() if behaviour is None else behaviour.feature_names,
         num_particles=options.particles,
@@ -82,5 +81,6 @@ def _course(summary: dict[str, Any]) -> FitResult | None:
         interrupted=bool(summary.get("interrupted", False)),
         checkpoint=None,
         seconds=float(summary.get("seconds", 0.0)),
+        without_dynamics=summary.get("without_dynamics"),
         baselines=Baselines.of_records(summary["baselines"]) if summary.get("baselines") else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
@@ -12,19 +13,21 @@ from torch import Tensor
 from pyro_lowrank.dynamics.drift import Drift
 from pyro_lowrank.dynamics.network import Network
 from pyro_lowrank.generators import drawn_from
-from pyro_lowrank.modules import prior_names
+from pyro_lowrank.modules import bound, prior_names
 from pyro_lowrank.parameters import copy_module
 
 if TYPE_CHECKING:
     from pyro_lowrank.dynamics.base import Dynamics
-    from pyro_lowrank.dynamics.rnn import RNNDynamics
     from pyro_lowrank.fixed_points.result import FixedPoints
     from pyro_lowrank.fixed_points.samples import SampledFixedPoints
     from pyro_lowrank.piecewise import PiecewiseLinear
 
+# Of the square root of the relative rounding error: what numbers of a network's mean may be off, computed in two ways.
+_ROUNDING = 0.03
+
 
 def fixed_points_of_samples(
-    dynamics: RNNDynamics, samples: Mapping[str, Tensor], u: Any = None, **options: Any
+    dynamics: Dynamics, samples: Mapping[str, Tensor], u: Any = None, **options: Any
 ) -> SampledFixedPoints:
     """Find the fixed points of a network, some of whose parameters have priors, at every sample of these.
 
@@ -48,7 +51,7 @@ def fixed_points_of_samples(
     return SampledFixedPoints(tuple(results))
 
 
-def _values_of_sites(dynamics: RNNDynamics, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _values_of_sites(dynamics: Dynamics, samples: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the samples of the dynamics' own sample sites, each `samples x` the shape of its site."""
     with poutine.block(), poutine.trace() as tracer:
         dynamics.transition()
@@ -76,22 +79,68 @@ def _values_of_sites(dynamics: RNNDynamics, samples: Mapping[str, Tensor]) -> di
     return values
 
 
-def analyzer_arguments(network: Drift, u: Any = None) -> dict[str, Any]:
+def network_of(dynamics: Dynamics, u: Any = None) -> dict[str, Any]:
+    """Return the arguments of `find_fixed_points` for dynamics under a constant input, `inputs`, zero if None.
+
+    Raises:
+        TypeError: if the dynamics do not say that they are a network of units.
+        ValueError: if the input does not fit, or the network that they say is not their mean.
+    """
+    drift = dynamics.transition().drift
+    if isinstance(drift, Network):
+        return analyzer_arguments(drift, u)
+    held = _held(dynamics, u)
+    told = bound(dynamics).as_network(None if u is None else held)
+    if told is None:
+        raise TypeError(
+            "The analyzer of fixed points knows networks of units, not a `mean` of your own: look for them by "
+            "dynamics.search_fixed_points(); or, if it is such a network, say so by a method `as_network`."
+        )
+    arguments = {name: _array(value) if isinstance(value, Tensor) else value for name, value in told.items()}
+    _check_network(dynamics, arguments, held)
+    return arguments
+
+
+def _held(dynamics: Dynamics, u: Any) -> Tensor:
+    """Return a constant input, zero if None, `inputs`."""
+    inputs = dynamics.num_inputs
+    held = torch.zeros(inputs) if u is None else torch.as_tensor(u)
+    if held.shape != (inputs,):
+        raise ValueError(f"The input `u` must be one number for each of {inputs} channels, got {tuple(held.shape)}.")
+    return held
+
+
+def _check_network(dynamics: Dynamics, arguments: dict[str, Any], held: Tensor) -> None:
+    """Raise unless the mean is that of a network, at latents near and far, up to the rounding of its numbers."""
+    from pyro_lowrank.fixed_points.network import build_network
+
+    network = build_network(**arguments)
+    drift, like = _in_double(dynamics)
+    sizes = torch.logspace(-2, 3, 200, dtype=like.dtype, device=like.device)
+    numbers = torch.randn(200, dynamics.rank, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    z = numbers.to(like) * sizes.unsqueeze(-1)
+    with torch.no_grad():
+        mean = drift.mean(z, held.to(like).expand(len(z), -1) if dynamics.num_inputs else None)
+    points = _array(z)
+    image = points + network.value(points)
+    off = np.abs(_array(mean) - image).max(1) / (1 + np.abs(points).max(1) + np.abs(image).max(1))
+    worst = int(off.argmax())
+    if not off[worst] < _ROUNDING * float(torch.finfo(like.dtype).eps) ** 0.5:
+        raise ValueError(
+            f"`as_network` of {type(dynamics).__name__} returns another network than its `mean`: of latents "
+            f"{points[worst].tolist()} the one makes {image[worst].tolist()}, the other {mean[worst].tolist()}."
+        )
+
+
+def analyzer_arguments(network: Network, u: Any = None) -> dict[str, Any]:
     """Return the arguments of `find_fixed_points` for a network under a constant input, `inputs`, none if None.
 
     Under a constant input the network's own leak on inputs, if there is one, settles at that input.
 
     Raises:
-        TypeError: if the drift is none.
         ValueError: if the parameters have batch dims, the input does not fit, or the activation is a function of the
             user's own whose knots are not known.
     """
-    if not isinstance(network, Network):
-        raise TypeError(
-            "The analyzer of fixed points knows networks of units, not a `mean` of your own: look for them by "
-            "dynamics.search_fixed_points(); or, if it is such a network, pass its weights to "
-            "pyro_lowrank.fixed_points.find_fixed_points."
-        )
     if network.batch_shape:
         raise ValueError(
             f"The parameters have batch dims {tuple(network.batch_shape)}, one network each; use "
@@ -127,10 +176,7 @@ def search_fixed_points(
     """
     from pyro_lowrank.fixed_points.own import OwnMap, search_own
 
-    rank, inputs = dynamics.rank, dynamics.num_inputs
-    held = torch.zeros(inputs) if u is None else torch.as_tensor(u)
-    if held.shape != (inputs,):
-        raise ValueError(f"The input `u` must be one number for each of {inputs} channels, got {tuple(held.shape)}.")
+    rank, inputs, held = dynamics.rank, dynamics.num_inputs, _held(dynamics, u)
     if starts is None:
         starts = _visited(dynamics, held, num_starts, generator)
     starts = torch.as_tensor(starts).detach()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_lowrank.dynamics.analysis import search_fixed_points
+from pyro_lowrank.dynamics.analysis import network_of, search_fixed_points
 from pyro_lowrank.dynamics.drift import Drift, OwnDrift
 from pyro_lowrank.dynamics.noise import NOISE_KINDS, GaussianNoise, noise_of, noise_parameter
 from pyro_lowrank.dynamics.trajectory import Trajectory
@@ -19,6 +19,7 @@ from pyro_lowrank.modules import Module, bound, effectful
 from pyro_lowrank.parameters import parameter
 
 if TYPE_CHECKING:
+    from pyro_lowrank.fixed_points.options import ProgressCallback
     from pyro_lowrank.fixed_points.result import FixedPoints
 
 
@@ -178,6 +179,88 @@ class Dynamics(Module):
         self.check_inputs(known if known is None or known.dim() < 4 else known.flatten(0, -3), num_steps=num_steps)
         return Trajectory(self.transition(), num_steps, u, start=start)
 
+    def as_network(self, u: Any = None) -> dict[str, Any] | None:
+        r"""Return the network of units that the dynamics are under a constant input; None if they are none.
+
+        A subclass whose mean is affine but for units that see one linear form of the latents each may return the
+        arguments of `pyro_lowrank.fixed_points.find_fixed_points`, as tensors or arrays: `decay` (a matrix, too),
+        `left`, `right`, `bias`, `activation`, and `input_current`, `constant` where there are any. `fixed_points` then
+        finds them all, with a certificate, after a comparison to `mean` at many latents.
+
+        Args:
+            u: the input, `inputs`; zero if None.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> class Damped(plr.Dynamics):
+            ...     def mean(self, z, v=None):
+            ...         return 0.5 * z + torch.relu(z.flip(-1) - 0.25)
+            ...     def as_network(self, u=None):
+            ...         flip = torch.eye(2).flip(0)
+            ...         return {"decay": 0.5, "left": flip, "right": torch.eye(2), "bias": [0.25, 0.25]}
+            >>> found = Damped(rank=2).fixed_points()
+            >>> found.points.round(6).tolist(), found.certificate.complete
+            ([[0.0, 0.0], [0.5, 0.5]], True)
+        """
+        return None
+
+    @effectful
+    def fixed_points(
+        self,
+        u: Any = None,
+        *,
+        method: str = "certified",
+        max_boxes: int | None = None,
+        max_seconds: float | None = None,
+        threads: int | None = None,
+        num_starts: int = 10_000,
+        constrained: bool = True,
+        seed: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> FixedPoints:
+        """Return every fixed point of the noiseless dynamics under a constant input, with stability and a certificate.
+
+        Of networks of units: the built-in ones, and dynamics that say by `as_network` which one they are.
+
+        Args:
+            u: the input, `inputs`, held for ever; zero if None.
+            method: `"certified"`, `"enumerate"` or `"search"`; it and the others as of
+                `pyro_lowrank.fixed_points.find_fixed_points`.
+            max_boxes: most boxes, regions or starts.
+            max_seconds: most time.
+            threads: of the certified method.
+            num_starts: of a search.
+            constrained: whether a search starts only in regions that exist.
+            seed: of a search.
+            progress: called now and then.
+
+        Raises:
+            TypeError: if the dynamics do not say that they are a network of units.
+            ValueError: if the input does not fit, the parameters have batch dims, the activation's shape is unknown, or
+                `mean` is not that of the network that `as_network` returns.
+
+        Example::
+
+            >>> import pyro_lowrank as plr
+            >>> dynamics = plr.LowRankRNN(rank=2, units=20, activation="tanh")
+            >>> dynamics.fixed_points(method="search", num_starts=10).points.shape[1]
+            2
+        """
+        from pyro_lowrank.fixed_points.find import find_fixed_points
+
+        return find_fixed_points(
+            **network_of(self, u),
+            method=method,
+            max_boxes=max_boxes,
+            max_seconds=max_seconds,
+            threads=threads,
+            num_starts=num_starts,
+            constrained=constrained,
+            seed=seed,
+            progress=progress,
+        )
+
     @effectful
     def search_fixed_points(
         self, u: Any = None, *, starts: Any = None, num_starts: int = 1000, seed: int = 0
@@ -185,7 +268,7 @@ class Dynamics(Module):
         r"""Look for fixed points of the noiseless dynamics under a constant input, :math:`f(z, u) = z`.
 
         By Newton's method, with Jacobians by automatic differentiation, from many starts. What is found is true; that
-        there are no others is not proved, and the certificate says so. For networks of units `fixed_points` proves it.
+        there are no others is not proved, and the certificate says so. `fixed_points` proves it of networks of units.
 
         Args:
             u: the input, `inputs`, held for ever; zero if None.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,6 @@ from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.modules import effectful
 from pyro_lowrank.parameters import parameter, remember_drawn
 from pyro_lowrank.piecewise import PiecewiseLinear
-
-if TYPE_CHECKING:
-    from pyro_lowrank.fixed_points.options import ProgressCallback
-    from pyro_lowrank.fixed_points.result import FixedPoints
 
 
 class RNNDynamics(Dynamics):
@@ -131,53 +127,13 @@ class RNNDynamics(Dynamics):
         return self._network() if type(self).mean is RNNDynamics.mean else super()._drift()
 
     @effectful
-    def fixed_points(
-        self,
-        u: Any = None,
-        *,
-        method: str = "certified",
-        max_boxes: int | None = None,
-        max_seconds: float | None = None,
-        threads: int | None = None,
-        num_starts: int = 10_000,
-        constrained: bool = True,
-        seed: int = 0,
-        progress: ProgressCallback | None = None,
-    ) -> FixedPoints:
-        """Return every fixed point of the noiseless dynamics under a constant input, with stability and a certificate.
+    def as_network(self, u: Any = None) -> dict[str, Any] | None:
+        """Return the network as `find_fixed_points` knows it, under a constant input, `inputs`, zero if None.
 
-        Args:
-            u: the input, `inputs`, held for ever; zero if None.
-            method: `"certified"`, `"enumerate"` or `"search"`; it and the others as of
-                `pyro_lowrank.fixed_points.find_fixed_points`.
-            max_boxes: most boxes, regions or starts.
-            max_seconds: most time.
-            threads: of the certified method.
-            num_starts: of a search.
-            constrained: whether a search starts only in regions that exist.
-            seed: of a search.
-            progress: called now and then.
+        A subclass with a `mean` of its own may return its own one.
 
         Raises:
             ValueError: if the input does not fit, the parameters have batch dims, or the activation's shape is unknown.
-
-        Example::
-
-            >>> import pyro_lowrank as plr
-            >>> dynamics = plr.LowRankRNN(rank=2, units=20, activation="tanh")
-            >>> dynamics.fixed_points(method="search", num_starts=10).points.shape[1]
-            2
         """
-        from pyro_lowrank.fixed_points.find import find_fixed_points
-
-        return find_fixed_points(
-            **analyzer_arguments(self._drift(), u),
-            method=method,
-            max_boxes=max_boxes,
-            max_seconds=max_seconds,
-            threads=threads,
-            num_starts=num_starts,
-            constrained=constrained,
-            seed=seed,
-            progress=progress,
-        )
+        drift = self._drift()
+        return analyzer_arguments(drift, u) if isinstance(drift, Network) else None

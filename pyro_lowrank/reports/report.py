@@ -58,7 +58,7 @@ def report(
         recording: with its inputs and conditions; or a tensor, `trials x time x features`.
         fit: what `plr.fit` returned, for the course of the fit.
         without_dynamics: log evidence of the held-out data without dynamics, in nats per bin, a line beside their
-            curve; if None that of independent features on this recording.
+            curve; if None what `fit` says of them, else that of independent features on this recording.
         behaviour: `trials x time x targets`, NaN where missing, to be decoded from the latents.
         behaviour_names: one per target.
         num_particles: of the filter; what suits the guide and the size of the recording if None.
@@ -90,6 +90,8 @@ def report(
     targets = _behaviour(behaviour, recording)
     names = _names(behaviour_names, targets)
     check_writable(path)
+    if without_dynamics is None and fit is not None:
+        without_dynamics = fit.without_dynamics
     device = next(model.parameters()).device
     with own_generators(device), torch.no_grad():
         seed_generators(device, seed)

@@ -1,4 +1,4 @@
-"""How long the first optimiser step takes with an empty cache of compiled loops, then of another rank and number type.
+"""How long the import takes, and the first optimiser step with an empty cache, then of another rank and number type.
 
 Run with `python -m pytest tests/benchmarks/test_first_step.py -m benchmark -s`.
 """
@@ -41,3 +41,11 @@ def test_first_step_from_an_empty_cache(guide: str, tmp_path: Path) -> None:
     )
     print(f"\n{guide}: {done.stdout.strip()}")
     assert list(tmp_path.rglob("*.nbi")), "nothing was compiled into the cache, so that nothing was measured"
+
+
+@pytest.mark.benchmark
+def test_import_of_the_package_beyond_that_of_torch() -> None:
+    code = "import time, torch; start = time.perf_counter(); import pyro_lowrank; print(time.perf_counter() - start)"
+    done = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    # The best of a few: other processes can only add to the time.
+    print(f"\nimport pyro_lowrank: {min(float(each.stdout) for each in done):.2f} s beyond torch")

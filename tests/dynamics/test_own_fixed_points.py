@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroSample
 from torch import Tensor
 
 import pyro_lowrank as plr
@@ -49,6 +53,59 @@ def test_it_finds_what_the_analyzer_proves(inputs: int, dtype: torch.dtype) -> N
     assert not found.certificate.complete
     assert "search, not complete: there may be others" in str(found)
     np.testing.assert_allclose(found.step(found.points), found.points, atol=1e-6)
+
+
+class Told(Rewritten):
+    """The same, which says what it is: the decay as a matrix, the current of the input as a drive of its own."""
+
+    def __init__(self, network: plr.LowRankRNN, inputs: int = 0, wrong: float = 0.0) -> None:
+        super().__init__(network, inputs)
+        self.wrong = wrong
+
+    def as_network(self, u: Tensor | None = None) -> dict[str, Any]:
+        known = self.network
+        return {
+            "decay": known.decay * torch.eye(2, dtype=known.bias.dtype),
+            "left": known.left,
+            "right": known.right + self.wrong * torch.eye(2, 12, dtype=known.bias.dtype),
+            "bias": known.bias,
+            "activation": "tanh",
+            "input_current": None if u is None else known.input_weights @ u.to(known.bias),
+        }
+
+
+@pytest.mark.parametrize("inputs", [0, 1])
+def test_a_network_that_says_so_is_proved(inputs: int, dtype: torch.dtype) -> None:
+    known = network(dtype, inputs)
+    u = torch.tensor([0.3], dtype=dtype) if inputs else None
+    proved, found = known.fixed_points(u), Told(known, inputs).fixed_points(u)
+    assert found.certificate.complete
+    np.testing.assert_allclose(found.points, proved.points, atol=1e-6)
+    assert found.stability.tolist() == proved.stability.tolist()
+    held = Told(known, inputs).search_fixed_points(u, starts=found.points)
+    np.testing.assert_allclose(held.points, found.points, atol=1e-5)
+
+
+def test_another_network_than_the_mean_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="`as_network` of Told returns another network than its `mean`: of latents"):
+        Told(network(dtype), wrong=1e-3).fixed_points()
+    with pytest.raises(ValueError, match="must be one number for each of 1 channels"):
+        Told(network(dtype, 1), 1).fixed_points([0.1, 0.2])
+    with pytest.raises(TypeError, match="say so by a method `as_network`"):
+        Rewritten(network(dtype)).fixed_points()
+
+
+def test_a_network_with_a_prior_is_proved_at_every_draw() -> None:
+    dynamics = Told(network(torch.float32))
+    bias = dynamics.network.bias.detach()
+    dynamics.network.bias = PyroSample(dist.Normal(bias, 0.1).to_event(1))
+    draws = bias + 0.1 * torch.randn(3, 12)
+    found = plr.posterior_fixed_points(dynamics, {"network.bias": draws})
+    assert found.complete.all()
+    for result, draw in zip(found.results, draws, strict=True):
+        alone = network(torch.float32)
+        alone.load_state_dict({**dynamics.network.state_dict(), "bias_unconstrained": draw})
+        np.testing.assert_allclose(result.points, alone.fixed_points().points, atol=1e-5)
 
 
 def test_a_mean_that_holds_single_numbers_is_searched_in_single_precision() -> None:

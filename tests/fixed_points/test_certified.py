@@ -21,7 +21,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_finds_what_brute_force_finds(name: str, threads: int) -> None:
-    for network in random_networks(name, 60, seed=10 + threads):
+    for network in random_networks(name, 30, seed=10 + threads):
         found, expected = certify(network, Options(threads=threads)), brute_force(network)
         assert same_points(found.points, expected.points)
         assert found.complete
@@ -67,7 +67,7 @@ def test_smooth_networks_hold_what_newton_finds_from_many_starts(activation: str
         found = certify(network)
         assert found.complete
         assert (np.abs(network.value(found.points)) <= 1e-11 * (1 + np.abs(found.points))).all()
-        for start in 5 * rng.normal(size=(200, rank)):
+        for start in 5 * rng.normal(size=(80, rank)):
             zero = module.newton(network, start)
             if zero is not None:
                 assert np.abs(found.points - zero).max(1).min() < 1e-8 * (1 + np.abs(zero).max())

@@ -136,7 +136,7 @@ def test_across_knots_a_branch_goes_on() -> None:
     assert (path.results[0].pieces != path.results[-1].pieces).sum() > 3
 
 
-@pytest.mark.parametrize("seed", [0, 1, 17, 89])
+@pytest.mark.parametrize("seed", [*(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1)), 17, 89])
 def test_every_branch_begins_and_ends_with_an_event(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rank, units = 1 + seed % 3, 24

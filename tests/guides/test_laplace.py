@@ -158,7 +158,8 @@ def test_gradients_are_exact(family: str) -> None:
         return torch.func.functional_call(elbo, replaced, (y,))
 
     start = tuple(dict(model.named_parameters())[name].detach().clone().requires_grad_() for name in names)
-    torch.autograd.gradcheck(loss, start, atol=1e-4, rtol=1e-3)
+    # Along random directions of all parameters: entry by entry takes ten times as long.
+    torch.autograd.gradcheck(loss, start, atol=1e-4, rtol=1e-3, fast_mode=True)
 
 
 @pytest.mark.parametrize("backend", ["compiled", "plain"])

@@ -167,7 +167,7 @@ def test_priors_on_weights_meet_the_evidence_in_a_plain_pyro_model(local_params:
     program = Bayesian()
     posterior = pyro.infer.autoguide.AutoNormal(program)
     svi = SVI(program, posterior, ClippedAdam({"lr": 0.05}), pyro.infer.Trace_ELBO())
-    losses = [svi.step(y) for _ in range(150)]
+    losses = [svi.step(y) for _ in range(80)]
     assert sum(losses[-20:]) < sum(losses[:20])
     assert list(posterior.median()) == ["model.dynamics.initial_mean"]
 

@@ -38,7 +38,7 @@ def test_log_evidence_converges_to_the_exact_one(guide_type: type[Guide], inputs
 
 @pytest.mark.parametrize("guide_type", GUIDES)
 @pytest.mark.parametrize("resampler", [plr.SystematicResampling(), plr.MultinomialResampling(), plr.NoResampling()])
-@pytest.mark.parametrize("ess_threshold", [1.0, 0.5])
+@pytest.mark.parametrize("ess_threshold", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_the_evidence_is_unbiased(guide_type: type[Guide], resampler: object, ess_threshold: float) -> None:
     model = linear_model(noise_scale=1.0)
     y, _ = data(model, 1, 4)
@@ -124,7 +124,14 @@ def test_pathwise_gradient_with_the_optimal_guide_comes_close() -> None:
 
 
 @pytest.mark.parametrize("guide_type", GUIDES)
-@pytest.mark.parametrize("activation", ["relu", "clipped_relu", "tanh", "softplus", "identity"])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "clipped_relu",
+        "tanh",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("relu", "softplus", "identity")),
+    ],
+)
 def test_gradcheck_without_resampling(guide_type: type[Guide], activation: str) -> None:
     dynamics = plr.LowRankRNN(rank=2, units=3, activation=activation, inputs=1, dtype=torch.float64)
     model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3, inputs=1, dtype=torch.float64))

@@ -84,12 +84,12 @@ def test_missing_entries_and_held_out_features_are_predicted_as_exactly_as_the_s
     else:
         seen[..., 1] = torch.nan
     hidden = seen.isnan()
-    posterior = plr.SMCFilter(model, plr.OptimalGuide(model), 2000).run(seen)
+    posterior = plr.SMCFilter(model, plr.OptimalGuide(model), 1000).run(seen)
     exact = rts_smoother(model, seen)
     expected = model.observation.mean(exact.mean).detach()
     readout = model.observation.readout.weight.detach()
     spread = torch.einsum("fr,btrs,fs->btf", readout, exact.covariance, readout).sqrt()
-    for predicted in (posterior.predict(posterior.smooth(2000)), posterior.smoothed().predict()):
+    for predicted in (posterior.predict(posterior.smooth(800)), posterior.smoothed().predict()):
         error = ((predicted - expected) / spread)[hidden]
         assert error.square().mean().sqrt() < 0.08
     if which == "entries":

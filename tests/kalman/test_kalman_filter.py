@@ -176,7 +176,7 @@ def test_the_evidence_of_nonlinear_models_is_near_quadrature(kind: str, input_fi
     y = gapped(model.simulate(3, 8, u).y)
     found = plr.ExtendedKalmanFilter(model).run(y, u).log_evidence
     effective = dynamics.transition().drift.effective_inputs(u).detach()
-    expected = log_evidence_on_a_grid(model, y, effective, half_width=3.0, points=1001)
+    expected = log_evidence_on_a_grid(model, y, effective, half_width=3.0, points=501)
     # A wrong determinant, a missing bin or the wrong input is off by tenths of a nat and more.
     assert (found - expected).abs().max() < 0.05
 

@@ -89,6 +89,7 @@ def test_a_compiled_elbo_has_the_same_value_and_gradient(y: Tensor) -> None:
         assert_close(actual, expected, factor=100)
 
 
+@pytest.mark.slow
 def test_nuts_draws_from_the_exact_posterior(model: plr.StateSpaceModel, y: Tensor) -> None:
     posterior = smooth(model, y)
     mcmc = MCMC(

@@ -21,7 +21,9 @@ OBSERVATIONS: dict[str, Callable[..., plr.Observation]] = {
 
 # Dynamo tells of every function that it leaves alone.
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", OBSERVATIONS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "poisson" else pytest.param(kind, marks=pytest.mark.slow) for kind in OBSERVATIONS]
+)
 def test_means_of_observations_and_dynamics(kind: str) -> None:
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=2, units=9), OBSERVATIONS[kind](rank=2, features=3))
     z = torch.randn(4, 2)

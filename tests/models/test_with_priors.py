@@ -44,7 +44,7 @@ def test_every_parameter_has_a_prior(dtype: torch.dtype) -> None:
 def test_the_noise_is_centred_on_its_present_scale() -> None:
     model = some_model(torch.float64, rank=1)
     sampled = plr.with_priors(model, only=["dynamics.noise_scale"])
-    draws = Predictive(sampled, num_samples=800)(None, torch.randn(1, 2, 2, dtype=torch.float64))
+    draws = Predictive(sampled, num_samples=400)(None, torch.randn(1, 2, 2, dtype=torch.float64))
     scale = draws["dynamics.noise_scale"].flatten().log()
     assert scale.mean() == pytest.approx(0.5 * model.dynamics.noise_covariance.log().item(), abs=0.15)
     assert scale.std() == pytest.approx(1.0, abs=0.12)
@@ -102,7 +102,7 @@ def test_bad_priors_are_told() -> None:
 def test_columns_may_be_switched_off() -> None:
     model = some_model(torch.float64)
     sampled = plr.with_priors(model, only=[], **{"dynamics.left": plr.ColumnShrinkage(scale=0.2)})
-    draws = Predictive(sampled, num_samples=700)(None, torch.randn(1, 2, 2, dtype=torch.float64))
+    draws = Predictive(sampled, num_samples=350)(None, torch.randn(1, 2, 2, dtype=torch.float64))
     columns = draws["dynamics.left_columns"].reshape(-1, 2)
     assert columns.median() == pytest.approx(0.2, rel=0.15)
     left, raw = draws["dynamics.left"].reshape(-1, 6, 2), draws["dynamics.left_raw"].reshape(-1, 6, 2)

@@ -157,7 +157,7 @@ def test_its_fit_starts_at_the_data_and_moves_every_parameter(kind: Any) -> None
     truth = plr.StateSpaceModel(network(torch.float32), kind(rank=2, features=5))
     with torch.no_grad():
         truth.observation.readout.bias += 0.7
-    y = truth.simulate(num_trials=10, num_steps=20).y
+    y = truth.simulate(num_trials=10, num_steps=8).y
     model = plr.StateSpaceModel(network(torch.float32), kind(rank=2, features=5))
     plr.initialise_from_data(model, y)
     assert_close(model.observation.mean(torch.zeros(1, 2))[0], y.mean((0, 1)).double(), factor=1e4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import json
 import os
@@ -59,8 +60,7 @@ def spikes(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         model,
         guide,
         recording,
-        fit=fitted,
-        without_dynamics=-3.25,
+        fit=dataclasses.replace(fitted, without_dynamics=-3.25),
         behaviour=behaviour,
         behaviour_names=("speed (m/s)",),
         title="Spikes & more",

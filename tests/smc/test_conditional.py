@@ -6,6 +6,7 @@ exact smoothing distribution: an invariant law is one in which they still are af
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -111,8 +112,13 @@ def test_chains_from_far_away_reach_the_smoothing_distribution(threshold: float)
     check_moments(z, exact)
 
 
-@pytest.mark.parametrize("guide", ["bootstrap", "optimal", "laplace", "encoder"])
-@pytest.mark.parametrize("inputs", [0, 1])
+@pytest.mark.parametrize(
+    ("guide", "inputs"),
+    [
+        pytest.param(guide, inputs, marks=[] if inputs == (guide in ("optimal", "laplace")) else pytest.mark.slow)
+        for guide, inputs in itertools.product(("bootstrap", "optimal", "laplace", "encoder"), (0, 1))
+    ],
+)
 def test_every_guide_and_inputs(guide: str, inputs: int, dtype: torch.dtype) -> None:
     model, y, u, exact = case(inputs=inputs, dtype=dtype)
     guides = {
@@ -337,7 +343,7 @@ def test_models_of_the_users_own_are_told() -> None:
         smc.run(y, reference=exact_draws(exact, chains=1))
 
 
-@pytest.mark.parametrize("freedom", [None, 3.0], ids=["gaussian", "heavy_tails"])
+@pytest.mark.parametrize("freedom", [None, pytest.param(3.0, marks=pytest.mark.slow)], ids=["gaussian", "heavy_tails"])
 def test_a_nonlinear_network_seen_through_counts(freedom: float | None) -> None:
     """Of few particles, from draws of a filter of many: the same means and covariances."""
     dynamics = plr.LowRankRNN(rank=2, units=8, noise="full", noise_scale=0.6, noise_freedom=freedom)

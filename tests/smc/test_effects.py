@@ -233,8 +233,8 @@ def test_svi_trains_a_users_model() -> None:
     for _ in range(10):
         z = 0.5 * z + 0.5 * torch.randn_like(z)
         y.append(z + torch.randn_like(z))
-    svi = pyro.infer.SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.03}), plr.SMC_ELBO(30))
-    for _ in range(100):
+    svi = pyro.infer.SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.06}), plr.SMC_ELBO(30))
+    for _ in range(50):
         svi.step(torch.stack(y, -2))
     assert model.spread.item() == pytest.approx(0.5, abs=0.15)
 

@@ -128,7 +128,7 @@ def test_it_is_the_score_on_a_grid(family: str) -> None:
             values = []
             for sign in (1, -1):
                 flat[i] += sign * step
-                values.append(log_evidence_on_a_grid(model, y, points=1001).sum())
+                values.append(log_evidence_on_a_grid(model, y).sum())
                 flat[i] -= sign * step
             exact.append((values[0] - values[1]) / (2 * step))
         grads = [torch.autograd.grad(loss, parameter, retain_graph=True)[0].flatten() for loss in losses]
@@ -203,7 +203,7 @@ class Encoding(Written):
         return self.inner.encode(*args)
 
 
-@pytest.mark.parametrize("num_particles", [60, 300])
+@pytest.mark.parametrize("num_particles", [60, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("guide_type", [plr.OptimalGuide, None])
 def test_a_users_own_model_follows_the_exact_score(guide_type: Any, num_particles: int) -> None:
     model = linear_model(rank=1, noise_scale=1.0)

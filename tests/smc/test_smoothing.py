@@ -73,8 +73,8 @@ def test_paths_match_the_exact_smoother(method: str, inputs: int, dtype: torch.d
     model, y, u = case(dtype, inputs)
     # Six independent filters of 1,000 particles: the error of the mean of one alone is about 0.05 by chance.
     smc = plr.SMCFilter(model, plr.OptimalGuide(model), 1000)
-    z = smc.run(y.repeat(6, 1, 1), None if u is None else u.repeat(6, 1, 1)).smooth(700, method=method)
-    assert z.shape == (700, 24, 25, 2)
+    z = smc.run(y.repeat(6, 1, 1), None if u is None else u.repeat(6, 1, 1)).smooth(300, method=method)
+    assert z.shape == (300, 24, 25, 2)
     assert z.dtype == dtype
     error, variance, lagged = errors(z.unflatten(1, (6, 4)).flatten(0, 1), rts_smoother(model, y, u))
     assert error < 0.05

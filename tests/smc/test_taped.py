@@ -266,7 +266,7 @@ def test_taped_is_untaped(kind: type[Program], gradient: Any, replays: list[Any]
     assert len(replays) >= 4
 
 
-@pytest.mark.parametrize("gradient", [FISHER, PATHWISE])
+@pytest.mark.parametrize(("gradient", "dtype"), [(FISHER, torch.float64), (PATHWISE, torch.float32)])
 def test_of_another_plate_handlers_around_inputs_and_types(gradient: Any, dtype: torch.dtype) -> None:
     check(Program(dtype), Guide(dtype), gradient, data(dtype), data(dtype))
     check(Features(dtype), None, gradient, data(dtype), max_plate_nesting=2)

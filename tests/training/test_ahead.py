@@ -138,6 +138,7 @@ print("interrupted", found.interrupted, found.steps < 10**6)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
 def test_processes_end_with_ctrl_c(tmp_path: Path) -> None:
     parent = subprocess.Popen(

@@ -146,6 +146,7 @@ small_fit(*pair(), recording(), checkpoint=sys.argv[1], checkpoint_every=1, call
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals there")
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     path = tmp_path / ("c" * 220)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -161,8 +162,15 @@ def models(kind: str) -> tuple[plr.StateSpaceModel, Any, Tensor, Tensor]:
     return model, (plr.OptimalGuide if kind == "gaussian" else plr.BootstrapGuide)(model), y, u
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "student-t", "joint"])
-@pytest.mark.parametrize("units", ["small", "large", "mixed"])
+@pytest.mark.parametrize(
+    ("kind", "units"),
+    [
+        pytest.param(
+            kind, units, marks=[] if units == "mixed" or (kind, units) == ("gaussian", "small") else pytest.mark.slow
+        )
+        for kind, units in itertools.product(("gaussian", "student-t", "joint"), ("small", "large", "mixed"))
+    ],
+)
 def test_units_do_not_matter(kind: str, units: str) -> None:
     """The same networks, and the same evidence but for the units, whatever the data are measured in."""
     factors = {"small": [1e-5] * 5, "large": [1e5] * 5, "mixed": [1e-3, 1.0, 1e3, 1e-3, 1e3]}[units]

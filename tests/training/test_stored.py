@@ -71,9 +71,13 @@ def dataset(y: Tensor, folder: Path) -> Any:
 HOLDERS = [memory_mapped, hdf5, zarr, xarray_of_dask, dataset]
 
 
-@pytest.mark.parametrize("holder", HOLDERS, ids=lambda holder: holder.__name__)
+WINDOWS, TRIALS, ALL = {"window": 5, "batch_size": 3}, {"batch_size": 2}, dict[str, int]()
+
+
 @pytest.mark.parametrize(
-    "options", [{"window": 5, "batch_size": 3}, {"batch_size": 2}, {}], ids=["windows", "trials", "all"]
+    ("holder", "options"),
+    [*((holder, WINDOWS) for holder in HOLDERS), (dataset, TRIALS), (memory_mapped, ALL)],
+    ids=lambda value: "_".join(value) or "all" if isinstance(value, dict) else value.__name__,
 )
 def test_numbers_are_those_of_a_tensor(holder: Any, options: dict[str, Any], tmp_path: Path) -> None:
     y = recording(trials=7)

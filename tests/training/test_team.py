@@ -62,7 +62,8 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["trials", *(pytest.param(n, marks=pytest.mark.slow) for n in ("windows", "all"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trials", "windows", "all"])
 def test_two_processes_end_in_the_numbers_of_one(name: str, tmp_path: Path) -> None:
     options = {**OPTIONS[name], "start_at_data": True}
     program = f"""

@@ -56,7 +56,7 @@ def test_a_fit_of_volts_is_that_of_ten_microvolts(initialised: bool) -> None:
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("standardise", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_command_line_takes_volts(standardise: bool, tmp_path: Path) -> None:
     recording, found = volts(), []
     for name, scale in (("volts", 1.0), ("microvolts", 1e6)):

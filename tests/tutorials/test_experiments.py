@@ -65,12 +65,8 @@ def test_fixed_points_of_figure_8_are_all_found(tmp_path: Path, shared_data: Pat
 
 
 # Each takes a quarter of a minute to one and a half, most of it for Python to start and for loops to be compiled.
-SOME = ("teacher_gaussian",)
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_student_is_trained_and_judged(name: str, tmp_path: Path, shared_data: Path) -> None:
     record = reduced(name, tmp_path, shared_data)
     (row,) = record["rows"]

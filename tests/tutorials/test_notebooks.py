@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def execute(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return json.loads(notebook.cells[-1].outputs[0]["text"])
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str, str | None], None]:
+    """Lets a notebook read a shared file, skips where there is none; without a name the notebook makes its own data."""
+
+    def read(variable: str, name: str | None) -> None:
+        path = Path("no such file") if name is None else request.getfixturevalue("shared_data") / name
+        monkeypatch.setenv(variable, str(path))
+
+    return read
+
+
 def texts(notebook: Any, stream: str) -> list[str]:
     """Return what the cells of a notebook wrote to a stream."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -41,14 +53,11 @@ def texts(notebook: Any, stream: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", [pytest.param("recording", marks=pytest.mark.slow), "simulated"])
+@pytest.mark.parametrize("source", ["recording", "simulated"])
 def test_the_eeg_fit_raises_held_out_evidence(
-    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    source: str, monkeypatch: pytest.MonkeyPatch, reads: Callable[[str, str | None], None]
 ) -> None:
-    recording = Path("no such file")
-    if source == "recording":
-        recording = request.getfixturevalue("shared_data") / "eeg_s001r01_smoothed.npy"
-    monkeypatch.setenv("PYRO_LOWRANK_EEG", str(recording))
+    reads("PYRO_LOWRANK_EEG", "eeg_s001r01_smoothed.npy" if source == "recording" else None)
     results = execute("01_fit_eeg.ipynb", monkeypatch)
     assert results["held_out_after"] > results["held_out_before"]
     assert results["held_out_after"] > results["static"]
@@ -81,12 +90,9 @@ def test_three_inferences_of_a_users_own_model_agree(monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["trained", "drawn"])
 def test_every_method_finds_what_is_proved_to_be_all(
-    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    source: str, monkeypatch: pytest.MonkeyPatch, reads: Callable[[str, str | None], None]
 ) -> None:
-    weights = Path("no such file")
-    if source == "trained":
-        weights = request.getfixturevalue("shared_data") / "teacher_reach_rnn.npz"
-    monkeypatch.setenv("PYRO_LOWRANK_REACH", str(weights))
+    reads("PYRO_LOWRANK_REACH", "teacher_reach_rnn.npz" if source == "trained" else None)
     results = execute("03_fixed_points.ipynb", monkeypatch)
     assert results["complete"]
     assert results["index_sum"] == results["large"]["index_sum"] == 1
@@ -109,12 +115,9 @@ def test_every_method_finds_what_is_proved_to_be_all(
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["recording", "simulated"])
 def test_a_posterior_reaches_arviz_and_ranks_are_compared(
-    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    source: str, monkeypatch: pytest.MonkeyPatch, reads: Callable[[str, str | None], None]
 ) -> None:
-    spikes = Path("no such file")
-    if source == "recording":
-        spikes = request.getfixturevalue("shared_data") / "pmd_reach_2targets.npz"
-    monkeypatch.setenv("PYRO_LOWRANK_SPIKES", str(spikes))
+    reads("PYRO_LOWRANK_SPIKES", "pmd_reach_2targets.npz" if source == "recording" else None)
     results = execute("04_posterior_in_arviz.ipynb", monkeypatch)
     assert results["first"] == f"rank {results['best']}"
     assert results["simplest"] <= results["best"]
@@ -173,12 +176,9 @@ def test_attractors_have_probabilities_with_proofs(monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["recording", "simulated"])
 def test_networks_stand_beside_what_remembers_without_them(
-    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    source: str, monkeypatch: pytest.MonkeyPatch, reads: Callable[[str, str | None], None]
 ) -> None:
-    recording = Path("no such file")
-    if source == "recording":
-        recording = request.getfixturevalue("shared_data") / "eeg_s001r01_raw.npz"
-    monkeypatch.setenv("PYRO_LOWRANK_RAW_EEG", str(recording))
+    reads("PYRO_LOWRANK_RAW_EEG", "eeg_s001r01_raw.npz" if source == "recording" else None)
     results = execute("09_eeg_that_remembers.ipynb", monkeypatch)
     evidence = results["evidence"]
     assert evidence["independent features"] < evidence["AR(4) features"] < evidence["network, memory"]
@@ -189,12 +189,9 @@ def test_networks_stand_beside_what_remembers_without_them(
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["recording", "simulated"])
 def test_rates_follow_the_spikes_that_were_recorded(
-    source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    source: str, monkeypatch: pytest.MonkeyPatch, reads: Callable[[str, str | None], None]
 ) -> None:
-    recording = Path("no such file")
-    if source == "recording":
-        recording = request.getfixturevalue("shared_data") / "ca_truth_zebrafish_dp.npz"
-    monkeypatch.setenv("PYRO_LOWRANK_CALCIUM", str(recording))
+    reads("PYRO_LOWRANK_CALCIUM", "ca_truth_zebrafish_dp.npz" if source == "recording" else None)
     results = execute("10_calcium.ipynb", monkeypatch)
     assert results["evidence"]["independent features"] < results["evidence"]["AR(4) features"]
     assert results["rise"] < results["decay"]

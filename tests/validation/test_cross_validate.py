@@ -47,7 +47,7 @@ def test_scores_of_linear_models_are_exact() -> None:
     y = model.simulate(6, 25).y
     y[1, 5:9] = torch.nan
     found = plr.cross_validate(
-        factory, y, ranks=(2,), folds=3, num_filter_particles=3000, num_draws=1000, hidden=2, **STANDING
+        factory, y, ranks=(2,), folds=3, num_filter_particles=2000, num_draws=400, hidden=2, **STANDING
     )
     trials = [int(name.removeprefix("trial_")) for name in found.trials]
     assert sorted(trials) == list(range(6))
@@ -107,9 +107,9 @@ def test_the_rank_that_made_the_data_is_better_than_a_lower_one() -> None:
         rotating(),
         ranks=(1, 2),
         folds=2,
-        num_steps=60,
+        num_steps=30,
         num_particles=16,
-        learning_rate=2e-2,
+        learning_rate=4e-2,
         initialise=plr.initialise_from_data,
         progress=False,
     )

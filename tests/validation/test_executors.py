@@ -112,14 +112,8 @@ def counted(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        pytest.param(None, id="loky"),
-        pytest.param(dask_client, id="dask", marks=pytest.mark.slow),
-        pytest.param(submitit_executor, id="submitit", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [None, dask_client, submitit_executor], ids=["loky", "dask", "submitit"])
 def test_a_worker_that_is_killed_changes_nothing(made: Any, counted: Path, tmp_path: Path) -> None:
     """Records are those of one process; the second worker does the job again."""
     options: dict[str, Any] = {"initialise": KillsOnce(counted), "ranks": (1,) if made is submitit_executor else (1, 2)}

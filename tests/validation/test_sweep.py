@@ -98,11 +98,12 @@ def test_halving_leaves_the_worse_behind_and_ends_in_the_numbers_of_whole_fits(t
 
 
 def test_a_checkpoint_that_outlived_its_record_begins_anew(tmp_path: Path) -> None:
-    found = swept(halving=plr.Halving(3, factor=2), folder=tmp_path)
+    options: dict[str, Any] = {"grid": {"rank": [1, 2]}, "halving": plr.Halving(3, factor=2), "folder": tmp_path}
+    found = swept(**options)
     for path in tmp_path.glob("*.json"):
         path.unlink()
     assert list(tmp_path.glob("*.safetensors"))
-    again = swept(halving=plr.Halving(3, factor=2), folder=tmp_path)
+    again = swept(**options)
     np.testing.assert_array_equal(again.evidence, found.evidence)
 
 

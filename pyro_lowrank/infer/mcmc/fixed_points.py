@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_lowrank.dynamics.analysis import fixed_points_of_samples
-from pyro_lowrank.dynamics.rnn import RNNDynamics
+from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.errors import check_positive_int
 from pyro_lowrank.infer.mcmc.sampled import own_store
 from pyro_lowrank.models.state_space import StateSpaceModel
@@ -115,9 +115,9 @@ def fixed_points_along_input(
 
 def _parts(
     posterior: Any, samples: Mapping[str, Tensor] | None
-) -> tuple[RNNDynamics, Mapping[str, Tensor], StateSpaceModel | None]:
+) -> tuple[Dynamics, Mapping[str, Tensor], StateSpaceModel | None]:
     """Return the network, draws of its parameters, and its model where that is known."""
-    if isinstance(posterior, RNNDynamics):
+    if isinstance(posterior, Dynamics):
         if samples is None:
             raise ValueError("With a network, pass draws of its parameters, `samples`, by the names of their sites.")
         return posterior, samples, None
@@ -126,8 +126,6 @@ def _parts(
     else:
         model = sampled_model(posterior)
         draws = posterior.get_samples()
-    if not isinstance(model.dynamics, RNNDynamics):
-        raise TypeError(f"Fixed points are those of a network of units, got {type(model.dynamics).__name__}.")
     return model.dynamics, draws, model
 
 

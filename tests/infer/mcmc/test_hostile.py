@@ -33,7 +33,7 @@ def test_particles_that_go_to_infinity_are_left_behind(sweep: str) -> None:
     z = torch.zeros(4, 12, 1)
     kernel = gibbs(sampled, plr.BootstrapGuide(sampled), 20, sweep=sweep)
     start = {"observation.readout.bias": torch.zeros(2), "z": z}
-    mcmc = MCMC(kernel, 20, 25, initial_params=start, disable_progbar=True)
+    mcmc = MCMC(kernel, 10, 12, initial_params=start, disable_progbar=True)
     mcmc.run(torch.randn(4, 12, 2))
     draws = mcmc.get_samples()["z"]
     assert draws.isfinite().all()

@@ -58,11 +58,15 @@ def check(kernel: str, num_samples: int, warmup_steps: int, *, ess: float, dtype
         assert max(map(abs, errors(found, exact[name]))) < 4, (name, exact[name], found.mean(), found.std())
 
 
-@pytest.mark.parametrize(("kernel", "dtype"), [("ancestor", torch.float64), ("backward", torch.float32)])
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [("ancestor", torch.float64), pytest.param("backward", torch.float32, marks=pytest.mark.slow)],
+)
 def test_particle_gibbs_draws_from_the_posterior(kernel: str, dtype: torch.dtype) -> None:
     check(kernel, 100, 40, ess=8, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_pmmh_draws_from_the_posterior() -> None:
     check("pmmh", 500, 200, ess=10)
 
