@@ -53,7 +53,7 @@ ONLY = {
 
 # Where each optional or heavy library may be imported: at the top of these files, or deferred in these parts.
 COMPILED = {f"dynamics/compiled/{name}.py" for name in ("arithmetic", "units")}
-COMPILED |= {f"smc/compiled/{name}.py" for name in ("records", "likelihoods/base")}
+COMPILED |= {f"smc/compiled/{name}.py" for name in ("records", "likelihoods/base", "likelihoods/driven")}
 AT_TOP = {
     "arviz": {"export/arviz.py"},
     "numba": COMPILED,

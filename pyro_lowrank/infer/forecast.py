@@ -150,7 +150,8 @@ def go_on(
 def _driven_on(model: BuiltInTransitions, driven: Tensor, past: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Return observations that features are driven to after what they remember, and their means without noise."""
     emission: Any = model.emission
-    memory = emission.memory
+    # Numbers like the past are drawn in the order in which it lies in memory.
+    memory, past = emission.memory, past.contiguous()
     covariances = [law.covariance.expand(len(end), *law.covariance.shape[-3:]) for law in model.laws()]
     covariance = torch.stack(covariances)[end, torch.arange(len(end), device=end.device)]
     drawn = past + colour(covariance, torch.randn_like(past))

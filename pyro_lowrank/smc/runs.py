@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_lowrank.dynamics.means import Mean, compiled_mean
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Bin, LooksBack
-from pyro_lowrank.observations.driven import REMEMBERED
+from pyro_lowrank.observations.driven import REMEMBERED, DrivenEmission
 from pyro_lowrank.smc.conditional import ConditionalKernel, Reference, check_scheme
 from pyro_lowrank.smc.driven import check_forgets, plain_kernel
 from pyro_lowrank.smc.effects import EffectsKernel
@@ -22,6 +22,7 @@ from pyro_lowrank.smc.loop import FilterHistory, Scheme, State, run_loop
 from pyro_lowrank.smc.pair import Pair, Sequences
 from pyro_lowrank.smc.plain import PlainKernel
 from pyro_lowrank.smc.replayed import ReplayedTransitions
+from pyro_lowrank.smc.resampling import Resampler
 from pyro_lowrank.smc.smoothing import along, backward_paths, mcmc_paths, take_states, uniform_of_paths
 from pyro_lowrank.smc.taped import TapedKernel, Tapes, Untaped
 from pyro_lowrank.smc.transitions import BuiltInTransitions
@@ -146,6 +147,9 @@ class BuiltInRun:
         gradient = self.scheme.gradient
         if gradient.along_particles and torch.is_grad_enabled():
             raise NoCompiledForm(f"{type(gradient).__name__} differentiates the run itself; FisherGradient does not")
+        own = type(self.scheme.resampler).resample is not Resampler.resample
+        if own and isinstance(self.pair.emission, DrivenEmission):
+            raise NoCompiledForm("resampling that moves particles moves what they remember, too")
 
     @property
     def is_compiled(self) -> bool:
@@ -205,11 +209,13 @@ class BuiltInRun:
         like, last = history.increments, self.data.last
         uniforms = uniform_of_paths(steps, num_paths, trials, like)
         if history.compiled is not None and self._loops is not None:
+            from pyro_lowrank.smc.compiled.run import Remembered
             from pyro_lowrank.smc.compiled.run import backward_paths as compiled_paths
 
-            out = history.compiled
+            out, likelihood = history.compiled.out, self._loops.remembers
             latents, means, log_weights = map(torch.from_numpy, (out.z, out.means, out.log_weights))
-            _, *found = compiled_paths(self.pair.transition, latents, means, log_weights, last, uniforms)
+            own = None if likelihood is None else Remembered(history.compiled.features, likelihood.rates)
+            _, *found = compiled_paths(self.pair.transition, latents, means, log_weights, last, uniforms, own)
             return Paths(*found)
         assert history.states is not None
         assert history.log_weights is not None
@@ -317,6 +323,9 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
         NoCompiledForm: if the backend is `"compiled"` and there is no compiled form.
     """
     compiled = compiled_pair(pair, backend, with_inputs=pair.transition.num_inputs > 0)
+    if compiled is not None and compiled.remembers is not None:
+        leave_to_tensors(NoCompiledForm("online, tensor operations move what particles remember"), backend)
+        compiled = None
     if compiled is not None and isinstance(pair.proposal, LooksBack):
         leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
         compiled = None

@@ -6,13 +6,27 @@ rounded up to whole vectors, are worked on: the lanes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyro_lowrank.compilation import compiled
 
 WIDTH, _VECTOR = 64, 16
+
+
+class Block(NamedTuple):
+    """Particles that are worked on side by side.
+
+    Attributes:
+        start: the first of them.
+        size: how many there are.
+        lanes: how many lanes are worked on.
+    """
+
+    start: Any
+    size: Any
+    lanes: Any
 
 
 @compiled(inline=True, allocates=False, inner=True)

@@ -23,6 +23,7 @@ from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.forward import ForwardProposal
 from pyro_lowrank.smc.compiled.lanes import WIDTH
 from pyro_lowrank.smc.compiled.likelihoods.base import no_curver, no_features, no_weigher
+from pyro_lowrank.smc.compiled.likelihoods.driven import DrivenLikelihood
 from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood, likelihood_of_emission
 from pyro_lowrank.smc.compiled.proposals import affine, laplace  # noqa: F401 (they register themselves)
 from pyro_lowrank.smc.compiled.proposals.base import compiled_form
@@ -58,7 +59,9 @@ class CompiledPair:
             self.seeing = proposal.seeing
         self.likelihood: AnyLikelihood | None = None
         self.proposal = compiled_form(self.seeing, transition, self._likelihood())
-        if self.proposal.weighs_data and isinstance(proposal, ForwardProposal):
+        looks = self.proposal.weighs_data or self.proposal.needs_curvature
+        if looks and isinstance(proposal, ForwardProposal):
+            # The likelihood would show it what is to be hidden.
             raise NoCompiledForm(f"ForwardPrediction of a {type(self.seeing).__name__} has no compiled form")
         if not self.proposal.weighs_data:
             self.likelihood = likelihood_of_emission(pair.emission)
@@ -96,9 +99,15 @@ class CompiledPair:
             data.seen, data.v, with_aims=self.proposal.needs_curvature
         )
 
+    @property
+    def remembers(self) -> DrivenLikelihood | None:
+        """The likelihood where features remember the latents, so that particles carry more than these."""
+        return self.likelihood if isinstance(self.likelihood, DrivenLikelihood) else None
+
     def num_rows(self, num_particles: int) -> int:
         """Return how much scratch a time bin needs."""
-        return self.proposal.num_rows() * max(WIDTH, num_particles)
+        own = 0 if self.likelihood is None else self.likelihood.num_rows()
+        return (self.proposal.num_rows() + own) * max(WIDTH, num_particles)
 
     def draws(self, white: Tensor, recorded: Tensor, draw_positions: Callable[[], Tensor]) -> Draws:
         """Return random numbers, from standard normal ones `time x particles x trials x rank`.

@@ -9,6 +9,7 @@ import numpy as np
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO, exp
 from pyro_lowrank.dynamics.compiled.units import FAST
+from pyro_lowrank.smc.compiled.to_come import add_scores, forget, look_around, look_back
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
@@ -48,7 +49,16 @@ def pick(shares: Any, uniform: Any) -> Any:
 
 @compiled(fastmath=FAST, allocates=False)
 def draw_paths(
-    z: Any, means: Any, log_weights: Any, inverse: Any, last: Any, uniforms: Any, white: Any, logits: Any, out: Any
+    z: Any,
+    means: Any,
+    log_weights: Any,
+    inverse: Any,
+    last: Any,
+    uniforms: Any,
+    later: Any,
+    white: Any,
+    logits: Any,
+    out: Any,
 ) -> None:
     """Write paths, up to the last bin of each trial.
 
@@ -59,6 +69,7 @@ def draw_paths(
         inverse: of the Cholesky factor of the transition noise.
         last: last time bin of each trial, `B`.
         uniforms: in [0, 1), `B x T x draws`.
+        later: what later bins say beside the latents, see `to_come`; None for nothing: the compiler leaves it out.
         white: scratch, `4 R x K`.
         logits: scratch, `2 x K`.
         out: written to: the indices of the particles, `B x T x draws`; their latents and the means out of them,
@@ -66,7 +77,13 @@ def draw_paths(
     """
     rank, (paths, path_z, path_means) = z.shape[2], out
     for b in range(z.shape[0]):
+        if later is not None:
+            forget(later)
         for t in range(last[b], -1, -1):
+            if later is not None and t < last[b]:
+                for p in range(uniforms.shape[2]):
+                    look_back(later, b, t + 1, p, path_z[p, b, t + 1])
+                look_around(later, b, t)
             if t < last[b]:
                 # Seen from the middle of the cloud, so that no digits are lost far from the origin.
                 for r in range(rank):
@@ -88,6 +105,8 @@ def draw_paths(
                         for k in range(z.shape[3]):
                             apart = there - white[r, k]
                             logits[0, k] -= HALF * apart * apart
+                    if later is not None:
+                        add_scores(later, p, logits[0])
                     fill_shares(logits[0], logits[1])
                 k = pick(logits[1], uniforms[b, t, p])
                 paths[b, t, p] = k

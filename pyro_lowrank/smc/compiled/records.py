@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from pyro_lowrank.dynamics.compiled.units import floats
+from pyro_lowrank.smc.compiled.lanes import Block
 
 
 class Tables(NamedTuple):
@@ -46,6 +47,10 @@ class Features(NamedTuple):
         present: 1 where it is there, else 0, `B x T x D`.
         first: the first feature that counts.
         last: the one after the last.
+        laws: how each bin is taken in where features remember the latents, see `laws.fill_laws`; nothing elsewhere.
+        links: row and column of what in the transition of what is remembered is not zero, `(some) x 2`.
+        past: what particles remember, `B x slots x K x order x D`: before time bin t in slot t, counted round.
+        ancestors: where particles find what theirs remember, `B x T x K`.
     """
 
     weight: Any
@@ -58,6 +63,10 @@ class Features(NamedTuple):
     present: Any
     first: Any
     last: Any
+    laws: Any
+    links: Any
+    past: Any
+    ancestors: Any
 
 
 class Draws(NamedTuple):
@@ -126,7 +135,7 @@ class Signatures(NamedTuple):
         propose: of a proposal, (curve, tables, features, trial, time bin, means `R x K`, white draws `R x K`, their log
             densities `K`, log weights `K`, which are added to, latents `R x K`, written to, scratch).
         weigh: of a likelihood, (features, trial, time bin, latents, log weights, which are added to, scratch).
-        curve: of a likelihood, (features, trial, time bin, B^T `R x D`, scratch, lanes), see `proposals.laplace`.
+        curve: of a likelihood, (features, trial, time bin, B^T `R x D`, scratch, block), see `proposals.laplace`.
         through: of a resampling scheme, (positions `K`, one of them, a uniform number), see `conditional.through_of`.
     """
 
@@ -139,14 +148,17 @@ class Signatures(NamedTuple):
     @cache
     def of(cls, dtype: Any) -> Signatures:
         """Return them for one of numpy's types of numbers."""
-        vector, matrix, cube, four = (floats(dtype, dims) for dims in (1, 2, 3, 4))
-        index = types.Array(types.int64, 2, "C", aligned=True)
+        vector, matrix, cube, four, five = (floats(dtype, dims) for dims in (1, 2, 3, 4, 5))
+        index, indices = (types.Array(types.int64, dims, "C", aligned=True) for dims in (2, 3))
         tables = types.NamedTuple((four, matrix, four, cube, index), Tables)
         ends = types.int64, types.int64
-        features = types.NamedTuple((matrix, cube, matrix, matrix, matrix, cube, cube, cube, *ends), Features)
+        remembered = four, index, five, indices
+        features = types.NamedTuple(
+            (matrix, cube, matrix, matrix, matrix, cube, cube, cube, *ends, *remembered), Features
+        )
         where = types.int64, types.int64
         weigh = types.void(features, *where, matrix, vector, vector)
-        curve = types.void(features, *where, matrix, vector, types.int64)
+        curve = types.void(features, *where, matrix, vector, types.NamedUniTuple(types.int64, 3, Block))
         bins = matrix, matrix, vector, vector, matrix, vector
         through = types.int64(vector, vector.dtype, vector.dtype)
         return cls(types.void(types.FunctionType(curve), tables, features, *where, *bins), weigh, curve, through)

@@ -15,11 +15,13 @@ from pyro_lowrank.dynamics.compiled.units import mover
 from pyro_lowrank.dynamics.transition import Transition
 from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.guides.base import Encoding
+from pyro_lowrank.observations.driven import REMEMBERED
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.smc.compiled import conditional, paths
 from pyro_lowrank.smc.compiled.loop import new_scratch, run_bin, run_loop
 from pyro_lowrank.smc.compiled.pair import CompiledPair
 from pyro_lowrank.smc.compiled.records import Draws, Features, Out, Tables
+from pyro_lowrank.smc.compiled.to_come import to_come
 from pyro_lowrank.smc.conditional import Reference
 from pyro_lowrank.smc.loop import FilterHistory, Particles, Scheme, check_alive, draw_resamplings, resample
 from pyro_lowrank.smc.pair import Sequences
@@ -70,6 +72,8 @@ def run_compiled(
     draws = compiled.draws(white, data.seen.recorded.mT, draw_positions)
     first = compiled.pair.transition.first_mean(data.v_at(0)).expand(trials, rank)
     out = _new_out(trials, steps, particles, rank, with_paths, compiled.dtype)
+    if compiled.remembers is not None:
+        features = compiled.remembers.with_room(features, out.ancestors, kept=store or with_paths)
     records = _Records(tables, features, draws, out)
     with torch.no_grad():
         if compiled.mean is None or not _known(resampler):
@@ -81,7 +85,7 @@ def run_compiled(
             _run_whole(compiled, data, first, records, scheme, with_paths, pins)
     if scheme.allow_dead:
         _bury(out)
-    return _history(out, store, allow_dead=scheme.allow_dead)
+    return _history(records, store, allow_dead=scheme.allow_dead)
 
 
 def _known(resampler: Resampler) -> bool:
@@ -103,6 +107,13 @@ class _Records(NamedTuple):
         """Return some trials of it all."""
         first, last = _of_trials(self.tables, trials), _of_trials(self.out, trials)
         return first, _of_features(self.features, trials), _of_trials(self.draws, trials), last
+
+
+class Remembered(NamedTuple):
+    """What particles remember beside the latents: the likelihood with its laws and their rows, see `to_come`."""
+
+    features: Features
+    rates: bool
 
 
 def check_reference(compiled: CompiledPair, resampler: Resampler) -> None:
@@ -222,8 +233,10 @@ def _of_trials(record: Any, trials: slice) -> Any:
 
 
 def _of_features(features: Features, trials: slice) -> Features:
-    by_trial = {called: getattr(features, called)[trials] for called in ("offset", "aims", "y", "present")}
-    return features._replace(**by_trial)
+    called = ("offset", "aims", "y", "present", "past", "ancestors")
+    # Laws that trials share are those of the first.
+    laws = features.laws[trials] if len(features.laws) > 1 else features.laws
+    return features._replace(laws=laws, **{name: getattr(features, name)[trials] for name in called})
 
 
 def _bury(out: Out) -> None:
@@ -235,8 +248,9 @@ def _bury(out: Out) -> None:
     out.ess[after | died] = 0
 
 
-def _history(out: Out, store: bool, *, allow_dead: bool) -> FilterHistory:
+def _history(records: _Records, store: bool, *, allow_dead: bool) -> FilterHistory:
     """Return the history, in the plain loop's order of dims."""
+    out, past = records.out, torch.from_numpy(records.features.past)
     kept = [torch.from_numpy(each) for each in (out.log_weights, out.ancestors)]
     log_weights, ancestors = (each.permute(1, 2, 0) for each in kept)
     z = torch.from_numpy(out.z).permute(1, 3, 0, 2)
@@ -244,21 +258,33 @@ def _history(out: Out, store: bool, *, allow_dead: bool) -> FilterHistory:
         torch.from_numpy(each).mT for each in (out.increments, out.ess, out.resampled, out.ancestor_log_probs)
     )
     check_alive(increments, allow_dead=allow_dead)
+    states, last = {"z": z}, {"z": z[-1]}
+    if past.numel():
+        slots, steps = past.shape[1], len(z)
+        # Time in front, then particles, trials, features and their order.
+        remembered = past.permute(1, 2, 0, 4, 3)
+        states[REMEMBERED], last[REMEMBERED] = remembered[1:], remembered[steps % slots]
     return FilterHistory(
-        last=_particles(out, -1, {"z": z[-1]}),
+        last=_particles(out, -1, last),
         increments=increments,
         ess=ess,
         resampled=resampled,
         ancestor_log_probs=log_probs,
-        states={"z": z} if store else None,
+        states=states if store else None,
         log_weights=log_weights if store else None,
         ancestors=ancestors if store else None,
-        compiled=out,
+        compiled=records,
     )
 
 
 def backward_paths(
-    transition: Transition, z: Tensor, means: Tensor, log_weights: Tensor, last: Tensor, uniforms: Tensor
+    transition: Transition,
+    z: Tensor,
+    means: Tensor,
+    log_weights: Tensor,
+    last: Tensor,
+    uniforms: Tensor,
+    remembered: Remembered | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw paths given the whole recording, each ancestor afresh among all particles, as `smoothing.backward_paths`.
 
@@ -272,6 +298,7 @@ def backward_paths(
         log_weights: `trials x time x particles`.
         last: last time bin of each trial's path, `trials`.
         uniforms: numbers in [0, 1), `time x draws x trials`.
+        remembered: what particles remember beside the latents, or None.
     """
     root = transition.noise.scale_tril
     inverse = array(torch.linalg.solve_triangular(root, torch.eye(root.shape[-1], dtype=root.dtype), upper=False))
@@ -284,7 +311,10 @@ def backward_paths(
 
     def draw(c: slice) -> None:
         parts = (index[c], *(each[:, c] for each in found))
-        arrays = latents[c], means_[c], weights[c], inverse, ends[c], uniform[c]
+        later = None
+        if remembered is not None:
+            later = to_come(_of_features(remembered.features, c), remembered.rates, draws)
+        arrays = latents[c], means_[c], weights[c], inverse, ends[c], uniform[c], later
         _draw_paths(*arrays, *paths.new_scratch(latents), parts)
 
     run_side_by_side([partial(draw, c) for c in chunks(trials, index.size * latents.shape[3] * 4)])

@@ -205,7 +205,12 @@ class CompiledLikelihood:
             present=array(seen.present),
             first=0,
             last=y.shape[-1],
+            **nothing_remembered(y),
         )
+
+    def num_rows(self) -> int:
+        """Return how much scratch it needs beside that of a proposal."""
+        return 0
 
 
 @compiled(allocates=False)
@@ -252,7 +257,19 @@ def no_features(like: Tensor) -> Features:
     """Return the arrays where no likelihood is left, for a recording `trials x time x features`."""
     nothing = array(like.new_zeros(*like.shape[:2], 0))
     empty = array(like.new_zeros(0, 0))
-    return Features(empty, nothing, empty, empty, empty, nothing, nothing, nothing, 0, 0)
+    no_y = nothing, nothing, nothing
+    return Features(empty, nothing, empty, empty, empty, *no_y, 0, 0, **nothing_remembered(like))
+
+
+def nothing_remembered(like: Tensor) -> dict[str, Any]:
+    """Return the arrays of what is remembered where nothing is."""
+    dtype = array(like[:0]).dtype
+    return {
+        "laws": np.zeros((0,) * 4, dtype),
+        "links": np.zeros((0, 2), np.int64),
+        "past": np.zeros((0,) * 5, dtype),
+        "ancestors": np.zeros((0,) * 3, np.int64),
+    }
 
 
 @cache
@@ -271,7 +288,7 @@ def no_curver(dtype: Any) -> Any:
     """Compile what stands for the curvature where a proposal does not ask for it."""
 
     @first_class(Signatures.of(dtype).curve)
-    def curve(features: Any, b: Any, t: Any, own: Any, rows: Any, lanes: Any) -> None:
+    def curve(features: Any, b: Any, t: Any, own: Any, rows: Any, block: Any) -> None:
         pass
 
     return curve
@@ -339,9 +356,9 @@ def _weigh(
 def _curve(curvature: Split, num_parameters: int, dtype: Any) -> Callable[..., None]:
     nothing, prepare, finish = (dtype(0),) * num_parameters, curvature.prepare, curvature.finish
 
-    def curve(features: Any, b: Any, t: Any, own: Any, rows: Any, lanes: Any) -> None:
+    def curve(features: Any, b: Any, t: Any, own: Any, rows: Any, block: Any) -> None:
         """Add each feature's score to the step, its stiffness and information to the matrices: rows of `laplace`."""
-        rank, square = own.shape[0], own.shape[0] * own.shape[0]
+        rank, square, lanes = own.shape[0], own.shape[0] * own.shape[0], block.lanes
         found = 4 * rank + 2 * square
         for i in range(features.first, features.last):
             if features.present[b, t, i] == ZERO:

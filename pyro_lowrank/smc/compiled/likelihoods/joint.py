@@ -14,10 +14,12 @@ from torch import Tensor
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.units import FAST
 from pyro_lowrank.errors import NoCompiledForm
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.joint import JointEmission
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
 from pyro_lowrank.smc.compiled.likelihoods.base import CompiledLikelihood, as_curver, as_weigher
+from pyro_lowrank.smc.compiled.likelihoods.driven import DrivenLikelihood
 from pyro_lowrank.smc.compiled.records import Features
 
 
@@ -66,6 +68,10 @@ class JointLikelihood:
         """Return what has the gradient of the log likelihood of paths, as `CompiledLikelihood.along_paths`."""
         return _sum([part.along_paths(piece, v, z) for part, piece in self._pieces(seen)])
 
+    def num_rows(self) -> int:
+        """Return how much scratch it needs beside that of a proposal."""
+        return 0
+
     def constant(self, seen: Observed) -> Tensor:
         """Return what the log likelihood of the entries that are there adds, `trials x time`."""
         return _sum([part.constant(piece) for part, piece in self._pieces(seen)])
@@ -83,7 +89,7 @@ class JointLikelihood:
         return found[0]._replace(**joined, parameters=parameters, last=seen.y.shape[-1])
 
 
-AnyLikelihood = CompiledLikelihood | JointLikelihood
+AnyLikelihood = CompiledLikelihood | JointLikelihood | DrivenLikelihood
 
 
 def likelihood_of_emission(emission: Any) -> AnyLikelihood:
@@ -92,6 +98,8 @@ def likelihood_of_emission(emission: Any) -> AnyLikelihood:
     Raises:
         NoCompiledForm: if it has none.
     """
+    if isinstance(emission, DrivenEmission):
+        return DrivenLikelihood.of(emission)
     return JointLikelihood.of(emission) if isinstance(emission, JointEmission) else CompiledLikelihood.of(emission)
 
 
@@ -133,6 +141,10 @@ def _of_features(function: Callable[..., None], first: int, last: int) -> Callab
             features.present,
             first,
             last,
+            features.laws,
+            features.links,
+            features.past,
+            features.ancestors,
         )
         compiled_function(some, b, t, matrix, vector, third)
 

@@ -13,7 +13,7 @@ Rows of a block of particles (see `lanes`), R latents, are
     z (R), e, then F^{-T} e (R), eta (R), a step (R), the matrix that steers it (R * R), P (R * R),
 
 and readout, score, stiffness and information of a feature. Features, of which there are many, are summed up by the
-likelihood for all particles side by side; the small matrices are factorised one by one.
+likelihood for all particles side by side, and so are the small matrices factorised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pyro_lowrank.guides.base import Encoding
 from pyro_lowrank.guides.laplace import LaplaceProposal
 from pyro_lowrank.observations.observed import Observed
 from pyro_lowrank.observations.readout import AffineMap
-from pyro_lowrank.smc.compiled.lanes import WIDTH, at, lanes_of
+from pyro_lowrank.smc.compiled.lanes import WIDTH, Block, at, lanes_of
 from pyro_lowrank.smc.compiled.likelihoods.joint import AnyLikelihood
 from pyro_lowrank.smc.compiled.proposals.base import CompiledProposal, first_or_rest, register
 from pyro_lowrank.smc.compiled.records import Signatures, Tables
@@ -63,39 +63,55 @@ def _prepare(rank: Any, rows: Any, means: Any, root: Any, start: Any, size: Any,
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def _factorise(rank: Any, rows: Any, a: Any, lane: Any) -> None:
-    """Turn the lower triangle of a particle's matrix into its Cholesky factor; NaN where there is none."""
+def _factorise(rank: Any, rows: Any, a: Any, lanes: Any) -> None:
+    """Turn the lower triangle of each particle's matrix into its Cholesky factor; NaN where there is none."""
     for j in range(rank):
         for i in range(j, rank):
-            total = rows[at(a + i * rank + j, lane)]
+            entry, diagonal = a + i * rank + j, a + j * rank + j
             for k in range(j):
-                total -= rows[at(a + i * rank + k, lane)] * rows[at(a + j * rank + k, lane)]
-            rows[at(a + i * rank + j, lane)] = math.sqrt(total) if i == j else total / rows[at(a + j * rank + j, lane)]
+                _take(rows, entry, a + i * rank + k, a + j * rank + k, lanes)
+            if i == j:
+                for lane in range(lanes):
+                    rows[at(entry, lane)] = math.sqrt(rows[at(entry, lane)])
+            else:
+                _divide(rows, entry, diagonal, lanes)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
-def _solve_transposed(rank: Any, rows: Any, a: Any, x: Any, lane: Any) -> None:
-    """Turn a particle's vector x into F^{-T} x."""
+def _take(rows: Any, x: Any, first: Any, second: Any, lanes: Any) -> None:
+    """Subtract the product of two rows from another."""
+    for lane in range(lanes):
+        rows[at(x, lane)] -= rows[at(first, lane)] * rows[at(second, lane)]
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def _divide(rows: Any, x: Any, by: Any, lanes: Any) -> None:
+    """Divide a row by another."""
+    for lane in range(lanes):
+        rows[at(x, lane)] /= rows[at(by, lane)]
+
+
+@compiled(fastmath=FAST, allocates=False, inner=True)
+def _solve_transposed(rank: Any, rows: Any, a: Any, x: Any, lanes: Any) -> None:
+    """Turn each particle's vector x into F^{-T} x."""
     for i in range(rank - 1, -1, -1):
-        total = rows[at(x + i, lane)]
         for k in range(i + 1, rank):
-            total -= rows[at(a + k * rank + i, lane)] * rows[at(x + k, lane)]
-        rows[at(x + i, lane)] = total / rows[at(a + i * rank + i, lane)]
+            _take(rows, x + i, a + k * rank + i, x + k, lanes)
+        _divide(rows, x + i, a + i * rank + i, lanes)
 
 
 @compiled(fastmath=FAST, allocates=False, inner=True)
 def _take_step(rank: Any, rows: Any, lanes: Any) -> None:
     """Solve for each particle's step and take it."""
     a, x = 4 * rank, 3 * rank
-    for lane in range(lanes):
-        _factorise(rank, rows, a, lane)
-        for i in range(rank):
-            total = rows[at(x + i, lane)]
-            for k in range(i):
-                total -= rows[at(a + i * rank + k, lane)] * rows[at(x + k, lane)]
-            rows[at(x + i, lane)] = total / rows[at(a + i * rank + i, lane)]
-        _solve_transposed(rank, rows, a, x, lane)
-        for r in range(rank):
+    _factorise(rank, rows, a, lanes)
+    for i in range(rank):
+        for k in range(i):
+            _take(rows, x + i, a + i * rank + k, x + k, lanes)
+        _divide(rows, x + i, a + i * rank + i, lanes)
+    _solve_transposed(rank, rows, a, x, lanes)
+    for r in range(rank):
+        for lane in range(lanes):
             rows[at(2 * rank + r, lane)] += rows[at(x + r, lane)]
 
 
@@ -126,25 +142,27 @@ def _proposer(num_iterations: int, dtype: Any) -> Any:
                     rows[at(2 * rank + r, lane)] = ZERO
             for _ in range(num_iterations):
                 _prepare(rank, rows, means, root, start, size, lanes)
-                curve(features, b, t, own, rows, lanes)
+                curve(features, b, t, own, rows, Block(start, size, lanes))
                 _take_step(rank, rows, lanes)
+            _factorise(rank, rows, factor, lanes)
+            for r in range(rank):
+                for lane in range(lanes):
+                    rows[at(rank + r, lane)] = white[r, start + (lane if lane < size else 0)]
+            _solve_transposed(rank, rows, factor, rank, lanes)
             for lane in range(size):
-                k = start + lane
-                _factorise(rank, rows, factor, lane)
-                for r in range(rank):
-                    rows[at(rank + r, lane)] = white[r, k]
-                _solve_transposed(rank, rows, factor, rank, lane)
-                log_weight = tables.constant[b, t] - log_densities[k]
-                for r in range(rank):
+                log_weights[start + lane] += tables.constant[b, t] - log_densities[start + lane]
+            for r in range(rank):
+                for lane in range(size):
                     rows[at(2 * rank + r, lane)] += rows[at(rank + r, lane)]
                     eta = rows[at(2 * rank + r, lane)]
-                    log_weight -= HALF * eta * eta + math.log(rows[at(factor + r * rank + r, lane)])
-                log_weights[k] += log_weight
-                for r in range(rank):
-                    total = means[r, k]
-                    for j in range(r + 1):
-                        total += root[r, j] * rows[at(2 * rank + j, lane)]
-                    z[r, k] = total
+                    scale = rows[at(factor + r * rank + r, lane)]
+                    log_weights[start + lane] -= HALF * eta * eta + math.log(scale)
+            for r in range(rank):
+                for lane in range(size):
+                    z[r, start + lane] = means[r, start + lane]
+                for j in range(r + 1):
+                    for lane in range(size):
+                        z[r, start + lane] += root[r, j] * rows[at(2 * rank + j, lane)]
 
     return propose
 
