@@ -142,12 +142,13 @@ def test_guides_agree_on_the_evidence(dtype: torch.dtype) -> None:
     assert (evidence - evidence[0]).abs().max() < 0.3
 
 
-def test_an_encoder_learns_along_the_paths() -> None:
+@pytest.mark.parametrize("backend", ["plain", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_an_encoder_learns_along_the_paths(backend: str) -> None:
     model = calcium_model()
     guide = plr.EncoderGuide(model, plr.ConvEncoder(features=3, rank=2).double())
     y = model.simulate(2, 10).y
     y[0, 3, 1] = torch.nan
-    plr.SMC_ELBO(50)(model, guide)(y).backward()
+    plr.SMC_ELBO(50, backend=backend)(model, guide)(y).backward()
     gradients = [parameter.grad for parameter in guide.encoder.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0

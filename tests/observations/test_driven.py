@@ -112,7 +112,7 @@ def test_states_are_smoothed_exactly(kind: str) -> None:
         assert_close(0 * spread + (means.var(0) + own).sqrt(), spread, factor=1e9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float64])
 def test_gradient_along_paths_is_that_of_the_exact_evidence(dtype: torch.dtype) -> None:
     model = driven_model("second_order", dtype=dtype)
     y = recording(model).to(dtype)

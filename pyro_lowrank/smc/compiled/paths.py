@@ -73,7 +73,7 @@ def draw_paths(
         white: scratch, `4 R x K`.
         logits: scratch, `2 x K`.
         out: written to: the indices of the particles, `B x T x draws`; their latents and the means out of them,
-            `draws x B x T x R`.
+            `B x draws x T x R`.
     """
     rank, (paths, path_z, path_means) = z.shape[2], out
     for b in range(z.shape[0]):
@@ -82,7 +82,7 @@ def draw_paths(
         for t in range(last[b], -1, -1):
             if later is not None and t < last[b]:
                 for p in range(uniforms.shape[2]):
-                    look_back(later, b, t + 1, p, path_z[p, b, t + 1])
+                    look_back(later, b, t + 1, p, path_z[b, p, t + 1])
                 look_around(later, b, t)
             if t < last[b]:
                 # Seen from the middle of the cloud, so that no digits are lost far from the origin.
@@ -111,7 +111,7 @@ def draw_paths(
                 k = pick(logits[1], uniforms[b, t, p])
                 paths[b, t, p] = k
                 for r in range(rank):
-                    path_z[p, b, t, r], path_means[p, b, t, r] = z[b, t, r, k], means[b, t, r, k]
+                    path_z[b, p, t, r], path_means[b, p, t, r] = z[b, t, r, k], means[b, t, r, k]
 
 
 def new_scratch(z: Any) -> tuple[Any, Any]:

@@ -307,10 +307,10 @@ def backward_paths(
     trials, steps, draws = uniform.shape
     index = np.zeros(uniform.shape, np.int64)
     # After the last bin of a trial there is no path: zeros, of which nothing is asked.
-    found = [np.zeros((draws, trials, steps, latents.shape[2]), latents.dtype) for _ in range(2)]
+    found = [np.zeros((trials, draws, steps, latents.shape[2]), latents.dtype) for _ in range(2)]
 
     def draw(c: slice) -> None:
-        parts = (index[c], *(each[:, c] for each in found))
+        parts = (index[c], *(each[c] for each in found))
         later = None
         if remembered is not None:
             later = to_come(_of_features(remembered.features, c), remembered.rates, draws)
@@ -318,7 +318,7 @@ def backward_paths(
         _draw_paths(*arrays, *paths.new_scratch(latents), parts)
 
     run_side_by_side([partial(draw, c) for c in chunks(trials, index.size * latents.shape[3] * 4)])
-    path_z, path_means = map(torch.from_numpy, found)
+    path_z, path_means = (torch.from_numpy(each).transpose(0, 1) for each in found)
     return torch.from_numpy(index).movedim(-1, 0), path_z, path_means
 
 
