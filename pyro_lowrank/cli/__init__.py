@@ -177,7 +177,10 @@ def _add_training(group: Any) -> None:
         help="train on windows of this length (of 100 where trials have more than 300); 0: whole trials",
     )
     group.add_argument(
-        "--batch-size", type=int, metavar="B", help="windows, or trials, per step (some 1000 time bins together)"
+        "--batch-size",
+        type=int,
+        metavar="B",
+        help="windows, or trials, per step (some 1000 time bins together, 500 with laplace)",
     )
     group.add_argument("--particles", type=int, metavar="K", help="number of particles (bootstrap 64, others 32)")
     group.add_argument("--learning-rate", type=float, metavar="RATE", help="of the first step (0.01)")

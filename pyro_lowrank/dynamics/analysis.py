@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pyro_lowrank.parameters import copy_module
 
 if TYPE_CHECKING:
     from pyro_lowrank.dynamics.base import Dynamics
+    from pyro_lowrank.fixed_points.network import LatentMap
     from pyro_lowrank.fixed_points.result import FixedPoints
     from pyro_lowrank.fixed_points.samples import SampledFixedPoints
     from pyro_lowrank.piecewise import PiecewiseLinear
@@ -89,47 +91,82 @@ def network_of(dynamics: Dynamics, u: Any = None) -> dict[str, Any]:
     drift = dynamics.transition().drift
     if isinstance(drift, Network):
         return analyzer_arguments(drift, u)
-    held = _held(dynamics, u)
-    told = bound(dynamics).as_network(None if u is None else held)
+    told, drift, held = _told(dynamics, u)
     if told is None:
         raise TypeError(
             "The analyzer of fixed points knows networks of units, not a `mean` of your own: look for them by "
             "dynamics.search_fixed_points(); or, if it is such a network, say so by a method `as_network`."
         )
     arguments = {name: _array(value) if isinstance(value, Tensor) else value for name, value in told.items()}
-    _check_network(dynamics, arguments, held)
+    _check_network(type(dynamics).__name__, arguments, drift, held)
     return arguments
+
+
+def _told(dynamics: Dynamics, u: Any) -> tuple[dict[str, Any] | None, Drift, Tensor]:
+    """Return what dynamics say of themselves, their drift, and their input, all in one precision."""
+    *doubles, single = _versions(dynamics)
+    for exact, drift, like in doubles:
+        held = _held(dynamics, u).to(like)
+        with suppress(RuntimeError):  # They hold numbers of another precision.
+            return bound(exact).as_network(None if u is None else held), drift, held
+    _, drift, like = single
+    held = _held(dynamics, u).to(like)
+    return bound(dynamics).as_network(None if u is None else held), drift, held
 
 
 def _held(dynamics: Dynamics, u: Any) -> Tensor:
     """Return a constant input, zero if None, `inputs`."""
     inputs = dynamics.num_inputs
-    held = torch.zeros(inputs) if u is None else torch.as_tensor(u)
+    held = (
+        torch.zeros(inputs) if u is None else torch.as_tensor(u, dtype=None if isinstance(u, Tensor) else torch.float64)
+    )
     if held.shape != (inputs,):
         raise ValueError(f"The input `u` must be one number for each of {inputs} channels, got {tuple(held.shape)}.")
     return held
 
 
-def _check_network(dynamics: Dynamics, arguments: dict[str, Any], held: Tensor) -> None:
-    """Raise unless the mean is that of a network, at latents near and far, up to the rounding of its numbers."""
+def _check_network(name: str, arguments: dict[str, Any], drift: Drift, held: Tensor) -> None:
+    """Raise unless the mean is that of a network, near and far and around each knot, up to the rounding of its numbers.
+
+    Args:
+        name: of the class.
+        arguments: of `find_fixed_points`.
+        drift: of the dynamics.
+        held: their input, in the precision of the drift.
+    """
     from pyro_lowrank.fixed_points.network import build_network
 
-    network = build_network(**arguments)
-    drift, like = _in_double(dynamics)
-    sizes = torch.logspace(-2, 3, 200, dtype=like.dtype, device=like.device)
-    numbers = torch.randn(200, dynamics.rank, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    z = numbers.to(like) * sizes.unsqueeze(-1)
+    try:
+        network = build_network(**arguments)
+    except TypeError as error:
+        raise TypeError(f"`as_network` of {name} must return arguments of `find_fixed_points`: {error}") from error
+    if network.rank != drift.rank:
+        raise ValueError(f"`as_network` of {name} returns a network of rank {network.rank} for rank={drift.rank}.")
+    z = torch.as_tensor(_probes(network), dtype=held.dtype, device=held.device)
     with torch.no_grad():
-        mean = drift.mean(z, held.to(like).expand(len(z), -1) if dynamics.num_inputs else None)
+        mean = _array(drift.mean(z, held.expand(len(z), -1) if len(held) else None))
     points = _array(z)
     image = points + network.value(points)
-    off = np.abs(_array(mean) - image).max(1) / (1 + np.abs(points).max(1) + np.abs(image).max(1))
+    off = np.abs(mean - image).max(1) / (1 + np.abs(points).max(1) + np.abs(image).max(1))
     worst = int(off.argmax())
-    if not off[worst] < _ROUNDING * float(torch.finfo(like.dtype).eps) ** 0.5:
+    if not off[worst] < _ROUNDING * float(torch.finfo(held.dtype).eps) ** 0.5:
         raise ValueError(
-            f"`as_network` of {type(dynamics).__name__} returns another network than its `mean`: of latents "
-            f"{points[worst].tolist()} the one makes {image[worst].tolist()}, the other {mean[worst].tolist()}."
+            f"`as_network` of {name} returns another network than its `mean`: of latents {points[worst].tolist()} the "
+            f"one makes {image[worst].tolist()}, the other {mean[worst].tolist()}."
         )
+
+
+def _probes(network: LatentMap) -> Any:
+    """Return latents near the origin and far from it, and on both sides of each knot of each unit, `... x rank`."""
+    rng = np.random.default_rng(0)
+    around = rng.normal(size=(200, network.rank)) * np.logspace(-2, 3, 200)[:, np.newaxis]
+    knots = network.knots if network.knots.shape[1] else -network.intercepts[:, :1]
+    square = (network.weights**2).sum(1)
+    seeing = square > 0
+    nearest = network.weights[seeing, np.newaxis] * (knots[seeing] / square[seeing, np.newaxis])[..., np.newaxis]
+    nearest = nearest.reshape(-1, network.rank)
+    aside = np.abs(nearest).max(1, keepdims=True) * rng.normal(size=nearest.shape)
+    return np.concatenate([around, *(size * nearest + 0.1 * aside for size in (0.5, 1.5, 3.0))])
 
 
 def analyzer_arguments(network: Network, u: Any = None) -> dict[str, Any]:
@@ -182,7 +219,7 @@ def search_fixed_points(
     starts = torch.as_tensor(starts).detach()
     if starts.shape[-1:] != (rank,):
         raise ValueError(f"`starts` must hold latents, ... x rank with rank={rank}, got {tuple(starts.shape)}.")
-    drift, like = _in_double(dynamics)
+    _, drift, like = next(_versions(dynamics))
     v = held.to(like) if inputs else None
 
     def function(points: Any) -> tuple[Any, Any]:
@@ -196,8 +233,8 @@ def search_fixed_points(
     return search_own(own, _array(starts.reshape(-1, rank)))
 
 
-def _in_double(dynamics: Dynamics) -> tuple[Drift, Tensor]:
-    """Return the drift in double precision where the mean takes it, and a tensor that is as its numbers are."""
+def _versions(dynamics: Dynamics) -> Iterator[tuple[Dynamics, Drift, Tensor]]:
+    """Yield dynamics, their drift and a tensor of its precision: double first, where that runs."""
     if not any(prior_names(part) for part in dynamics.modules()):
         exact = copy_module(dynamics).double()
         like = exact.initial_mean.detach()
@@ -208,8 +245,8 @@ def _in_double(dynamics: Dynamics) -> tuple[Drift, Tensor]:
         except RuntimeError:
             pass  # It holds numbers of another precision.
         else:
-            return drift, like
-    return dynamics.transition().drift, dynamics.initial_mean.detach()
+            yield exact, drift, like
+    yield dynamics, dynamics.transition().drift, dynamics.initial_mean.detach()
 
 
 def _visited(dynamics: Dynamics, held: Tensor, num_starts: int, generator: torch.Generator) -> Tensor:

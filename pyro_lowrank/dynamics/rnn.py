@@ -130,7 +130,7 @@ class RNNDynamics(Dynamics):
     def as_network(self, u: Any = None) -> dict[str, Any] | None:
         """Return the network as `find_fixed_points` knows it, under a constant input, `inputs`, zero if None.
 
-        A subclass with a `mean` of its own may return its own one.
+        None in a subclass with a `mean` of its own, which may return another one in its place.
 
         Raises:
             ValueError: if the input does not fit, the parameters have batch dims, or the activation's shape is unknown.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -50,29 +51,32 @@ def gradient_failure(
     parameters: Sequence[nn.Parameter],
     step: int,
     reseed: Callable[[], None],
+    start_of: Callable[[int], AbstractContextManager[None]],
 ) -> SMCFailed:
     """Return the error of a step whose gradient is not finite.
 
     In the backward pass a number that is not finite spreads to all trials and times of a minibatch. So each trial is
-    tried alone, in every row of the minibatch, and then cut short, with the random numbers that the step had.
+    tried alone, in every row of the minibatch, and then cut short, with the random numbers that the step had, from
+    where its row starts: `start_of(row)`.
     """
 
-    def is_bad(tried: Batch) -> bool:
+    def is_bad(tried: Batch, row: int) -> bool:
         reseed()
-        try:
-            loss, _ = elbo.loss_and_history(model, guide, *tried.arguments)
-        except ParticlesDied:
-            return False
+        with start_of(row):
+            try:
+                loss, _ = elbo.loss_and_history(model, guide, *tried.arguments)
+            except ParticlesDied:
+                return False
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         return not all(g is None or bool(g.isfinite().all()) for g in gradients)
 
     for trial in range(batch.y.shape[0]):
         alone = _part(batch, torch.full_like(batch.trials, trial), batch.y.shape[1])
-        if is_bad(alone):
+        if is_bad(alone, trial):
             low, high = 0, batch.y.shape[1]
             while high - low > 1:
                 middle = (low + high) // 2
-                low, high = (low, middle) if is_bad(_part(alone, slice(None), middle)) else (middle, high)
+                low, high = (low, middle) if is_bad(_part(alone, slice(None), middle), trial) else (middle, high)
             where = place_in_data(batch, high - 1, trial)
             return SMCFailed(f"Step {step}: the gradient of the loss is not finite at {where} of `y`. {_ADVICE}")
     trials = batch.trials.tolist()

@@ -184,7 +184,7 @@ def fit(
     elbo = objective_of(elbo, num_particles, recipe, model, guide)
     steps = _steps(model, guide, elbo, data, held_out_data, recipe, optimizer, max_grad_norm, seed, team, parts)
     file = _open_checkpoint(checkpoint, steps, _settings(steps, data, recipe), recipe.num_steps, resume)
-    tell((*recipe.chosen, *_sizes(data, held_out_data)))
+    tell((*recipe.chosen, *filter(None, [steps.starts.told]), *_sizes(data, held_out_data)))
     begin = partial(_begin, model, data, tell) if start_at_data else None
     interrupted = _run(steps, file, begin, recipe, evaluate_every, checkpoint_every, num_workers, progress, callback)
     return FitResult.of(

@@ -80,7 +80,7 @@ class Recipe:
         if isinstance(window, str) and window != "auto":
             raise ValueError(f"`window` must be a number of time bins, 'auto' or None, got {window!r}.")
         if window == "auto":
-            longest = int(_recorded(observed).amax())
+            longest = int(recorded_lengths(observed).amax())
             window = WINDOW if longest > LONGEST_TRIAL else None
             if window is None:
                 line = f"window=None: trials of at most {longest} time bins are trained on whole."
@@ -90,7 +90,7 @@ class Recipe:
         window = None if window is None else check_positive_int("window", window)
         if batch_size is not None:
             return replace(recipe, window=window, batch_size=check_positive_int("batch_size", batch_size))
-        length = max(1.0, float(_recorded(observed).double().mean())) if window is None else float(window)
+        length = max(1.0, float(recorded_lengths(observed).double().mean())) if window is None else float(window)
         fitting, what = max(1, round(bins / length)), "trials" if window is None else "windows"
         if window is None and fitting >= len(observed):
             return recipe._told(
@@ -126,7 +126,7 @@ def _asked(guide: Any) -> Guide | type[Guide]:
     return guide if isinstance(guide, Guide) else Guide
 
 
-def _recorded(seen: Tensor) -> Tensor:
+def recorded_lengths(seen: Tensor) -> Tensor:
     """Return the number of time bins from the first to the last recorded one of each trial, `trials`."""
     bins = torch.arange(seen.shape[1], device=seen.device)
     first = torch.where(seen, bins, seen.shape[1]).amin(1)

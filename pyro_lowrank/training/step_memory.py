@@ -16,6 +16,8 @@ from torch import Tensor
 from pyro_lowrank.infer.elbo import SMC_ELBO
 from pyro_lowrank.infer.gaussian import EKFEvidence
 from pyro_lowrank.modules import own_values
+from pyro_lowrank.observations.base import Emission
+from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.smc.gradients import FisherGradient
 from pyro_lowrank.smc.kernels import bind
 from pyro_lowrank.smc.pair import Pair
@@ -30,6 +32,8 @@ _COPIES = 5
 _BACKWARD = 1.35
 # Arrays that tensor operations make, and let go of, for a likelihood of each feature, and compiled ones.
 _BY_FEATURE, _BY_FEATURE_COMPILED = 8, 2
+# Beside what is remembered, compiled arrays of paths for each feature.
+_BY_REMEMBERED = 6
 # Likewise for the units of a network.
 _BY_UNIT = 4
 
@@ -73,12 +77,23 @@ def bytes_of_step(model: Any, guide: Any, elbo: SMC_ELBO | EKFEvidence, example:
         # Latents and means, weights, ancestors; beside them random numbers, twice, and those of the resampling.
         history = particles * (size * (2 * rank + 1) + 8)
         filtering = particles * size * (2 * rank + 3)
-        return math.ceil(data + history + max(filtering, saved + on_paths * _BY_FEATURE_COMPILED * features))
+        order = _order(run.pair.emission)
+        if order:
+            # What particles remember before each bin and after the last, and how each bin is taken in.
+            remembered = extent.trials * (extent.bins + 1) * extent.particles * order
+            history += size * features * (remembered + rows * (2 + order + 3 * order * order))
+        arrays = _BY_FEATURE_COMPILED + (order + _BY_REMEMBERED if order else 0)
+        return math.ceil(data + history + max(filtering, saved + on_paths * arrays * features))
     kept = _extrapolated(partial(_of_step, model, guide, elbo, example), extent)
     # The allocator gives back a part only of what bins make and let go of: what stays lies between.
     left = size * particles * features
     later = saved + on_paths * (units + _BY_FEATURE * features)
     return math.ceil(data + 2 * kept.history + now + max(left, later))
+
+
+def _order(emission: Emission) -> int:
+    """Return how many numbers a particle remembers of each feature."""
+    return emission.memory.drive.shape[-1] if isinstance(emission, DrivenEmission) else 0
 
 
 class _Kept(NamedTuple):
@@ -101,7 +116,7 @@ def _run(model: Any, guide: Any, elbo: SMC_ELBO, batch: Batch) -> BuiltInRun | N
 def _along_paths(
     model: Any, guide: Any, elbo: SMC_ELBO, example: Batch, num_paths: int, trials: int, bins: int
 ) -> _Kept:
-    """Return what the density along paths keeps: no loop need be compiled to be told."""
+    """Return what the density along paths keeps, told without a run of the filter."""
     saved = _Saved()
     with saved:
         run = _run(model, guide, elbo, _cut(example, trials, bins))

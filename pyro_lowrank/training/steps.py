@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -92,7 +93,8 @@ class Steps:
     def agree(self) -> None:
         """Begin where windows start, and give all processes of the team the parameters of the one that leads."""
         seed_generators(self.device, seed_of(self.seed, "window start", 0))
-        self.starts.begin(self.batches.data.sample)
+        with self.team.together(self.device):
+            self.starts.begin(self.batches.data.sample)
         self.team.lead_(parameter.data for parameter in self.starts.parameters)
         modules = [part for part in (self.model, self.guide) if isinstance(part, nn.Module)]
         self.team.lead_(value.data for part in modules for value in (*part.parameters(), *part.buffers()))
@@ -112,7 +114,9 @@ class Steps:
                     parameter.grad.mul_(scale)
             norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
             if not math.isfinite(norm):
-                raise gradient_failure(self.elbo, self.model, self.guide, batch, self.parameters, step, reseed)
+                raise gradient_failure(
+                    self.elbo, self.model, self.guide, batch, self.parameters, step, reseed, self._start_of
+                )
         with interrupts_deferred():
             with torch.no_grad():
                 for parameter, scale in self.scaled:
@@ -125,6 +129,11 @@ class Steps:
             self.history.ess.append(totals.share_of_particles(self.elbo.num_particles))
             self.history.gradient_norm.append(norm)
             self.history.learning_rate.append(float(self.optimizer.param_groups[0]["lr"]))
+
+    def _start_of(self, row: int) -> AbstractContextManager[None]:
+        """Let the model start where a row of this process's share of a batch does."""
+        row += self.rows[0].start
+        return self.starts.of(slice(row, row + 1))
 
     def _differentiate(self, batch: Batch, step: int, reseed: Callable[[], None]) -> Totals:
         """Add up gradients, and what was observed, over the parts of this process and over all processes."""

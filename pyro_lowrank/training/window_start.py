@@ -12,7 +12,7 @@ from torch import nn
 from pyro_lowrank.dynamics.base import Dynamics
 from pyro_lowrank.models.state_space import StateSpaceModel
 from pyro_lowrank.training.batches import Batch, Batches, Data, FirstAndOtherWindows, TrialBatches, WindowBatches
-from pyro_lowrank.training.recipe import Recipe
+from pyro_lowrank.training.recipe import Recipe, recorded_lengths
 from pyro_lowrank.training.setting import noise_scale_of, set_value
 from pyro_lowrank.training.team import Team
 
@@ -20,6 +20,8 @@ _PARAMETERS = ("initial_mean_unconstrained", "initial_noise_scale_unconstrained"
 # Fewer trials do not tell how trials start.
 LEAST_TRIALS = 10
 _SIMULATED = 1000
+# Latents have run away whose mean square in the last quarter of a window is so many times that in the first.
+_RAN_AWAY = 100.0
 
 
 class OneStart:
@@ -31,6 +33,11 @@ class OneStart:
     def settings(self) -> dict[str, int]:
         """What determines the numbers of a fit, beside its batches."""
         return {}
+
+    @property
+    def told(self) -> str:
+        """What a fit says of it, if anything."""
+        return ""
 
     def split(self, rows: list[slice]) -> list[slice]:
         """Return rows of parts of a batch, cut further where rows that start alike end."""
@@ -60,25 +67,34 @@ class WindowStart(OneStart):
     Args:
         dynamics: whose initial distribution it stands in for.
         num_first: how many windows of each batch, its first ones, are the first of their trials.
+        window: time bins per window.
 
     Example::
 
         >>> import pyro_lowrank as plr
-        >>> WindowStart(plr.LowRankRNN(rank=2, units=9), num_first=2).split([slice(0, 5)])
+        >>> WindowStart(plr.LowRankRNN(rank=2, units=9), num_first=2, window=50).split([slice(0, 5)])
         [slice(0, 2, None), slice(2, 5, None)]
 
     References:
         Varin, Reid and Firth (2011), "An overview of composite likelihood methods", Statistica Sinica 21:5.
     """
 
-    def __init__(self, dynamics: Dynamics, num_first: int) -> None:
-        self._dynamics, self._num_first = dynamics, num_first
+    def __init__(self, dynamics: Dynamics, num_first: int, window: int) -> None:
+        self._dynamics, self._num_first, self._window = dynamics, num_first, window
         self.parameters = tuple(nn.Parameter(_held(dynamics, name).detach().clone()) for name in _PARAMETERS)
 
     @property
     def settings(self) -> dict[str, int]:
         """What determines the numbers of a fit, beside its batches."""
         return {"first_windows": self._num_first}
+
+    @property
+    def told(self) -> str:
+        """What a fit says of it."""
+        return (
+            f"windows from the middle of a trial start from a distribution of their own; {self._num_first} of each "
+            "batch are the first of their trials."
+        )
 
     def split(self, rows: list[slice]) -> list[slice]:
         """Return rows of parts of a batch, cut further where the first windows of trials end."""
@@ -105,21 +121,29 @@ class WindowStart(OneStart):
 
     @torch.no_grad()
     def begin(self, sample: Batch) -> None:
-        """Let windows start where the model's own latents are, as it stands, over the length of a window or so.
+        """Let windows start where the model's own latents are, as it stands, over the length of a window.
+
+        Where these run away they tell nothing, and windows start as trials do.
 
         Args:
             sample: of the recording, whose inputs drive the model.
         """
-        num_bins = min(_SIMULATED, sample.y.shape[1])
-        u = None if sample.u is None else sample.u[: max(1, _SIMULATED // num_bins), :num_bins]
-        trajectory = self._dynamics.trajectory(num_bins, u)
-        z = trajectory.sample(() if u is not None else (max(1, _SIMULATED // num_bins),)).flatten(0, -2)
-        # What runs away tells nothing.
-        if bool(z.isfinite().all()) and len(z) > z.shape[-1]:
-            with self.in_place():
-                set_value(self._dynamics, "initial_mean", z.mean(0))
-                scale = noise_scale_of(self._dynamics.initial_noise_kind, torch.cov(z.mT).reshape(2 * z.shape[-1:]))
-                set_value(self._dynamics, "initial_noise_scale", scale)
+        number = max(1, _SIMULATED // self._window)
+        u = None if sample.u is None else sample.u[:number, : self._window]
+        trajectory = self._dynamics.trajectory(self._window if u is None else u.shape[1], u)
+        z = trajectory.sample(() if u is not None else (number,)).double()
+        late = z[..., -max(1, z.shape[-2] // 4) :, :].flatten(0, -2).square().mean()
+        if not bool(late <= _RAN_AWAY * z[..., : max(1, z.shape[-2] // 4), :].square().mean()):
+            return
+        z = z.flatten(0, -2)
+        covariance = torch.cov(z.mT).reshape(2 * z.shape[-1:])
+        if len(z) <= z.shape[-1] or bool(torch.linalg.cholesky_ex(covariance).info):
+            return
+        like = self.parameters[0]
+        scale = noise_scale_of(self._dynamics.initial_noise_kind, covariance)
+        with self.in_place():
+            set_value(self._dynamics, "initial_mean", z.mean(0).to(like))
+            set_value(self._dynamics, "initial_noise_scale", scale.to(like))
 
 
 def _held(dynamics: Dynamics, name: str) -> Any:
@@ -139,9 +163,9 @@ def batches_of(model: Any, data: Data, recipe: Recipe, seed: int, team: Team) ->
     known = isinstance(model, StateSpaceModel) and all(_held(model.dynamics, name) is not None for name in _PARAMETERS)
     if not known or trials < LEAST_TRIALS or trials == len(batches.places) or size < 2:
         return batches, OneStart()
-    share = trials * batches.window / int(data.observed.sum())
+    share = trials * batches.window / int(recorded_lengths(data.observed).sum())
     num_first = min(max(1, round(share * size)), size - 1)
     parted = FirstAndOtherWindows(
         data, window=batches.window, batch_size=size, num_first=num_first, seed=seed, team=team
     )
-    return parted, WindowStart(model.dynamics, num_first)
+    return parted, WindowStart(model.dynamics, num_first, batches.window)

@@ -67,17 +67,18 @@ class Told(Rewritten):
         return {
             "decay": known.decay * torch.eye(2, dtype=known.bias.dtype),
             "left": known.left,
-            "right": known.right + self.wrong * torch.eye(2, 12, dtype=known.bias.dtype),
+            # Computed, so that its rounding is that of its precision.
+            "right": known.right.log1p().expm1() + self.wrong * torch.eye(2, 12, dtype=known.bias.dtype),
             "bias": known.bias,
             "activation": "tanh",
-            "input_current": None if u is None else known.input_weights @ u.to(known.bias),
+            "input_current": None if u is None else known.input_weights @ u,
         }
 
 
 @pytest.mark.parametrize("inputs", [0, 1])
 def test_a_network_that_says_so_is_proved(inputs: int, dtype: torch.dtype) -> None:
     known = network(dtype, inputs)
-    u = torch.tensor([0.3], dtype=dtype) if inputs else None
+    u = [0.3] if inputs else None
     proved, found = known.fixed_points(u), Told(known, inputs).fixed_points(u)
     assert found.certificate.complete
     np.testing.assert_allclose(found.points, proved.points, atol=1e-6)
@@ -93,6 +94,27 @@ def test_another_network_than_the_mean_is_refused(dtype: torch.dtype) -> None:
         Told(network(dtype, 1), 1).fixed_points([0.1, 0.2])
     with pytest.raises(TypeError, match="say so by a method `as_network`"):
         Rewritten(network(dtype)).fixed_points()
+
+
+def test_units_that_bend_far_away_are_compared_there() -> None:
+    class Far(plr.Dynamics):
+        def mean(self, z: Tensor, v: Tensor | None = None) -> Tensor:
+            return 0.5 * z + torch.relu(z - 2e4)
+
+        def as_network(self, u: Tensor | None = None) -> dict[str, Any]:
+            return {"decay": 0.5, "left": [[1.0]], "right": [[self.slope]], "bias": [2e4]}
+
+        slope = 1.0
+
+    found = Far(rank=1).fixed_points()
+    np.testing.assert_allclose(found.points.ravel(), [0.0, 4e4])
+    wrong = Far(rank=1)
+    wrong.slope = 0.2
+    with pytest.raises(ValueError, match="another network than its `mean`"):
+        wrong.fixed_points()
+    wrong.as_network = lambda u=None: {"decay": 0.5, "weights": [[1.0]]}  # type: ignore[method-assign,assignment]
+    with pytest.raises(TypeError, match="must return arguments of `find_fixed_points`: .*'weights'"):
+        wrong.fixed_points()
 
 
 def test_a_network_with_a_prior_is_proved_at_every_draw() -> None:

@@ -38,7 +38,7 @@ def test_log_evidence_converges_to_the_exact_one(guide_type: type[Guide], inputs
 
 @pytest.mark.parametrize("guide_type", GUIDES)
 @pytest.mark.parametrize("resampler", [plr.SystematicResampling(), plr.MultinomialResampling(), plr.NoResampling()])
-@pytest.mark.parametrize("ess_threshold", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.parametrize("ess_threshold", [1.0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_evidence_is_unbiased(guide_type: type[Guide], resampler: object, ess_threshold: float) -> None:
     model = linear_model(noise_scale=1.0)
     y, _ = data(model, 1, 4)

@@ -23,6 +23,7 @@ STEPS: dict[str, tuple[str, str, str, str, tuple[int, ...]]] = {
     "compiled, many features": ("Poisson", "Laplace", "Fisher", "auto", (50, 100, 10, 200, 32)),
     "plain, many units": ("Gaussian", "Optimal", "Fisher", "plain", (50, 100, 10, 3, 512)),
     "along particles": ("Gaussian", "Optimal", "Pathwise", "plain", (20, 100, 200, 3, 256)),
+    "compiled, what particles remember": ("Calcium", "Laplace", "Fisher", "auto", (10, 100, 100, 64, 32)),
     "along particles of Laplace's proposal": ("Poisson", "Laplace", "Pathwise", "plain", (10, 50, 100, 10, 32)),
 }
 FAST = "compiled, many particles"
@@ -33,11 +34,13 @@ import pyro_lowrank as plr
 observation, guide, gradient, backend, (trials, bins, particles, features, units) = json.loads(sys.argv[1])
 dtype = getattr(torch, sys.argv[2])
 dynamics = plr.LowRankRNN(rank=3, units=units, activation="clipped_relu", dtype=dtype)
-model = plr.StateSpaceModel(dynamics, getattr(plr, observation + "Observation")(rank=3, features=features, dtype=dtype))
+options = {"bin_size": 0.03, "rise": True} if observation == "Calcium" else {}
+observation = getattr(plr, observation + "Observation")(rank=3, features=features, dtype=dtype, **options)
+model = plr.StateSpaceModel(dynamics, observation)
 guide = getattr(plr, guide + "Guide")(model)
 gradient = getattr(plr, gradient + "Gradient")()
 torch.manual_seed(0)
-y = torch.poisson(torch.ones(trials, bins, features, dtype=dtype))
+y = torch.poisson(torch.ones(trials, bins, features, dtype=dtype)) + (0.5 if options else 0.0)
 def step(y, particles):
     plr.SMC_ELBO(particles, gradient=gradient, backend=backend)(model, guide)(y).backward()
 def status(name):

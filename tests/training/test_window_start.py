@@ -42,7 +42,7 @@ def test_first_windows_stand_before_others() -> None:
 
 
 def test_rows_are_cut_where_first_windows_end() -> None:
-    start = WindowStart(plr.LowRankRNN(rank=1, units=2), num_first=3)
+    start = WindowStart(plr.LowRankRNN(rank=1, units=2), num_first=3, window=5)
     parts = [slice(0, 2), slice(2, 5), slice(5, 7)]
     assert start.split(parts) == [slice(0, 2), slice(2, 3), slice(3, 5), slice(5, 7)]
     assert start.split([slice(4, 6)]) == [slice(4, 6)], "another process has the first windows"
@@ -56,7 +56,7 @@ def test_evidence_of_a_window_is_what_it_is_given_the_past() -> None:
     system, seen = linear_system(model, 12), kalman_filter(model, y)
     mean = seen.mean[0, begin - 1] @ system.transition.mT + system.transition_offset[0, begin]
     covariance = system.transition @ seen.covariance[0, begin - 1] @ system.transition.mT + system.noise
-    starts, before = WindowStart(model.dynamics, num_first=2), state(model)
+    starts, before = WindowStart(model.dynamics, num_first=2, window=5), state(model)
     elbo = plr.EKFEvidence()
     with starts.in_place(), torch.no_grad():
         set_value(model.dynamics, "initial_mean", mean)
@@ -73,28 +73,57 @@ def test_evidence_of_a_window_is_what_it_is_given_the_past() -> None:
 @pytest.mark.parametrize("kind", ["full", "diagonal", "scalar"])
 def test_windows_begin_where_the_latents_are(kind: str) -> None:
     torch.manual_seed(0)
-    dynamics = plr.LowRankRNN(rank=2, units=6, activation="identity", noise_scale=0.5, initial_noise=kind)
+    # Trials start at a point, where windows do not.
+    options: dict[str, Any] = {"activation": "identity", "noise_scale": 0.5, "initial_scale": 1e-3}
+    dynamics = plr.LowRankRNN(rank=2, units=6, initial_noise=kind, **options)
     with torch.no_grad():
         dynamics.right.zero_()
         dynamics.initial_mean.fill_(0.0)
     model = plr.StateSpaceModel(dynamics, plr.GaussianObservation(rank=2, features=3))
-    starts = WindowStart(model.dynamics, num_first=2)
-    for _ in range(2):
-        starts.begin(Batch.whole(torch.zeros(12, 500, 3), None))
-        with starts.in_place():
-            mean, covariance = dynamics.initial_mean.detach(), dynamics.initial_covariance.detach()
-        # A leak of 0.9: correlated over 20 bins, so that 1,000 bins tell the spread within a third.
-        expected = 0.25 / (1 - 0.81) * torch.eye(2)
-        torch.testing.assert_close(covariance, expected, rtol=0.5, atol=0.5)
-        assert mean.abs().max() < 0.8
-        # A start of trials that is far from where latents are does not matter.
-        with torch.no_grad():
-            dynamics.initial_noise_scale = 1e-3 * dynamics.initial_noise_scale.detach()
+    starts = WindowStart(model.dynamics, num_first=2, window=500)
+    starts.begin(Batch.whole(torch.zeros(12, 500, 3), None))
+    with starts.in_place():
+        mean, covariance = dynamics.initial_mean.detach(), dynamics.initial_covariance.detach()
+    # A leak of 0.9: correlated over 20 bins, so that 1,000 bins tell the spread within a third.
+    expected = 0.25 / (1 - 0.81) * torch.eye(2)
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=0.5)
+    assert mean.abs().max() < 0.8
+
+
+class Grows(plr.Dynamics):
+    """Latents that grow by a factor in each bin."""
+
+    def __init__(self, growth: float) -> None:
+        super().__init__(rank=2)
+        self.growth = torch.nn.Parameter(torch.tensor(growth))
+
+    def mean(self, z: torch.Tensor, v: torch.Tensor | None = None) -> torch.Tensor:
+        return self.growth * z
+
+
+@pytest.mark.parametrize("growth", [1.2, 1.5, 2.0, 1e4])
+def test_windows_start_as_trials_do_where_latents_run_away(growth: float) -> None:
+    torch.manual_seed(0)
+    model = plr.StateSpaceModel(Grows(growth), plr.GaussianObservation(rank=2, features=3))
+    starts = WindowStart(model.dynamics, num_first=2, window=20)
+    before = [parameter.detach().clone() for parameter in starts.parameters]
+    starts.begin(Batch.whole(torch.zeros(12, 100, 3), None))
+    assert all(torch.equal(*each) for each in zip(before, starts.parameters, strict=True))
+
+
+def test_first_windows_have_the_share_that_they_have_of_the_recording() -> None:
+    model, _ = pair()
+    y = torch.zeros(12, 1000, 3)
+    y[:, 1::2] = NAN
+    asked = recipe(y, window=100, batch_size=10)
+    starts = batches_of(model, Batch.whole(y, None), asked, 0, ALONE)[1]
+    assert starts.settings == {"first_windows": 1}
+    assert "1 of each batch" in starts.told
 
 
 def test_windows_from_the_middle_do_not_train_where_trials_start() -> None:
     model, guide = pair()
-    starts, y = WindowStart(model.dynamics, num_first=2), recording(trials=4)
+    starts, y = WindowStart(model.dynamics, num_first=2, window=5), recording(trials=4)
     own = tuple(model.get_parameter(name) for name in INITIAL)
     for rows, trained in ((slice(0, 2), own), (slice(2, 4), starts.parameters)):
         with starts.of(rows):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pyro_lowrank.compilation import compiled
 from pyro_lowrank.dynamics.compiled.arithmetic import HALF, ZERO, softplus_and_slope
@@ -312,13 +311,22 @@ class _Density(torch.autograd.Function):
         return torch.from_numpy(found.reshape(trials, steps, paths, size).sum(-1)).movedim(-1, 0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of what is read and of the linear system."""
+        # `once_differentiable` does not tell where nothing but the outcome is differentiated again.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The compiled density of observations that remember has first derivatives alone: for others pass "
+                'backend="plain".'
+            )
+        return _Density._pull(ctx, grad_outputs[0])
+
+    @staticmethod
+    def _pull(ctx: Any, weighed: Tensor) -> tuple[Tensor | None, ...]:
         known, driven, growth = ctx.kept
         wide, system = known[:2]
         (order, size), width = system.drive.shape, driven.shape[-1]
-        up = np.repeat(array(grad_outputs[0].movedim(0, -1)), size, -1).reshape(driven.shape)
+        up = np.repeat(array(weighed.movedim(0, -1)), size, -1).reshape(driven.shape)
 
         def room(*shape: int) -> Any:
             return np.empty(shape, driven.dtype)

@@ -47,7 +47,7 @@ class Features(NamedTuple):
         present: 1 where it is there, else 0, `B x T x D`.
         first: the first feature that counts.
         last: the one after the last.
-        laws: how each bin is taken in where features remember the latents, see `laws.fill_laws`; nothing elsewhere.
+        laws: how each bin is taken in where features remember the latents, see `laws.laws_of`; nothing elsewhere.
         links: row and column of what in the transition of what is remembered is not zero, `(some) x 2`.
         past: what particles remember, `B x slots x K x order x D`: before time bin t in slot t, counted round.
         ancestors: where particles find what theirs remember, `B x T x K`.

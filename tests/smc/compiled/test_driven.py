@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import pyro_lowrank as plr
+from pyro_lowrank.errors import NoCompiledForm
 from pyro_lowrank.observations.driven import DrivenEmission
 from pyro_lowrank.observations.linear_memory import LinearMemory
 from pyro_lowrank.observations.observed import Observed
@@ -20,6 +21,7 @@ pytest.importorskip("numba")
 
 from pyro_lowrank.smc.compiled import run
 from pyro_lowrank.smc.compiled.driven_density import log_densities
+from pyro_lowrank.smc.compiled.likelihoods.driven import DrivenLikelihood
 
 TRIALS, STEPS = 3, 12
 BUILDERS: dict[str, Any] = {
@@ -70,6 +72,25 @@ def test_values_and_gradients_are_the_plain_ones(
     model = model_of(kind, inputs=inputs, dtype=dtype)
     assert_equal(model, guide(model), *recording(model, inputs, gaps=gaps))
     assert_equal(model, guide(model), *recording(model, inputs, gaps=gaps), ess_threshold=0.6)
+
+
+def test_parameters_of_each_trial_run_on_tensors() -> None:
+    model = model_of("calcium")
+    emission = model.bind().emission
+    assert isinstance(emission, DrivenEmission)
+    for name, dims in (("baseline", 1), ("variance", 1), ("before_covariance", 3), ("readout", 2)):
+        value = getattr(emission.memory, name)
+        batched = replace(emission.memory, **{name: value.expand(TRIALS, *value.shape)})
+        assert value.dim() == dims
+        with pytest.raises(NoCompiledForm, match="have batch dims"):
+            DrivenLikelihood.of(replace(emission, memory=batched))
+
+
+def test_second_derivatives_are_refused() -> None:
+    model = model_of("calcium")
+    loss = plr.SMC_ELBO(10)(model, plr.BootstrapGuide(model))(*recording(model))
+    with pytest.raises(RuntimeError, match='pass backend="plain"'):
+        torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
 
 
 @pytest.mark.parametrize("kind", ["calcium", "second order"])

@@ -27,6 +27,13 @@ from pyro_lowrank.smc.compiled.laws import System, add_product, laws_of, links_o
 from pyro_lowrank.smc.compiled.likelihoods.base import as_curver, as_weigher
 from pyro_lowrank.smc.compiled.records import Features
 
+# Of each part of a `LinearMemory` without batch dims.
+_DIMS = {
+    **dict.fromkeys(("transition", "noise", "before_covariance"), 3),
+    **dict.fromkeys(("drive", "readout", "before_mean", "weight"), 2),
+    **dict.fromkeys(("through", "variance", "baseline", "slope"), 1),
+}
+
 
 @dataclass(frozen=True)
 class DrivenLikelihood:
@@ -44,7 +51,8 @@ class DrivenLikelihood:
         readout, memory = emission.readout, emission.memory
         if not isinstance(readout, AffineMap):
             raise NoCompiledForm(f"what remembers is driven by a {type(readout).__name__}, which has no compiled form")
-        if readout.weight.dim() != 2 or readout.bias.dim() != 1 or memory.transition.dim() != 3:
+        batched = any(getattr(memory, name).dim() != dims for name, dims in _DIMS.items())
+        if batched or readout.weight.dim() != 2 or readout.bias.dim() != 1:
             raise NoCompiledForm("parameters of observations that remember have batch dims")
         return cls(emission)
 
