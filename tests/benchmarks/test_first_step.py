@@ -18,8 +18,8 @@ import pyro_lowrank as plr
 
 def step(rank, dtype):
     shape = {"rank": rank, "features": 16, "dtype": dtype}
-    gaussian = sys.argv[1] == "OptimalGuide"
-    observation = plr.GaussianObservation(**shape) if gaussian else plr.PoissonObservation(**shape)
+    options = {"bin_size": 0.03, "data": "fluorescence"} if sys.argv[2] == "Calcium" else {}
+    observation = getattr(plr, sys.argv[2] + "Observation")(**shape, **options)
     model = plr.StateSpaceModel(plr.LowRankRNN(rank=rank, units=64, dtype=dtype), observation)
     encoder = [plr.ConvEncoder(16, rank, dtype=dtype)] if sys.argv[1] == "EncoderGuide" else []
     guide = getattr(plr, sys.argv[1])(model, *encoder)
@@ -33,13 +33,27 @@ print("first", step(3, torch.float32), "| rank 2", step(2, torch.float32), "| fl
 
 
 @pytest.mark.benchmark
-@pytest.mark.parametrize("guide", ["OptimalGuide", "BootstrapGuide", "LaplaceGuide", "EncoderGuide"])
-def test_first_step_from_an_empty_cache(guide: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("guide", "likelihood"),
+    [
+        ("OptimalGuide", "Gaussian"),
+        ("BootstrapGuide", "Poisson"),
+        ("LaplaceGuide", "Poisson"),
+        ("EncoderGuide", "Poisson"),
+        ("LaplaceGuide", "Calcium"),
+    ],
+)
+def test_first_step_from_an_empty_cache(guide: str, likelihood: str, tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", CODE, guide], env=environment, capture_output=True, text=True, timeout=600, check=True
+        [sys.executable, "-c", CODE, guide, likelihood],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
     )
-    print(f"\n{guide}: {done.stdout.strip()}")
+    print(f"\n{guide}, {likelihood}: {done.stdout.strip()}")
     assert list(tmp_path.rglob("*.nbi")), "nothing was compiled into the cache, so that nothing was measured"
 
 
