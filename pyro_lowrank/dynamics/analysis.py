@@ -117,11 +117,12 @@ def _told(dynamics: Dynamics, u: Any) -> tuple[dict[str, Any] | None, Drift, Ten
 def _held(dynamics: Dynamics, u: Any) -> Tensor:
     """Return a constant input, zero if None, `inputs`."""
     inputs = dynamics.num_inputs
-    held = (
-        torch.zeros(inputs) if u is None else torch.as_tensor(u, dtype=None if isinstance(u, Tensor) else torch.float64)
-    )
+    # A list is as exact as Python's numbers are, a tensor as its own.
+    held = u if isinstance(u, Tensor) else torch.as_tensor([0.0] * inputs if u is None else u, dtype=torch.float64)
     if held.shape != (inputs,):
         raise ValueError(f"The input `u` must be one number for each of {inputs} channels, got {tuple(held.shape)}.")
+    if not held.isfinite().all():
+        raise ValueError(f"`u` must be finite, got {held.tolist()}.")
     return held
 
 

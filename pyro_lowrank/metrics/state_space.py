@@ -9,6 +9,9 @@ from pyro_lowrank.errors import check_positive, check_positive_int
 from pyro_lowrank.metrics.estimate import Estimate, mean_of
 from pyro_lowrank.metrics.recordings import Floats, as_trials, check_complete, check_pair
 
+# So many distances are held at once, so that those of a long recording fit in memory.
+_AT_A_TIME = 10_000_000
+
 
 def state_space_kl(
     real: ArrayLike, generated: ArrayLike, *, scale: float = 1.0, num_draws: int = 1000, seed: int = 0
@@ -65,8 +68,7 @@ def _log_density(x: Floats, centres: Floats, scale: float) -> Floats:
     x, centres = (x - middle) / scale, (centres - middle) / scale
     sizes = (centres**2).sum(1)
     rows = []
-    # In blocks, so that distances of a long recording fit in memory.
-    for block in np.array_split(x, max(1, x.shape[0] * len(centres) // 10_000_000)):
+    for block in np.array_split(x, max(1, x.shape[0] * len(centres) // _AT_A_TIME)):
         squares = (block**2).sum(1)[:, np.newaxis] + sizes - 2 * block @ centres.T
         rows.append(logsumexp(-0.5 * squares, axis=1) - np.log(len(centres)))
     return np.concatenate(rows)

@@ -322,10 +322,11 @@ def online_kernel(pair: Pair, num_particles: int, backend: str) -> PlainKernel:
     Raises:
         NoCompiledForm: if the backend is `"compiled"` and there is no compiled form.
     """
-    compiled = compiled_pair(pair, backend, with_inputs=pair.transition.num_inputs > 0)
-    if compiled is not None and compiled.remembers is not None:
+    compiled = None
+    if not isinstance(pair.emission, DrivenEmission):
+        compiled = compiled_pair(pair, backend, with_inputs=pair.transition.num_inputs > 0)
+    elif backend != "plain":
         leave_to_tensors(NoCompiledForm("online, tensor operations move what particles remember"), backend)
-        compiled = None
     if compiled is not None and isinstance(pair.proposal, LooksBack):
         leave_to_tensors(NoCompiledForm("online, tensor operations propose what an encoder reads"), backend)
         compiled = None

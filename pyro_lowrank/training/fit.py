@@ -124,7 +124,8 @@ def fit(
         learning_rate: of the first step; 0.01 if None.
         final_learning_rate: of the last step, reached by exponential decay; a tenth of the first if None.
         optimizer: a torch optimiser class, or anything called as `optimizer(parameters, lr=learning_rate)`, which is
-            given the parameters and their gradients as they are; RAdam in the units of the data if None.
+            given the parameters and their gradients as they are; if None, RAdam in the units of the data, with betas
+            0.95 and 0.98.
         max_grad_norm: longer gradients, of nats per time bin, are shortened to this norm; None leaves them. (RAdam's
             first steps are plain gradient steps: from far away they would throw the parameters further away.)
         held_out: recording that is not trained on, evaluated with all its time bins at once; one that stays on disk and

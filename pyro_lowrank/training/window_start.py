@@ -132,8 +132,10 @@ class WindowStart(OneStart):
         u = None if sample.u is None else sample.u[:number, : self._window]
         trajectory = self._dynamics.trajectory(self._window if u is None else u.shape[1], u)
         z = trajectory.sample(() if u is not None else (number,)).double()
-        late = z[..., -max(1, z.shape[-2] // 4) :, :].flatten(0, -2).square().mean()
-        if not bool(late <= _RAN_AWAY * z[..., : max(1, z.shape[-2] // 4), :].square().mean()):
+        quarter = max(1, z.shape[-2] // 4)
+        early, late = (part.square().mean() for part in (z[..., :quarter, :], z[..., -quarter:, :]))
+        # Where numbers are not finite this is false, too.
+        if not bool(late <= _RAN_AWAY * early):
             return
         z = z.flatten(0, -2)
         covariance = torch.cov(z.mT).reshape(2 * z.shape[-1:])

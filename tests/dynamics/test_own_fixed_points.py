@@ -92,6 +92,8 @@ def test_another_network_than_the_mean_is_refused(dtype: torch.dtype) -> None:
         Told(network(dtype), wrong=1e-3).fixed_points()
     with pytest.raises(ValueError, match="must be one number for each of 1 channels"):
         Told(network(dtype, 1), 1).fixed_points([0.1, 0.2])
+    with pytest.raises(ValueError, match=r"`u` must be finite, got \[nan\]"):
+        Told(network(dtype, 1), 1).fixed_points([float("nan")])
     with pytest.raises(TypeError, match="say so by a method `as_network`"):
         Rewritten(network(dtype)).fixed_points()
 

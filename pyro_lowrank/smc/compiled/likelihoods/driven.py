@@ -30,8 +30,8 @@ from pyro_lowrank.smc.compiled.records import Features
 # Of each part of a `LinearMemory` without batch dims.
 _DIMS = {
     **dict.fromkeys(("transition", "noise", "before_covariance"), 3),
-    **dict.fromkeys(("drive", "readout", "before_mean", "weight"), 2),
-    **dict.fromkeys(("through", "variance", "baseline", "slope"), 1),
+    **dict.fromkeys(("drive", "readout", "before_mean"), 2),
+    **dict.fromkeys(("through", "variance", "baseline"), 1),
 }
 
 
